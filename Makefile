@@ -1,0 +1,32 @@
+# make selfplay: set up and play; make test: set up and check everything. Both work on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: selfplay test lint setup clean
+
+selfplay: $(VENV)/installed
+	$(BIN)/grove selfplay --game connect_four --games 200 --out runs/first
+
+test: $(VENV)/installed-tests lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-tests
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(VENV)/installed-tests
+
+# torch first and alone: the constraint names a build that pip finds ready-made on CPU machines.
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-tests: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,50 @@
+"""The decorator for compiled functions and the folder their machine code is cached in.
+
+Numba re-uses a cached kernel although a function that it calls in another file has changed, so the folder is named by
+a hash of all kernel sources and the numba version: change one source and everything is compiled anew. Setting that
+folder is the one thing in Grove that happens at import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numba
+
+_ROOT = Path(__file__).resolve().parent.parent
+_KERNEL_ROOMS = ("common", "game", "mcts", "workers")
+
+
+def kernel_sources() -> list[Path]:
+    """Return the source files whose change must discard every cached kernel, sorted."""
+    return sorted(path for room in _KERNEL_ROOMS for path in (_ROOT / room).glob("*.py"))
+
+
+def source_hash(sources: list[Path]) -> str:
+    """Return 16 hex digits that change with any byte of `sources` or with the numba version."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sources:
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def cache_home() -> Path:
+    """Return the user's cache folder for Grove (XDG_CACHE_HOME or ~/.cache, else the temporary folder)."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    home = Path(base) / "grove"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        home = Path(tempfile.gettempdir()) / "grove-cache"
+        home.mkdir(mode=0o700, exist_ok=True)
+    return home
+
+
+numba.config.CACHE_DIR = str(cache_home() / "kernels" / source_hash(kernel_sources()))
+
+kernel = numba.njit(cache=True, nogil=True)
+"""Decorate a module-level function: compiled on first call, cached on disk, runs without the GIL."""
