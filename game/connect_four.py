@@ -45,7 +45,7 @@ def seat(filled: np.uint64) -> np.int8:
 
 
 @kernel
-def has_four(stones: np.uint64) -> np.bool_:
+def has_four(stones: np.uint64) -> bool:
     """Return whether `stones` hold four in a line: pairs first, then pairs of pairs two steps apart."""
     vertical = stones & (stones >> _S1)
     falling = stones & (stones >> _S6)
@@ -55,7 +55,7 @@ def has_four(stones: np.uint64) -> np.bool_:
     lines |= falling & (falling >> np.uint64(12))
     lines |= level & (level >> np.uint64(14))
     lines |= rising & (rising >> np.uint64(16))
-    return lines != np.uint64(0)
+    return bool(lines)
 
 
 @kernel
@@ -156,7 +156,7 @@ class ConnectFour:
     def parse(self, text: str) -> int:
         """Return the column number 1..7 in `text` as an action; SettingError otherwise."""
         move = text.strip()
-        if move.isascii() and move.isdigit() and 1 <= int(move) <= COLUMNS:
+        if len(move) == 1 and move in "1234567":
             return int(move) - 1
         raise SettingError.of("move", text, "it must be a column from 1 to 7", "write e.g. 4")
 

@@ -7,7 +7,7 @@ bytes: there is no hidden object behind them.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,6 @@ class Symmetry(NamedTuple):
     """int64 [row size]: which value of the original flat row each value of the turned flat row is."""
 
 
-@runtime_checkable
 class Game(Protocol):
     """The rules of one game, for batches of B states (B may be 0); arrays are C-contiguous and never kept.
 
@@ -62,7 +61,7 @@ class Game(Protocol):
         """Play one legal action (int32 [B]) in each of `states` (S [B], not done), in place."""
 
     def legal(self, states: NDArray[Any], offsets: NDArray[np.int64], actions: NDArray[np.int32]) -> None:
-        """List legal actions, ascending within a state; a state that is done may list any or none.
+        """List legal actions, ascending within a state; a state that is done may list any, up to max_legal, or none.
 
         Row b is ``actions[offsets[b]:offsets[b + 1]]``, and ``offsets[0]`` is 0. `offsets` is int64 [B + 1],
         `actions` int32 with room for B * max_legal numbers.
@@ -74,14 +73,14 @@ class Game(Protocol):
     def outcome(self, states: NDArray[Any], done: NDArray[np.bool_], utility: NDArray[np.float64]) -> None:
         """Write whether each game is over (bool [B]) and the utility of each seat in [-1, 1] (float64 [B, P]).
 
-        The utilities of a game that is not over are zero.
+        The utilities of a game that is not over mean nothing.
         """
 
     def observe(self, states: NDArray[Any], out: NDArray[Any]) -> None:
         """Write the rows ([B, *observation_shape]) as the seat to move sees them, seats rotated to the mover.
 
         All values are written. Equal rows must mean equal legal actions and the same future seen from the mover's
-        seat, because evaluations are cached by the row.
+        seat, because evaluations are cached by the row. The row of a game that is over means nothing.
         """
 
     def parse(self, text: str) -> int:
