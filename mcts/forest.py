@@ -1,0 +1,350 @@
+"""The Forest: many search trees that ask for evaluations and are told answers.
+
+    forest.plant(roots, states)          # T positions to search
+    while len(decided := forest.grow()): # trees whose search is complete
+        ...                              # play their moves, plant again
+    rows = forest.ask()                  # one row per waiting leaf, at most L per tree
+    forest.tell(rows.ids, logits, values, version)   # any subset, any order; forest.drop(ids) for rows that failed
+
+No callback, no I/O, no network: arrays out, arrays in. Symbols as in mcts/layout.py.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import SettingError
+from game.contract import Game
+from mcts import cache as caches
+from mcts import descend, expand, layout, moves, rows
+from mcts.reroot import reroot
+from mcts.settings import SearchSettings, temperature_steps
+
+Ints = npt.NDArray[np.int32]
+
+
+class Rows(NamedTuple):
+    """Leaves that want an evaluation. Arrays are views, valid until the forest's next ask."""
+
+    ids: Ints
+    """[B] names to tell the answers by."""
+    observations: npt.NDArray[Any]
+    """[B, *observation_shape], from the mover's seat."""
+    slot: int
+    """Model slot that shall evaluate them."""
+    forest: Forest
+
+    def legal(self) -> tuple[npt.NDArray[np.int64], Ints]:
+        """Return the legal moves as offsets int64 [B + 1] and actions int32, ragged and ascending."""
+        return self.forest.legal_of(self.ids)
+
+    def states(self) -> npt.NDArray[np.void]:
+        """Return the game states S [B]; for evaluators that play on instead of asking a network."""
+        return self.forest.states_of(self.ids)
+
+
+class Forest:
+    """T trees over one game, as flat pools of records; see mcts/layout.py."""
+
+    def __init__(
+        self, game: Game, trees: int, settings: SearchSettings, cache: caches.EvaluationCache | None = None
+    ) -> None:
+        self.game, self.settings, self.cache = game, settings, cache
+        self.capacity = forest_capacity(game, trees, settings)
+        players, slots = game.num_players, trees * settings.leaves
+        self._trees = np.zeros(trees, layout.tree_dtype(players))
+        self._nodes = np.zeros(trees * self.capacity.nodes, layout.node_dtype(players))
+        self._edges = np.zeros(trees * self.capacity.edges, layout.edge_dtype(players))
+        self._states = np.zeros((len(self._nodes), game.state_dtype.itemsize), np.uint8)
+        self._numbers = np.zeros(self.capacity.nodes, np.int32)
+        self._explore = exploration(settings, self.capacity.nodes + settings.leaves + 1)
+        self._temperatures = temperature_table(settings.temperature)
+        self._lap = _Lap(game, slots)
+        self._slots = _Slots(game, trees, settings.leaves)
+        self._decided = np.zeros(trees, np.int32)
+        self._configure()
+
+    def _configure(self) -> None:
+        settings = self.settings
+        for name in ("fpu_reduction", "virtual_loss", "timeout_utility", "noise_fraction", "noise_alpha", "leaves"):
+            self._trees[name] = getattr(settings, name)
+        self._trees["max_ply"] = min(settings.max_moves or self.game.max_moves, self.game.max_moves)
+
+    # -- roots ---------------------------------------------------------------------------------------------------
+
+    def plant(self, roots: npt.NDArray[np.void], states: npt.NDArray[np.void]) -> None:
+        """Start a search in the trees `roots` (layout.ROOT [B]) from `states` S [B], which must not be finished.
+
+        With `reuse` and an action other than NONE, the subtree of that move is kept. A target of 0 puts a tree to
+        rest. Trees that still wait for answers must be dropped first.
+        """
+        roots["kept"] = 0
+        if self.settings.reuse:
+            reroot(self._trees, self._nodes, self._edges, self._states, roots, self._numbers)
+        rows.plant_states(self._trees, self._states, roots, _raw(states))
+        kept = roots["tree"][roots["kept"] != 0]
+        if len(kept):
+            expand.add_noise(self._trees, self._nodes, self._edges, kept)
+
+    # -- growing -------------------------------------------------------------------------------------------------
+
+    def grow(self) -> Ints:
+        """Descend until every tree waits for an answer or is decided; return the decided trees, ascending.
+
+        Terminal leaves and cache hits are settled here and their trees go on.
+        """
+        while self._walk_all():
+            pass
+        return self._decided[: moves.decided(self._trees, self._decided)]
+
+    def ask(self) -> Rows:
+        """Grow, then return one row for every leaf that has not been asked yet."""
+        while self._walk_all():
+            pass
+        slots = self._slots
+        count, slots.count = slots.count, 0
+        if self.cache is not None:
+            slots.table.fill(layout.NONE)
+        return Rows(slots.asked[:count], slots.observations[:count], 0, self)
+
+    def _walk_all(self) -> bool:
+        """Take every tree to a leaf once; return whether a cache hit let some tree go on."""
+        lap = self._lap
+        count = descend.plant(self._trees, lap.work)
+        if count:
+            self._fetch(0, count)
+        while count < lap.size:
+            found = descend.descend(self._trees, self._nodes, self._edges, self._explore, lap.work[count:])
+            if found == 0:
+                break
+            count += self._step(count, count + found)
+        return count > 0 and self._place(count)
+
+    def _fetch(self, start: int, end: int) -> None:
+        lap = self._lap
+        rows.fetch(self._states, self._nodes, self._edges, lap.work[start:end], lap.raw[start:end], lap.actions)
+
+    def _step(self, start: int, end: int) -> int:
+        """Play the rows' moves; settle those that end the game; return how many rows are left."""
+        lap, game, size = self._lap, self.game, end - start
+        self._fetch(start, end)
+        states, done, utility = lap.states[start:end], lap.done[:size], lap.utility[:size]
+        game.step(states, lap.actions[:size])
+        game.outcome(states, done, utility)
+        kept = int(expand.settle(self._trees, self._nodes, self._edges, lap.work[start:end], done, utility))
+        if kept < size:
+            rows.close_ranks(lap.work[start : start + kept], lap.raw[start:end])
+        return kept
+
+    def _place(self, count: int) -> bool:
+        """Give `count` rows their slots and observations; return whether cache hits were settled."""
+        lap, slots, game = self._lap, self._slots, self.game
+        states = lap.states[:count]
+        ids = lap.ids[:count]
+        game.legal(states, lap.offsets, lap.legal)
+        game.to_play(states, lap.to_play[:count])
+        rows.take_slots(slots.by_tree, lap.work[:count], lap.to_play, lap.raw, slots.raw, ids)
+        rows.keep_legal(slots.leaves, slots.actions, ids, lap.offsets, lap.legal)
+        if self.cache is not None:
+            return self._place_cached(self.cache, ids, states)
+        end = slots.count + count
+        game.observe(states, slots.observations[slots.count : end])
+        slots.asked[slots.count : end] = ids
+        slots.count = end
+        return False
+
+    def _place_cached(self, cache: caches.EvaluationCache, ids: Ints, states: npt.NDArray[np.void]) -> bool:
+        lap, slots, count = self._lap, self._slots, len(ids)
+        raw = lap.raw_rows[:count]
+        self.game.observe(states, lap.rows[:count])
+        rows.hash_rows(raw, lap.hashes[:count])
+        rows.keep_rows(slots.leaves, ids, raw, slots.raw_rows, lap.hashes)
+        cache.find(lap.hashes[:count], raw, lap.found[:count])
+        hits = int(caches.list_hits(ids, lap.found, lap.told, lap.misses, self.game.max_legal))
+        asked = slots.asked[slots.count :]
+        new = int(caches.merge(slots.leaves, slots.raw_rows, lap.misses[: count - hits], slots.table, asked))
+        rows.gather(slots.raw_rows, asked[:new], slots.raw_observations[slots.count :])
+        slots.count += new
+        if hits:
+            self._absorb(lap.told[:hits], cache.logits.reshape(-1), cache.values, dense=False)
+        return hits > 0
+
+    # -- answers -------------------------------------------------------------------------------------------------
+
+    def tell(
+        self, ids: Ints, logits: npt.NDArray[np.float32], values: npt.NDArray[np.float32], version: str = ""
+    ) -> None:
+        """Give the answers to rows `ids` [B]: any subset of what was asked, in any order.
+
+        `logits` float32 [B, A], or ragged [sum of legal moves] in the order of `ids`; `values` float32 [B, P]
+        seat-relative (mover first, then clockwise), or [B, 1] from a two-player zero-sum network. `version` names the
+        model, for the cache. Raises ValueError for an id that waits for nothing; nothing is changed then.
+        """
+        dense = logits.ndim == 2
+        told = self._told(ids, logits.shape[1] if dense else 0)
+        flat = logits.reshape(-1)
+        self._absorb(told, flat, values, dense)
+        if self.cache is not None:
+            slots = self._slots
+            self.cache.store(slots.leaves, slots.raw_rows, slots.actions, told, (flat, values, dense, version))
+
+    def drop(self, ids: Ints) -> None:
+        """Take back rows `ids` [B] that will not be answered; their trees stand as before they asked."""
+        told = self._told(ids, 0)
+        expand.withdraw(self._trees, self._nodes, self._edges, self._slots.leaves, told)
+
+    def _told(self, ids: Ints, width: int) -> npt.NDArray[np.void]:
+        told = self._slots.told
+        count = int(expand.list_told(self._slots.leaves, ids, told, width))
+        if count < 0:
+            raise ValueError(f"row {int(ids[-1 - count])} waits for no answer")
+        return told[:count]
+
+    def _absorb(
+        self,
+        told: npt.NDArray[np.void],
+        logits: npt.NDArray[np.float32],
+        values: npt.NDArray[np.float32],
+        dense: bool,
+    ) -> None:
+        trees, nodes, edges, slots = self._trees, self._nodes, self._edges, self._slots
+        expand.attach(trees, nodes, edges, slots.leaves, slots.actions, told)
+        rows.store_states(self._states, slots.leaves, slots.raw, told)
+        expand.set_priors(nodes, edges, slots.leaves, told, logits, dense)
+        if expand.answer(trees, nodes, edges, slots.leaves, told, values):
+            leaves = slots.leaves[told["leaf"]]
+            expand.add_noise(trees, nodes, edges, leaves["tree"][leaves["edge"] == layout.NONE])
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def root_visits(self, trees: Ints) -> tuple[npt.NDArray[np.int64], Ints]:
+        """Return (offsets int64 [B + 1], pairs int32 [., 2]): action and visits of every visited root edge, by action."""
+        offsets = np.empty(len(trees) + 1, np.int64)
+        pairs = np.empty((len(trees) * self.game.max_legal, 2), np.int32)
+        moves.root_visits(self._trees, self._nodes, self._edges, trees, offsets, pairs)
+        return offsets, pairs
+
+    def root_values(self, trees: Ints) -> npt.NDArray[np.float64]:
+        """Return the mean backed-up value of every seat, float64 [B, P], absolute seats."""
+        chosen = self._trees[trees]
+        means: npt.NDArray[np.float64] = chosen["value"] / (chosen["simulations"][:, None] + 1)
+        return means
+
+    def choose(self, trees: Ints, visits: tuple[npt.NDArray[np.int64], Ints]) -> Ints:
+        """Return the moves int32 [B] that decided trees play, by the temperature schedule and the games' own keys."""
+        out = np.empty(len(trees), np.int32)
+        moves.choose(self._trees, trees, *visits, self._temperatures, out)
+        return out
+
+    def legal_of(self, ids: Ints) -> tuple[npt.NDArray[np.int64], Ints]:
+        """Return the ragged legal moves (offsets int64 [B + 1], actions int32) of asked rows."""
+        offsets = np.empty(len(ids) + 1, np.int64)
+        actions = np.empty(len(ids) * self.game.max_legal, np.int32)
+        rows.list_legal(self._slots.leaves, self._slots.actions, ids, offsets, actions)
+        return offsets, actions[: offsets[-1]]
+
+    def states_of(self, ids: Ints) -> npt.NDArray[np.void]:
+        """Return copies of the game states S [B] of asked rows."""
+        states: npt.NDArray[np.void] = self._slots.states[ids]
+        return states
+
+    def waiting(self) -> Ints:
+        """Return the ids of all rows that were asked and neither told nor dropped, merged followers left out."""
+        leaves = self._slots.leaves
+        placed = np.flatnonzero(leaves["state"] == layout.PLACED)
+        return np.setdiff1d(placed, leaves["merged"][placed]).astype(np.int32)
+
+    def simulations_done(self) -> int:
+        """Return the simulations in the trees' present searches."""
+        return int(self._trees["simulations"].sum())
+
+
+class _Lap:
+    """Scratch for the rows of one lap: B <= `size` leaves that have just been reached."""
+
+    def __init__(self, game: Game, size: int) -> None:
+        self.size = size
+        self.work = np.zeros(size, layout.LEAF)
+        self.states = np.zeros(size, game.state_dtype)
+        self.raw = _raw(self.states)
+        self.actions = np.zeros(size, np.int32)
+        self.done = np.zeros(size, np.bool_)
+        self.utility = np.zeros((size, game.num_players), np.float64)
+        self.offsets = np.zeros(size + 1, np.int64)
+        self.legal = np.zeros(size * game.max_legal, np.int32)
+        self.to_play = np.zeros(size, np.int8)
+        self.ids = np.zeros(size, np.int32)
+        self.rows = np.zeros((size, *game.observation_shape), game.observation_dtype)
+        self.raw_rows = _raw_rows(self.rows)
+        self.hashes = np.zeros(size, np.uint64)
+        self.found = np.zeros(size, np.int32)
+        self.misses = np.zeros(size, np.int32)
+        self.told = np.zeros(size, layout.TOLD)
+
+
+class _Slots:
+    """Leaves that wait for an answer, slot t * L + k for tree t, and the rows gathered for the next ask."""
+
+    def __init__(self, game: Game, trees: int, leaves: int) -> None:
+        size = trees * leaves
+        self.by_tree = np.zeros((trees, leaves), layout.LEAF)
+        self.leaves = self.by_tree.reshape(-1)
+        self.states = np.zeros(size, game.state_dtype)
+        self.raw = _raw(self.states)
+        self.actions = np.zeros((size, game.max_legal), np.int32)
+        self.raw_rows = np.zeros((size, _observation_bytes(game)), np.uint8)
+        self.told = np.zeros(size, layout.TOLD)
+        self.count = 0
+        self.asked = np.zeros(size, np.int32)
+        self.observations = np.zeros((size, *game.observation_shape), game.observation_dtype)
+        self.raw_observations = _raw_rows(self.observations)
+        self.table = np.full(1 << (2 * size - 1).bit_length(), layout.NONE, np.int32)
+
+
+def forest_capacity(game: Game, trees: int, settings: SearchSettings) -> layout.Capacity:
+    """Return the pools a forest of `trees` trees needs and their bytes; raises SettingError beyond 2**31 entries."""
+    row_bytes = (game.state_dtype.itemsize, _observation_bytes(game), game.num_players)
+    needed = layout.capacity(trees, settings.simulations, settings.leaves, game.max_legal, row_bytes)
+    if trees * needed.edges >= 2**31:
+        raise SettingError.of("games-per-worker", trees, "a forest holds at most 2**31 edges", "use fewer games or groups")
+    return needed
+
+
+def make_cache(game: Game, settings: SearchSettings) -> caches.EvaluationCache | None:
+    """Return the cache that `settings.cache` asks for, or None."""
+    if settings.cache == 0:
+        return None
+    return caches.EvaluationCache(settings.cache, _observation_bytes(game), game.max_legal)
+
+
+def exploration(settings: SearchSettings, size: int) -> npt.NDArray[np.float64]:
+    """Return c(n) * sqrt(n) for n < `size`, with c(n) = log((1 + n + c_base) / c_base) + c_init (AlphaZero)."""
+    base, init = settings.c_puct_base, settings.c_puct
+    return np.array([(math.log((1 + n + base) / base) + init) * math.sqrt(n) for n in range(size)])
+
+
+def temperature_table(schedule: str) -> npt.NDArray[np.float64]:
+    """Return the temperature of every ply up to the schedule's last step, whose entry holds from there on."""
+    steps = temperature_steps(schedule)
+    table = np.empty(steps[-1][0] + 1)
+    for move, value in steps:
+        table[move:] = value
+    return table
+
+
+def _raw(states: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
+    """Return structured states S [B] as bytes uint8 [B, S], sharing memory."""
+    return states.view(np.uint8).reshape(len(states), states.dtype.itemsize)
+
+
+def _raw_rows(rows_: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return observations [B, ...] as bytes uint8 [B, K], sharing memory."""
+    return rows_.reshape(len(rows_), -1).view(np.uint8)
+
+
+def _observation_bytes(game: Game) -> int:
+    return int(np.prod(game.observation_shape)) * np.dtype(game.observation_dtype).itemsize

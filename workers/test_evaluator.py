@@ -1,0 +1,27 @@
+"""An exact evaluation that needs no network: logits and values drawn from a hash of the observation.
+
+It depends on nothing but the row, so the same position gets the same answer in every process, batch and run. Tests
+and search-only benchmarks use it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.kernels import kernel
+from common.rng import derive, mix
+from mcts.rows import hash_bytes
+
+_SCALE = 1.0 / 16777216.0
+
+
+@kernel
+def hash_evaluate(rows, logits, values):
+    """Write logits in [0, 4) float32 [B, A] and values in [-1, 1) float32 [B, V] for rows uint8 [B, K]."""
+    for i in range(rows.shape[0]):
+        key = hash_bytes(rows[i], rows.shape[1])
+        for a in range(logits.shape[1]):
+            logits[i, a] = np.float32(np.float64(mix(key + np.uint64(a)) >> np.uint64(40)) * (4.0 * _SCALE))
+        for v in range(values.shape[1]):
+            value = np.float64(derive(key, v) >> np.uint64(40)) * _SCALE
+            values[i, v] = np.float32(2.0 * value - 1.0)
