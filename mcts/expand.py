@@ -30,13 +30,13 @@ def settle(trees, nodes, edges, work, done, utility):  # -> rows kept
         if done[i] or timeout:
             if not done[i]:
                 utility[i, :] = tree.timeout_utility
-            mark(tree, nodes, edges, row.parent, row.edge, -1)
             _add_node(trees, nodes, row)
             nodes[row.node].terminal = 1
             for p in range(utility.shape[1]):
                 nodes[row.node].value[p] = utility[i, p]
             edges[row.edge].child = row.node
-            back_up(tree, nodes, edges, row.edge, utility[i], row.parent)
+            back_up(tree, nodes, edges, row.edge, utility[i], row.parent, 1)
+            tree.pending -= 1
         else:
             work[kept] = row
             work[kept].source = i
@@ -112,21 +112,24 @@ def attach(trees, nodes, edges, leaves, leaf_actions, told):
 @kernel
 def set_priors(nodes, edges, leaves, told, logits, dense):
     """Give the new edges the softmax of their logits (flat float32), in float64 and rounded to float32."""
+    most = 0
+    for i in range(told.shape[0]):
+        most = max(most, leaves[told[i].leaf].legal)
+    weights = np.empty(most, np.float64)
     for i in range(told.shape[0]):
         node = nodes[leaves[told[i].leaf].node]
         base = told[i].base
         first = node.first_edge
         top = -math.inf
         for j in range(node.edges):
-            logit = np.float64(logits[base + (edges[first + j].action if dense else j)])
-            top = max(top, logit)
+            weights[j] = logits[base + (edges[first + j].action if dense else j)]
+            top = max(top, weights[j])
         total = 0.0
         for j in range(node.edges):
-            logit = np.float64(logits[base + (edges[first + j].action if dense else j)])
-            total += math.exp(logit - top)
+            weights[j] = math.exp(weights[j] - top)
+            total += weights[j]
         for j in range(node.edges):
-            logit = np.float64(logits[base + (edges[first + j].action if dense else j)])
-            edges[first + j].prior = np.float32(math.exp(logit - top) / total)
+            edges[first + j].prior = np.float32(weights[j] / total)
         lead_with_best(node, edges)
 
 
@@ -148,8 +151,8 @@ def answer(trees, nodes, edges, leaves, told, values):  # -> roots among them
             for p in range(value.shape[0]):
                 tree.value[p] = value[p]
         else:
-            mark(tree, nodes, edges, leaf.parent, leaf.edge, -1)
-            back_up(tree, nodes, edges, leaf.edge, value, leaf.parent)
+            back_up(tree, nodes, edges, leaf.edge, value, leaf.parent, 1)
+            tree.pending -= 1
         tree.collided = 0
         leaf.state = FREE
     return roots

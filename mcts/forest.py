@@ -66,6 +66,7 @@ class Forest:
         self._lap = _Lap(game, slots)
         self._slots = _Slots(game, trees, settings.leaves)
         self._decided = np.zeros(trees, np.int32)
+        self._still = False  # every tree waits or is decided, until something is planted, told or dropped
         self._configure()
 
     def _configure(self) -> None:
@@ -82,6 +83,7 @@ class Forest:
         With `reuse` and an action other than NONE, the subtree of that move is kept. A target of 0 puts a tree to
         rest. Trees that still wait for answers must be dropped first.
         """
+        self._still = False
         roots["kept"] = 0
         if self.settings.reuse:
             reroot(self._trees, self._nodes, self._edges, self._states, roots, self._numbers)
@@ -99,12 +101,13 @@ class Forest:
         """
         while self._walk_all():
             pass
+        self._still = True
         return self._decided[: moves.decided(self._trees, self._decided)]
 
     def ask(self) -> Rows:
         """Grow, then return one row for every leaf that has not been asked yet."""
-        while self._walk_all():
-            pass
+        if not self._still:
+            self.grow()
         slots = self._slots
         count, slots.count = slots.count, 0
         if self.cache is not None:
@@ -117,11 +120,12 @@ class Forest:
         count = descend.plant(self._trees, lap.work)
         if count:
             self._fetch(0, count)
-        while count < lap.size:
+        going_on = True
+        while going_on and count < lap.size:
             found = descend.descend(self._trees, self._nodes, self._edges, self._explore, lap.work[count:])
-            if found == 0:
-                break
-            count += self._step(count, count + found)
+            kept = self._step(count, count + found) if found else 0
+            count += kept
+            going_on = kept < found or (found > 0 and self.settings.leaves > 1)
         return count > 0 and self._place(count)
 
     def _fetch(self, start: int, end: int) -> None:
@@ -198,6 +202,7 @@ class Forest:
         expand.withdraw(self._trees, self._nodes, self._edges, self._slots.leaves, told)
 
     def _told(self, ids: Ints, width: int) -> npt.NDArray[np.void]:
+        self._still = False
         told = self._slots.told
         count = int(expand.list_told(self._slots.leaves, ids, told, width))
         if count < 0:

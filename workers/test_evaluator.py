@@ -17,11 +17,11 @@ _SCALE = 1.0 / 16777216.0
 
 @kernel
 def hash_evaluate(rows, logits, values):
-    """Write logits in [0, 4) float32 [B, A] and values in [-1, 1) float32 [B, V] for rows uint8 [B, K]."""
+    """Write logits in [0, 2) float32 [B, A] and values in [-1, 1) float32 [B, V] for rows uint8 [B, K]."""
     for i in range(rows.shape[0]):
         key = hash_bytes(rows[i], rows.shape[1])
         for a in range(logits.shape[1]):
-            logits[i, a] = np.float32(np.float64(mix(key + np.uint64(a)) >> np.uint64(40)) * (4.0 * _SCALE))
+            logits[i, a] = np.float32(np.float64(mix(key + np.uint64(a)) >> np.uint64(40)) * (2.0 * _SCALE))
         for v in range(values.shape[1]):
             value = np.float64(derive(key, v) >> np.uint64(40)) * _SCALE
             values[i, v] = np.float32(2.0 * value - 1.0)
