@@ -49,7 +49,7 @@ def descend(trees, nodes, edges, explore, work):  # -> number of rows
             node, edge = _walk(tree, nodes, edges, explore, t * capacity)
             child = edges[edge].child
             if child != NONE:
-                back_up(tree, nodes, edges, edge, nodes[child].value, node, 0)
+                back_up(tree, nodes, edges, child, 0)
                 continue
             if edges[edge].pending > 0:
                 tree.collided = 1
@@ -133,19 +133,23 @@ def mark(tree, nodes, edges, node, edge, change):
 
 
 @kernel
-def back_up(tree, nodes, edges, edge, value, node, waited):
-    """Add one visit with `value[P]` to every edge from `edge` (out of `node`) up to the root, and to the tree.
+def back_up(tree, nodes, edges, leaf, waited):
+    """Add one visit with the value of node `leaf` to every edge from it up to the root, and to the tree.
 
-    `waited`: 1 where this visit was marked as waiting on these edges, else 0.
+    `waited`: 1 where this visit was marked as waiting on these edges and the tree, else 0.
     """
+    value = nodes[leaf].value
     players = value.shape[0]
+    node = leaf
+    edge = nodes[node].parent_edge
     while edge != NONE:
         edges[edge].visits += 1
         edges[edge].pending -= waited
         for p in range(players):
             edges[edge].value[p] += value[p]
-        edge = nodes[node].parent_edge
         node = nodes[node].parent
+        edge = nodes[node].parent_edge
     tree.simulations += 1
+    tree.pending -= waited
     for p in range(players):
         tree.value[p] += value[p]

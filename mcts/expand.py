@@ -35,8 +35,7 @@ def settle(trees, nodes, edges, work, done, utility):  # -> rows kept
             for p in range(utility.shape[1]):
                 nodes[row.node].value[p] = utility[i, p]
             edges[row.edge].child = row.node
-            back_up(tree, nodes, edges, row.edge, utility[i], row.parent, 1)
-            tree.pending -= 1
+            back_up(tree, nodes, edges, row.node, 1)
         else:
             work[kept] = row
             work[kept].source = i
@@ -151,8 +150,7 @@ def answer(trees, nodes, edges, leaves, told, values):  # -> roots among them
             for p in range(value.shape[0]):
                 tree.value[p] = value[p]
         else:
-            back_up(tree, nodes, edges, leaf.edge, value, leaf.parent, 1)
-            tree.pending -= 1
+            back_up(tree, nodes, edges, leaf.node, 1)
         tree.collided = 0
         leaf.state = FREE
     return roots

@@ -227,7 +227,7 @@ class Forest:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def root_visits(self, trees: Ints) -> tuple[npt.NDArray[np.int64], Ints]:
-        """Return (offsets int64 [B + 1], pairs int32 [., 2]): action and visits of every visited root edge, by action."""
+        """Return offsets int64 [B + 1] and pairs int32 [., 2]: action and visits of visited root edges, by action."""
         offsets = np.empty(len(trees) + 1, np.int64)
         pairs = np.empty((len(trees) * self.game.max_legal, 2), np.int32)
         moves.root_visits(self._trees, self._nodes, self._edges, trees, offsets, pairs)
@@ -315,7 +315,8 @@ def forest_capacity(game: Game, trees: int, settings: SearchSettings) -> layout.
     row_bytes = (game.state_dtype.itemsize, _observation_bytes(game), game.num_players)
     needed = layout.capacity(trees, settings.simulations, settings.leaves, game.max_legal, row_bytes)
     if trees * needed.edges >= 2**31:
-        raise SettingError.of("games-per-worker", trees, "a forest holds at most 2**31 edges", "use fewer games or groups")
+        limit = "the edges of one group must stay below 2**31"
+        raise SettingError.of("games-per-worker", trees, limit, "use fewer games per worker or more groups")
     return needed
 
 
