@@ -137,9 +137,9 @@ class ConnectFour:
     num_actions = COLUMNS
     max_legal = COLUMNS
     max_moves = CELLS
-    state_dtype = STATE
-    observation_shape = (2, ROWS, COLUMNS)
-    observation_dtype = np.dtype(np.uint8)
+    state_dtype: np.dtype[Any] = STATE
+    observation_shape: tuple[int, ...] = (2, ROWS, COLUMNS)
+    observation_dtype: np.dtype[Any] = np.dtype(np.uint8)
     zero_sum = True
     compiled = True
 

@@ -161,7 +161,7 @@ class Hex:
     """Hex as a :class:`game.contract.Game`; action r * N + c is the cell in row r, column c, written e.g. ``c4``."""
 
     num_players = 2
-    observation_dtype = np.dtype(np.uint8)
+    observation_dtype: np.dtype[Any] = np.dtype(np.uint8)
     zero_sum = True
     compiled = True
 
@@ -184,7 +184,7 @@ class Hex:
         self.name = f"hex:size={size}"
         self.num_actions = self.max_legal = self.max_moves = size * size
         self.state_dtype = state_dtype(size)
-        self.observation_shape = (3, size, size)
+        self.observation_shape: tuple[int, ...] = (3, size, size)
         self.symmetries: tuple[Symmetry, ...] | None = (_half_turn(size),)
 
     def parse(self, text: str) -> int:
