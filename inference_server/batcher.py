@@ -1,0 +1,297 @@
+"""The thread-safe shell around the policy: clients push rows, lanes pull batches.
+
+One lock guards everything; there is no thread of its own. Whoever causes an event runs the policy, and a lane that
+waits for work also keeps the policy's clock. Rows are copied once, from the client's array or the received frame
+straight into the forming batch's host buffer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import MessageError, ServerGone
+from inference_server.client import Rows
+from inference_server.forming import Batch, FormingRows
+from inference_server.policy import Limits, Policy, Wait
+from inference_server.request import Port, Request
+from inference_server.rows import RowSpec
+from inference_server.settings import ServerSettings
+from inference_server.stats import Stats
+
+_NEVER = 1 << 62  # nanoseconds; later than any wake-up
+
+
+class Batcher:
+    """Gathers rows of many clients into batches for lanes and hands the results back."""
+
+    def __init__(
+        self,
+        spec: RowSpec,
+        settings: ServerSettings,
+        buckets: tuple[int, ...],
+        lanes: int,
+        new_buffer: Callable[[], Rows],
+    ) -> None:
+        """`new_buffer` returns an uninitialised host array [top bucket, *observation_shape]."""
+        limits = Limits(
+            buckets=buckets,
+            max_delay_ns=settings.max_delay_us * 1000,
+            idle_after_ns=settings.idle_after_ms * 1_000_000,
+            min_share_rows=settings.min_share_rows,
+        )
+        self.spec = spec
+        self.settings = settings
+        self.stats = Stats(lanes)
+        self.closed = False
+        self.draining = False
+        self.lock = threading.Lock()
+        self._policy = Policy(limits)
+        self._rows = FormingRows(buckets[-1], new_buffer)
+        self._ports: dict[int, Port] = {}
+        self._next_key = 0
+        self._lanes = [threading.Condition(self.lock) for _ in range(lanes)]
+        self._assigned: list[Batch | None] = [None] * lanes
+        self._waiting: set[int] = set()  # lanes inside next_batch
+        self._armed_ns = _NEVER  # when the next waiting lane wakes by itself
+        self._in_flight = 0  # batches dispatched and neither completed nor failed
+        self._parked = 0
+        self._settled = threading.Condition(self.lock)  # a batch ended or a request was answered
+
+    # Clients
+
+    def join(self, port: Port, window: int) -> None:
+        """Admit a client that keeps up to `window` requests outstanding.
+
+        Raises:
+            ServerGone: the server is ending.
+        """
+        with self.lock:
+            self._check_open(port)
+            port.key = self._next_key
+            self._next_key += 1
+            self._ports[port.key] = port
+            self._policy.client_joined(port.key, window)
+
+    def _check_open(self, port: Port) -> None:
+        if self.closed or self.draining or port.left:
+            raise ServerGone("the inference server is ending and takes no more rows; start it again")
+
+    def check_slot(self, slot: int) -> None:
+        """Refuse model slots that are not there (one for now).
+
+        Raises:
+            MessageError: the slot is not 0.
+        """
+        if slot != 0:
+            raise MessageError(f"model slot is {slot}, but only slot 0 is served")
+
+    def submit(self, request: Request, rows: Rows, slot: int) -> None:
+        """Copy the checked rows of a new request into the forming batch of `slot`.
+
+        Raises:
+            ServerGone: the server is ending.
+        """
+        port, now_ns = request.port, request.arrived_ns
+        with self.lock:
+            self._check_open(port)
+            self._rows.add(request, rows, slot)
+            port.outstanding += 1
+            self._policy.rows_arrived(port.key, request.rows, slot, now_ns)
+            self._run_policy(now_ns)
+
+    def set_window(self, port: Port, window: int) -> None:
+        """The client will keep up to `window` requests outstanding from now on."""
+        with self.lock:
+            self._policy.window_changed(port.key, window)
+            self._run_policy(time.monotonic_ns())
+
+    def blocked_locked(self, port: Port, blocked: bool) -> None:
+        """The client waits for an answer and sends nothing before it (or no longer). The caller holds the lock."""
+        self._policy.client_blocked(port.key, blocked)
+        if blocked:
+            self._run_policy(time.monotonic_ns())
+
+    def quiet(self, port: Port) -> None:
+        """The client's connection is lost; its replies are still made, in case it returns."""
+        with self.lock:
+            self._policy.client_quiet(port.key)
+            self._run_policy(time.monotonic_ns())
+
+    def leave(self, port: Port) -> None:
+        """The client is gone for good; nothing is delivered to it any more."""
+        with self.lock:
+            port.left = True
+            self._ports.pop(port.key, None)
+            self._policy.client_left(port.key)
+            self._run_policy(time.monotonic_ns())
+
+    def find(self, name: str) -> list[Port]:
+        """Return the clients of that name."""
+        with self.lock:
+            return [port for port in self._ports.values() if port.name == name]
+
+    # Lanes
+
+    def next_batch(self, lane: int, timeout_s: float) -> Batch | None:
+        """Wait up to `timeout_s` for a batch for `lane`; None when there is none or the server has closed."""
+        with self.lock:
+            deadline_ns = time.monotonic_ns() + int(timeout_s * 1e9)
+            self._waiting.add(lane)
+            if not self._parked:
+                self._policy.lane_free(lane)
+            self._await_batch(lane, deadline_ns)
+            self._waiting.discard(lane)
+            batch, self._assigned[lane] = self._assigned[lane], None
+            if batch is None:
+                self._policy.lane_busy(lane)
+            self._run_policy(time.monotonic_ns())  # another lane may have to keep the clock now
+            return batch
+
+    def _await_batch(self, lane: int, deadline_ns: int) -> None:
+        now_ns = time.monotonic_ns()
+        until_ns = self._carry_out(now_ns)
+        while self._assigned[lane] is None and now_ns < deadline_ns and not self.closed:
+            wake_ns = min(until_ns, deadline_ns)
+            self._armed_ns = min(self._armed_ns, wake_ns)
+            self._lanes[lane].wait(max(wake_ns - now_ns, 0) / 1e9)
+            self._armed_ns = _NEVER
+            now_ns = time.monotonic_ns()
+            if self._assigned[lane] is None:
+                until_ns = self._carry_out(now_ns)
+
+    def complete(
+        self,
+        batch: Batch,
+        logits: npt.NDArray[np.float32],
+        values: npt.NDArray[np.float32],
+        version: str,
+        compute_us: int,
+    ) -> None:
+        """Hand the results (float32 [rows, A] and [rows, P or 1], copied here) to the requests of `batch`.
+
+        Raises:
+            ValueError: the arrays have other shapes; nothing was handed out, so the batch can still be failed.
+        """
+        expected = (batch.rows, self.spec.num_actions), (batch.rows, self.spec.value_size)
+        if (logits.shape, values.shape) != expected:
+            raise ValueError(f"the network returned {logits.shape} and {values.shape}, expected {expected}")
+        logits = np.array(logits, np.float32)  # one copy a batch: requests keep slices of it
+        values = np.array(values, np.float32)
+        pieces = [part.request.slice_of(part, logits, values) for part in batch.parts]
+        with self.lock:
+            self.stats.batch_done(batch.lane, batch.rows, batch.bucket, compute_us)
+            for part, piece in zip(batch.parts, pieces, strict=True):
+                part.request.take(part, piece, version)
+            self._settle(batch, compute_us)
+
+    def fail(self, batch: Batch, cause: str, error: str) -> None:
+        """Answer the rows of `batch` as failed; `cause` is counted, `error` is shown to the clients."""
+        with self.lock:
+            self.stats.error(cause)
+            self.stats.failed_rows += batch.rows
+            for part in batch.parts:
+                part.request.take_failure(part, error)
+            self._settle(batch, 0)
+
+    def _settle(self, batch: Batch, compute_us: int) -> None:
+        now_ns = time.monotonic_ns()
+        for part in batch.parts:
+            request = part.request
+            if request.remaining == 0:
+                request.batch_rows, request.compute_us = batch.rows, compute_us
+                request.queue_us = max(batch.dispatched_ns - request.arrived_ns, 0) // 1000
+                self._deliver(request, now_ns)
+        self._rows.recycle(batch)
+        self._in_flight -= 1
+        self._settled.notify_all()
+
+    def _deliver(self, request: Request, now_ns: int) -> None:
+        port = request.port
+        port.outstanding -= 1
+        self.stats.request_done(request.queue_us)
+        self._policy.reply_delivered(port.key, now_ns)
+        if not port.left:
+            port.deliver(request)
+
+    # The whole
+
+    def park(self, timeout_s: float) -> bool:
+        """Give out no batch until `unpark`; return whether those under way ended within `timeout_s`. Nests."""
+        with self.lock:
+            self._parked += 1
+            for lane in self._waiting:
+                self._policy.lane_busy(lane)
+            return self._settled.wait_for(lambda: self._in_flight == 0, timeout_s)
+
+    def unpark(self) -> None:
+        """Undo one `park`."""
+        with self.lock:
+            self._parked -= 1
+            if not self._parked:
+                for lane in self._waiting:
+                    if self._assigned[lane] is None:
+                        self._policy.lane_free(lane)
+                self._armed_ns = _NEVER
+                self._run_policy(time.monotonic_ns())
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take no more rows, send off what waits; return whether every request was answered in time."""
+        with self.lock:
+            self.draining = True
+            self._policy.drain()
+            self._run_policy(time.monotonic_ns())
+            return self._settled.wait_for(lambda: not self._in_flight and not self._policy.waiting_rows, timeout_s)
+
+    def close(self) -> None:
+        """Wake everybody; lanes get no batch any more and waiting clients learn that the server has ended."""
+        with self.lock:
+            self.closed = True
+            for condition in self._lanes:
+                condition.notify_all()
+            for port in self._ports.values():
+                port.wake()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all counters and the gauges `clients`, `live_clients` and `waiting_rows`."""
+        with self.lock:
+            return {
+                **self.stats.snapshot(),
+                "reasons": dict(self._policy.reasons),
+                "clients": len(self._ports),
+                "live_clients": self._policy.live_clients,
+                "waiting_rows": self._policy.waiting_rows,
+            }
+
+    def count_error(self, cause: str) -> None:
+        """Count a fault that reached no batch."""
+        with self.lock:
+            self.stats.error(cause)
+
+    def count_resend(self) -> None:
+        """Count a repeated request."""
+        with self.lock:
+            self.stats.resends += 1
+
+    # The policy at work; the caller holds the lock
+
+    def _run_policy(self, now_ns: int) -> None:
+        """Carry out all decisions and see that a waiting lane wakes in time for the next one."""
+        if self._carry_out(now_ns) < self._armed_ns:
+            self._lanes[self._policy.next_lane].notify()
+
+    def _carry_out(self, now_ns: int) -> int:
+        """Carry out all decisions and return the time of the next one (never, when an event must come first)."""
+        while not isinstance(decision := self._policy.decide(now_ns), Wait):
+            batch = self._rows.take(decision.slot, decision.rows)
+            batch.lane, batch.bucket, batch.dispatched_ns = decision.lane, decision.bucket, now_ns
+            self._in_flight += 1
+            self._assigned[decision.lane] = batch
+            self._armed_ns = _NEVER  # that lane no longer keeps the clock
+            self._lanes[decision.lane].notify()
+        return _NEVER if decision.until_ns is None else decision.until_ns

@@ -1,0 +1,100 @@
+"""Where a server listens: addresses, private socket folders, and the lock against taking over a running server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import zmq
+
+from common.errors import SettingError
+
+_MAX_IPC_PATH = 107
+_LOOPBACK = ("127.", "localhost:", "[::1]:")
+
+
+@contextmanager
+def private_endpoint() -> Iterator[str]:
+    """Yield an endpoint for processes of this user on this machine.
+
+    Linux and macOS: a socket in a new folder that only this user can enter, removed afterwards. Elsewhere: a free
+    TCP port of the loopback interface.
+    """
+    if sys.platform == "win32" or not zmq.has("ipc"):
+        yield "tcp://127.0.0.1:*"
+        return
+    folder = tempfile.mkdtemp(prefix="grove-")  # mode 0700
+    try:
+        yield f"ipc://{folder}/s"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Refuse addresses that cannot be served.
+
+    Raises:
+        SettingError: unknown form, a path that is too long, or an address other machines can reach.
+    """
+    scheme, _, address = endpoint.partition("://")
+    if scheme == "ipc" and address:
+        if len(os.fsencode(address)) > _MAX_IPC_PATH:
+            raise SettingError.of("bind", endpoint, f"a socket path has at most {_MAX_IPC_PATH} bytes", "shorten it")
+        return
+    if scheme != "tcp" or not _is_port(address.rpartition(":")[2]):
+        raise SettingError.of("bind", endpoint, "it must read ipc://PATH or tcp://127.0.0.1:PORT", "correct it")
+    if not address.startswith(_LOOPBACK):
+        raise SettingError.of(
+            "bind", endpoint, "only this machine can be served until connections carry keys",
+            "bind tcp://127.0.0.1:PORT and forward that port, e.g. with ssh -L",
+        )  # fmt: skip
+
+
+def _is_port(text: str) -> bool:
+    return text == "*" or (text.isdigit() and int(text) < 65536)
+
+
+def lock_endpoint(endpoint: str) -> IO[str] | None:
+    """Hold an ipc endpoint for this server: ZeroMQ would silently take over one that is in use.
+
+    Returns the open lock file (closing it releases the lock), None for TCP, where the system refuses by itself.
+
+    Raises:
+        SettingError: another server holds it, or its folder cannot be written.
+    """
+    if not endpoint.startswith("ipc://"):
+        return None
+    import fcntl  # not on Windows, where there is no ipc either
+
+    path = Path(endpoint.removeprefix("ipc://") + ".lock")
+    try:
+        handle = path.open("w")
+    except OSError as error:
+        raise SettingError.of("bind", endpoint, f"{error.strerror}", "choose a folder you can write") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise in_use(endpoint) from None
+    return handle
+
+
+def unlock_endpoint(endpoint: str, handle: IO[str] | None) -> None:
+    """Release what `lock_endpoint` returned and remove socket and lock file."""
+    if handle is None:
+        return
+    path = endpoint.removeprefix("ipc://")
+    for name in (path, path + ".lock"):
+        Path(name).unlink(missing_ok=True)
+    handle.close()
+
+
+def in_use(endpoint: str) -> SettingError:
+    """Return the error for an endpoint that another server listens on."""
+    return SettingError.of("bind", endpoint, "another process listens there", "stop it or choose another endpoint")

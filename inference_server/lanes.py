@@ -1,0 +1,142 @@
+"""Lanes: one thread per device stream that pulls batches, computes them and hands the results back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from inference_server.batcher import Batcher
+from inference_server.forming import Batch
+
+_IDLE_S = 0.5
+"""Longest sleep of a lane without work; only how often its idle time is booked."""
+_GLANCE_S = 0.0001
+"""How long a lane with a batch under way looks out for the next one before it looks at the device again."""
+
+
+class Backend(Protocol):
+    """What a lane needs from the network's side; every method but `new_host_buffer` runs in the lane's thread."""
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Batch sizes it computes, ascending rows."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """Batches worth launching before the oldest is finished: 1 on CPU, 2 on CUDA."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Content hash of the weights, 16 hex digits."""
+        ...
+
+    def new_host_buffer(self) -> npt.NDArray[Any]:
+        """Return a host array [top bucket, *observation_shape] of the observation dtype."""
+        ...
+
+    def warm(self) -> None:
+        """Get ready to compute; called once, first."""
+        ...
+
+    def done(self, handle: Any) -> bool:
+        """Whether `finish` would not have to wait."""
+        ...
+
+    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int) -> Any:
+        """Start computing the first `rows` rows of `buffer`, padded to `bucket`; return a handle."""
+        ...
+
+    def finish(self, handle: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Wait for a launched batch; return logits [rows, A] and values [rows, P or 1], valid until the next call."""
+        ...
+
+
+class _Launched(NamedTuple):
+    batch: Batch
+    handle: Any
+    started_ns: int
+
+
+class Lane(threading.Thread):
+    """The loop of one lane: launch the next batch if one is ready, then finish the oldest one under way.
+
+    A fault in a batch is answered to its requests and counted; the lane goes on.
+    """
+
+    def __init__(self, index: int, backend: Backend, batcher: Batcher) -> None:
+        super().__init__(name=f"lane-{index}", daemon=True)
+        self._index = index
+        self._backend = backend
+        self._batcher = batcher
+        self._stats = batcher.stats.lanes[index]
+        self._under_way: deque[_Launched] = deque()
+        self._free_at_ns = 0  # when the device finished its last batch
+        self.warmed = threading.Event()
+        self.fault: BaseException | None = None
+        """Why the backend could not be made ready; set before `warmed`."""
+
+    def run(self) -> None:
+        """Make the backend ready, then work until the batcher closes."""
+        try:
+            self._backend.warm()
+        except Exception as error:
+            self.fault = error
+            return
+        finally:
+            self.warmed.set()
+        while not self._batcher.closed:
+            self._step()
+        while self._under_way:
+            self._finish(self._under_way.popleft())
+
+    def _step(self) -> None:
+        if not self._under_way:
+            before_ns = time.monotonic_ns()
+            batch = self._batcher.next_batch(self._index, _IDLE_S)
+            self._stats.idle_ns += time.monotonic_ns() - before_ns
+        else:
+            batch = self._look_ahead()
+        if batch is not None:
+            self._launch(batch)
+        if self._under_way and (batch is None or len(self._under_way) >= self._backend.depth):
+            self._finish(self._under_way.popleft())
+
+    def _look_ahead(self) -> Batch | None:
+        """Return a further batch if one forms before the oldest one under way is computed."""
+        handle = self._under_way[0].handle
+        while not self._backend.done(handle) and not self._batcher.closed:
+            batch = self._batcher.next_batch(self._index, _GLANCE_S)
+            if batch is not None:
+                return batch
+        return None
+
+    def _launch(self, batch: Batch) -> None:
+        started_ns = time.monotonic_ns()
+        try:
+            handle = self._backend.launch(batch.buffer, batch.rows, batch.bucket)
+        except Exception as error:
+            self._fail(batch, error)
+            return
+        self._under_way.append(_Launched(batch, handle, started_ns))
+
+    def _finish(self, launched: _Launched) -> None:
+        batch = launched.batch
+        try:
+            logits, values = self._backend.finish(launched.handle)
+            now_ns = time.monotonic_ns()
+            busy_ns = now_ns - max(launched.started_ns, self._free_at_ns)
+            self._free_at_ns = now_ns
+            self._stats.busy_ns += busy_ns
+            self._batcher.complete(batch, logits, values, self._backend.version, busy_ns // 1000)
+        except Exception as error:
+            self._fail(batch, error)
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        self._batcher.fail(batch, f"batch:{type(error).__name__}", f"{type(error).__name__}: {error}")

@@ -1,0 +1,261 @@
+"""When a batch leaves: a pure state machine without a socket, a clock or a thread.
+
+Events are method calls (rows arrived, client blocked / idle / gone, reply delivered, lane free / busy) with the time
+given as an argument in nanoseconds; `decide` answers with a `Dispatch` or with a `Wait`. Rows are counted, never
+requests. A batch leaves when a lane is free and, for the model slot whose oldest row is oldest,
+
+    full        its rows reach the top bucket, or
+    saturated   every live client already waits for as many answers as it ever will, or
+    delay       its oldest row is older than the longest delay (the safety net), or
+    drain       the server is ending.
+
+While all lanes are busy the rows keep gathering. Every event costs a few dictionary operations; only a `delay`
+dispatch looks at all clients, to stop counting those that fell silent.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+REASONS = ("full", "saturated", "delay", "drain")
+
+
+class Dispatch(NamedTuple):
+    """Run the `rows` oldest rows of model slot `slot` on lane `lane`, padded to `bucket` rows."""
+
+    lane: int
+    slot: int
+    rows: int
+    bucket: int
+    reason: str
+
+
+class Wait(NamedTuple):
+    """Nothing to dispatch now; ask again at `until_ns` at the latest (None: not before the next event)."""
+
+    until_ns: int | None
+
+
+NO_WAKE_UP = Wait(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The numbers the policy goes by."""
+
+    buckets: Sequence[int]
+    """Batch sizes a lane computes, ascending rows; the last is the top bucket."""
+    max_delay_ns: int
+    """Longest wait of a row while a lane is free."""
+    idle_after_ns: int
+    """Silence after which a client that owes rows leaves the saturation rule."""
+    min_share_rows: int
+    """Fewest rows worth a lane of their own when rows are shared."""
+
+
+class _Client:
+    """What is known of one client: the promise it made, what it waits for and when it was last heard of."""
+
+    __slots__ = ("blocked", "last_ns", "live", "outstanding", "window")
+
+    def __init__(self, window: int) -> None:
+        self.window = window  # requests it will keep outstanding; 0 = idle
+        self.outstanding = 0  # requests sent and not yet answered
+        self.blocked = False  # known to send nothing before its next answer
+        self.live = False  # counts in the saturation rule
+        self.last_ns = 0  # time of its last request or answer
+
+    @property
+    def owes(self) -> bool:
+        """Whether rows are expected from it although nothing is answered."""
+        return self.live and not self.blocked and self.outstanding < self.window
+
+
+class _Queue:
+    """The waiting rows of one model slot, oldest first, as [arrival_ns, rows] pairs."""
+
+    __slots__ = ("chunks", "rows", "slot")
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+        self.rows = 0
+        self.chunks: deque[list[int]] = deque()
+
+    def push(self, rows: int, now_ns: int) -> None:
+        self.chunks.append([now_ns, rows])
+        self.rows += rows
+
+    def pop(self, rows: int) -> None:
+        self.rows -= rows
+        chunks = self.chunks
+        while rows:
+            head = chunks[0]
+            if head[1] > rows:
+                head[1] -= rows
+                return
+            rows -= head[1]
+            chunks.popleft()
+
+
+def _oldest_first(queue: _Queue) -> int:
+    return queue.chunks[0][0]
+
+
+class Policy:
+    """Decides which rows leave for which lane, and when."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._buckets = tuple(limits.buckets)
+        self._top = self._buckets[-1]
+        self._limits = limits
+        self._clients: dict[int, _Client] = {}
+        self._owing = 0  # clients that owe rows: the saturation rule holds at 0
+        self._waiting: dict[int, _Queue] = {}  # model slot -> its rows; only slots that have some
+        self._free: list[int] = []  # lanes, most recently freed last
+        self._draining = False
+        self.reasons = dict.fromkeys(REASONS, 0)
+        """Dispatches by reason since the start."""
+
+    # Events: clients
+
+    def client_joined(self, client: int, window: int) -> None:
+        """A client promised to keep up to `window` requests outstanding; it counts from its first rows on."""
+        self._clients[client] = _Client(window)
+
+    def rows_arrived(self, client: int, rows: int, slot: int, now_ns: int) -> None:
+        """One request of `rows` > 0 rows for model slot `slot` came in."""
+        state = self._clients[client]
+        owed = state.owes
+        state.live = True
+        state.blocked = False
+        state.outstanding += 1
+        state.last_ns = now_ns
+        self._owing += state.owes - owed
+        queue = self._waiting.get(slot)
+        if queue is None:
+            queue = self._waiting[slot] = _Queue(slot)
+        queue.push(rows, now_ns)
+
+    def reply_delivered(self, client: int, now_ns: int) -> None:
+        """One of the client's requests was answered; a client that left is ignored."""
+        state = self._clients.get(client)
+        if state is None:
+            return
+        owed = state.owes
+        state.outstanding -= 1
+        state.blocked = False
+        state.last_ns = now_ns
+        self._owing += state.owes - owed
+
+    def client_blocked(self, client: int, blocked: bool = True) -> None:
+        """The client is known to send nothing before its next answer (or, with False, no longer)."""
+        self._change(client, blocked=blocked)
+
+    def window_changed(self, client: int, window: int) -> None:
+        """The client will keep up to `window` requests outstanding from now on; 0 means idle."""
+        self._change(client, window=window)
+
+    def client_quiet(self, client: int) -> None:
+        """The client's connection is lost: it stops counting at once, and counts again from its next rows."""
+        self._change(client, live=False)
+
+    def client_left(self, client: int) -> None:
+        """The client is gone for good. Its rows still waiting are computed; nobody is answered."""
+        state = self._clients.pop(client, None)
+        if state is not None:
+            self._owing -= state.owes
+
+    def _change(self, client: int, **fields: int) -> None:
+        state = self._clients.get(client)
+        if state is None:
+            return
+        owed = state.owes
+        for name, value in fields.items():
+            setattr(state, name, value)
+        self._owing += state.owes - owed
+
+    # Events: lanes and the end
+
+    def lane_free(self, lane: int) -> None:
+        """The lane can take a batch."""
+        self._free.append(lane)
+
+    def lane_busy(self, lane: int) -> None:
+        """A free lane withdrew (it has other work, is parked, or ends)."""
+        if lane in self._free:
+            self._free.remove(lane)
+
+    def drain(self, draining: bool = True) -> None:
+        """From now on whatever waits leaves at once."""
+        self._draining = draining
+
+    # Decisions
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that have not left yet."""
+        return sum(queue.rows for queue in self._waiting.values())
+
+    @property
+    def live_clients(self) -> int:
+        """Clients that count in the saturation rule."""
+        return sum(client.live for client in self._clients.values())
+
+    @property
+    def next_lane(self) -> int:
+        """The free lane the next dispatch goes to; only when `decide` gave a time to wait until."""
+        return self._free[-1]
+
+    def decide(self, now_ns: int) -> Dispatch | Wait:
+        """Return the next dispatch, or how long nothing needs to be done; call again after every dispatch."""
+        if not self._free or not self._waiting:
+            return NO_WAKE_UP
+        queues = list(self._waiting.values())
+        if len(queues) > 1:
+            queues.sort(key=_oldest_first)
+        for queue in queues:
+            reason = self._reason(queue, now_ns)
+            if reason:
+                return self._dispatch(queue, reason, now_ns)
+        return Wait(queues[0].chunks[0][0] + self._limits.max_delay_ns)
+
+    def _reason(self, queue: _Queue, now_ns: int) -> str | None:
+        complete = self._draining or self._owing == 0  # nothing more will come: share what there is
+        if queue.rows >= self._top * (len(self._free) if complete else 1):
+            return "full"
+        if complete:
+            return "drain" if self._draining else "saturated"
+        if now_ns - queue.chunks[0][0] >= self._limits.max_delay_ns:
+            return "delay"
+        return None
+
+    def _dispatch(self, queue: _Queue, reason: str, now_ns: int) -> Dispatch:
+        rows = min(queue.rows, self._top)
+        if reason in {"saturated", "drain"}:
+            rows = self._share(queue.rows)
+        elif reason == "delay":
+            self._expire(now_ns)
+        queue.pop(rows)
+        if not queue.rows:
+            del self._waiting[queue.slot]
+        self.reasons[reason] += 1
+        bucket = self._buckets[bisect_left(self._buckets, rows)]
+        return Dispatch(self._free.pop(), queue.slot, rows, bucket, reason)
+
+    def _share(self, rows: int) -> int:
+        """An even share of `rows` for one of the free lanes: whole buckets, never below the least worthwhile share."""
+        even = -(-rows // len(self._free))
+        place = bisect_left(self._buckets, max(even, self._limits.min_share_rows))
+        return min(rows, self._buckets[min(place, len(self._buckets) - 1)])
+
+    def _expire(self, now_ns: int) -> None:
+        """Stop counting clients that owe rows and have been silent too long."""
+        horizon = now_ns - self._limits.idle_after_ns
+        for client in self._clients.values():
+            if client.owes and client.last_ns <= horizon:
+                client.live = False
+                self._owing -= 1
