@@ -14,12 +14,13 @@ from mcts.layout import NONE
 
 
 @kernel
-def plant(trees, work):  # T, rows -> number of rows
-    """Write a row for every tree that wants simulations and has no root yet."""
+def plant(trees, nodes, work):  # T, nodes, rows -> number of rows
+    """Write a row for every tree that wants simulations and has no root yet; its state stands in the root's place."""
+    capacity = nodes.shape[0] // trees.shape[0]
     rows = 0
     for t in range(trees.shape[0]):
         if trees[t].target > 0 and trees[t].nodes == 0 and trees[t].pending == 0:
-            _write_row(work[rows], t, 0, NONE, trees[t].ply)
+            _write_row(work[rows], t, t * capacity, NONE, trees[t].ply)
             trees[t].pending = 1
             rows += 1
     return rows

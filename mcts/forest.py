@@ -117,7 +117,7 @@ class Forest:
     def _walk_all(self) -> bool:
         """Take every tree to a leaf once; return whether a cache hit let some tree go on."""
         lap = self._lap
-        count = descend.plant(self._trees, lap.work)
+        count = descend.plant(self._trees, self._nodes, lap.work)
         if count:
             self._fetch(0, count)
         going_on = True
