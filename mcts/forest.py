@@ -66,6 +66,7 @@ class Forest:
         self._lap = _Lap(game, slots)
         self._slots = _Slots(game, trees, settings.leaves)
         self._decided = np.zeros(trees, np.int32)
+        self.simulations = 0  # descents made for the moves chosen so far
         self._still = False  # every tree waits or is decided, until something is planted, told or dropped
         self._configure()
 
@@ -90,6 +91,7 @@ class Forest:
         rows.plant_states(self._trees, self._states, roots, _raw(states))
         kept = roots["tree"][roots["kept"] != 0]
         if len(kept):
+            self.simulations -= int(self._trees["simulations"][kept].sum())
             expand.add_noise(self._trees, self._nodes, self._edges, kept)
 
     # -- growing -------------------------------------------------------------------------------------------------
@@ -241,6 +243,7 @@ class Forest:
 
     def choose(self, trees: Ints, visits: tuple[npt.NDArray[np.int64], Ints]) -> Ints:
         """Return the moves int32 [B] that decided trees play, by the temperature schedule and the games' own keys."""
+        self.simulations += int(self._trees["simulations"][trees].sum())
         out = np.empty(len(trees), np.int32)
         moves.choose(self._trees, trees, *visits, self._temperatures, out)
         return out
@@ -263,9 +266,11 @@ class Forest:
         placed = np.flatnonzero(leaves["state"] == layout.PLACED)
         return np.setdiff1d(placed, leaves["merged"][placed]).astype(np.int32)
 
-    def simulations_done(self) -> int:
-        """Return the simulations in the trees' present searches."""
-        return int(self._trees["simulations"].sum())
+    def evaluated_states(self, tree: int) -> npt.NDArray[np.uint8]:
+        """Return the states uint8 [n, S] that were evaluated for the tree's present search."""
+        nodes = slice(tree * self.capacity.nodes, tree * self.capacity.nodes + int(self._trees["nodes"][tree]))
+        states: npt.NDArray[np.uint8] = self._states[nodes][self._nodes["terminal"][nodes] == 0]
+        return states
 
 
 class _Lap:

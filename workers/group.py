@@ -1,0 +1,204 @@
+"""A group: the games that one worker searches together, one tree each, and the book of their moves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from common.rng import derive
+from game.contract import Game
+from mcts import NONE, ROOT, EvaluationCache, Forest, SearchSettings
+from workers.evaluators import Answer
+from workers.records import GameRecord
+
+Ints = npt.NDArray[np.int32]
+_SEARCH_STREAM = 1 << 40
+"""Sub-stream of a game's key for its search; the game itself draws from the lower ones."""
+SAMPLE_EVERY = 64
+"""One decision in so many is looked into for `distinct_evaluations`."""
+
+
+@dataclass(slots=True)
+class _Play:
+    """A game in progress."""
+
+    index: int
+    seed: int
+    started: float
+    moves: list[int] = field(default_factory=list)
+    visits: list[list[list[int]] | None] = field(default_factory=list)
+    values: list[list[float] | None] = field(default_factory=list)
+    models: list[str | None] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Monotone counts of what a worker has done; DESIGN's figures are made of their differences."""
+
+    games: int = 0
+    timeouts: int = 0
+    moves: int = 0
+    decisions: int = 0
+    simulations: int = 0
+    evaluations: int = 0
+    requests: int = 0
+    failed_rows: int = 0
+    sampled_decisions: int = 0
+    sampled_evaluations: int = 0
+    distinct_evaluations: int = 0
+
+
+class Group:
+    """Up to `slots` games of `game`, each with a tree in one forest."""
+
+    def __init__(
+        self, game: Game, name: str, settings: SearchSettings, slots: int, cache: EvaluationCache | None
+    ) -> None:
+        self.forest = Forest(game, slots, settings, cache)
+        self.finished: list[GameRecord] = []
+        self.free = list(range(slots - 1, -1, -1))
+        self.tally = Tally()
+        self.version = ""
+        self._game, self._name, self._settings = game, name, settings
+        self._max_ply = min(settings.max_moves or game.max_moves, game.max_moves)
+        self._plays: list[_Play | None] = [None] * slots
+        self._states = np.zeros(slots, game.state_dtype)
+        self._plies = np.zeros(slots, np.int32)
+        self._keys = np.zeros(slots, np.uint64)
+
+    @property
+    def playing(self) -> int:
+        """Games in progress."""
+        return len(self._plays) - len(self.free)
+
+    def start(self, run_seed: int, indices: Iterable[int]) -> None:
+        """Start the games `indices` in free slots; each is a function of (run seed, index) and the evaluations."""
+        slots = []
+        for index in indices:
+            slot = self.free.pop()
+            seed = int(derive(np.uint64(run_seed), index))
+            self._plays[slot] = _Play(index, seed, time.monotonic())
+            self._plies[slot] = 0
+            self._keys[slot] = derive(np.uint64(seed), _SEARCH_STREAM)
+            slots.append(slot)
+        if slots:
+            chosen = np.array(slots, np.int32)
+            states = np.zeros(len(slots), self._game.state_dtype)
+            self._game.initial(np.array([self._play(s).seed for s in slots], np.uint64), states)
+            self._settle(chosen, states, np.full(len(slots), NONE, np.int32))
+
+    def play(self, decided: Ints) -> None:
+        """Choose and play the moves of the decided trees; finished games go to `finished`."""
+        visits = self.forest.root_visits(decided)
+        actions = self.forest.choose(decided, visits)
+        values = self.forest.root_values(decided).tolist()
+        offsets, pairs = visits[0].tolist(), visits[1].tolist()
+        for i, (slot, action) in enumerate(zip(decided.tolist(), actions.tolist(), strict=True)):
+            play = self._play(slot)
+            play.moves.append(action)
+            play.visits.append(pairs[offsets[i] : offsets[i + 1]])
+            play.values.append(values[i])
+            play.models.append(self.version)
+            self.tally.decisions += 1
+            if self.tally.decisions % SAMPLE_EVERY == 0:
+                self._sample(slot)
+        self._step(decided, actions)
+
+    def tell_partly(self, ids: Ints, answer: Answer) -> None:
+        """Tell the rows that were answered and take back the failed ones, which will be asked again."""
+        good = np.setdiff1d(np.arange(len(ids)), answer.failed)
+        logits = answer.logits
+        if logits.ndim == 1:
+            offsets, _ = self.forest.legal_of(ids)
+            logits = np.concatenate([logits[offsets[i] : offsets[i + 1]] for i in good] or [logits[:0]])
+        else:
+            logits = logits[good]
+        if len(good):
+            self.forest.tell(ids[good], logits, answer.values[good], answer.version)
+        self.forest.drop(ids[answer.failed])
+
+    def games_in_progress(self) -> list[int]:
+        """Return the indices of the games in progress."""
+        return [play.index for play in self._plays if play is not None]
+
+    def _play(self, slot: int) -> _Play:
+        play = self._plays[slot]
+        assert play is not None, "an empty slot has no game"
+        return play
+
+    def _sample(self, slot: int) -> None:
+        states = self.forest.evaluated_states(slot)
+        self.tally.sampled_decisions += 1
+        self.tally.sampled_evaluations += len(states)
+        self.tally.distinct_evaluations += len(np.unique(states, axis=0))
+
+    def _step(self, slots: Ints, actions: Ints) -> None:
+        states = self._states[slots]
+        self._game.step(states, actions)
+        self._plies[slots] += 1
+        self.tally.moves += len(slots)
+        self._settle(slots, states, actions)
+
+    def _settle(self, slots: Ints, states: npt.NDArray[np.void], actions: Ints) -> None:
+        """Take up positions S [B] just reached by `actions`: end games, plant searches, play forced moves."""
+        self._states[slots] = states
+        done, utility = np.zeros(len(slots), np.bool_), np.zeros((len(slots), self._game.num_players))
+        self._game.outcome(states, done, utility)
+        over = done | (self._plies[slots] >= self._max_ply)
+        if over.any():
+            for i in np.flatnonzero(over):
+                self._finish(int(slots[i]), utility[i].tolist() if done[i] else None)
+            self._plant(slots[over], states[over], actions[over], 0)
+            slots, states, actions = slots[~over], states[~over], actions[~over]
+        if len(slots):
+            self._plant(slots, states, actions, self._settings.simulations)
+            self._play_forced(slots, states)
+
+    def _plant(self, slots: Ints, states: npt.NDArray[np.void], actions: Ints, target: int) -> None:
+        roots = np.zeros(len(slots), ROOT)
+        roots["tree"], roots["ply"], roots["key"] = slots, self._plies[slots], self._keys[slots]
+        roots["target"], roots["action"] = target, actions
+        self.forest.plant(roots, states)
+
+    def _play_forced(self, slots: Ints, states: npt.NDArray[np.void]) -> None:
+        """Play the only legal move where there is just one; nothing is searched there."""
+        offsets = np.zeros(len(slots) + 1, np.int64)
+        legal = np.zeros(len(slots) * self._game.max_legal, np.int32)
+        self._game.legal(states, offsets, legal)
+        forced = np.flatnonzero(np.diff(offsets) == 1)
+        if not len(forced):
+            return
+        actions = legal[offsets[forced]]
+        for slot, action in zip(slots[forced].tolist(), actions.tolist(), strict=True):
+            play = self._play(slot)
+            play.moves.append(action)
+            play.visits.append(None)
+            play.values.append(None)
+            play.models.append(None)
+        self._step(slots[forced], actions)
+
+    def _finish(self, slot: int, utilities: list[float] | None) -> None:
+        """Record the game of `slot` as finished, or as a timeout where the rules gave no utilities."""
+        play = self._play(slot)
+        self.finished.append(
+            GameRecord(
+                game=self._name,
+                index=play.index,
+                seed=play.seed,
+                moves=play.moves,
+                visits=play.visits,
+                values=play.values,
+                models=play.models,
+                utilities=utilities or [self._settings.timeout_utility] * self._game.num_players,
+                status="finished" if utilities else "timeout",
+                seconds=time.monotonic() - play.started,
+            )
+        )
+        self.tally.games += 1
+        self.tally.timeouts += not utilities
+        self._plays[slot] = None
+        self.free.append(slot)

@@ -1,0 +1,189 @@
+"""The self-play loop of one worker: the same code for every evaluator and every pool.
+
+The worker holds two or more groups. While one group's rows are away, the next one asks; an answer is told to its
+group, which searches on, plays decided moves, saves finished games, and asks again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import psutil
+
+from common.errors import ChannelError
+from game.contract import Game
+from mcts import SearchSettings, make_cache
+from workers.evaluators import Answer, Evaluator
+from workers.group import Group, Ints, Tally
+from workers.port import Port
+from workers.records import GameLog
+
+REPORT_S = 0.5
+"""Seconds between a worker's reports; often enough for a live view, seldom enough to cost nothing."""
+WAIT_S = 0.1
+"""Longest wait for an answer before the worker looks at its pipe."""
+MOST_FAILURES = 50
+"""Answers in a row that may contain failed rows before the worker gives up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerJob:
+    """What one worker shall do; plain values, so that it can be sent to a process."""
+
+    worker: int
+    """Number of the worker, from 0."""
+    game_spec: str
+    """Spec as the user gave it."""
+    run_seed: int
+    search: SearchSettings
+    games: int
+    """Games in progress at most, over all groups."""
+    groups: int
+    log_path: str
+    """File that finished games are appended to."""
+
+
+class Worker:
+    """Plays the games whose indices come through `port`, until told to stop."""
+
+    def __init__(self, job: WorkerJob, game: Game, evaluator: Evaluator, port: Port) -> None:
+        self._job, self._evaluator, self._port = job, evaluator, port
+        self._cache = make_cache(game, job.search)
+        sizes = [len(part) for part in np.array_split(np.arange(job.games), job.groups) if len(part)]
+        self._groups = [Group(game, job.game_spec, job.search, size, self._cache) for size in sizes]
+        self._idle = deque(self._groups)
+        self._away: dict[int, tuple[Group, Ints]] = {}
+        self._indices: deque[int] = deque()
+        self._log = GameLog(job.log_path)
+        self._stopping = self._paused = False
+        self._window = -1
+        self._failures = 0
+        self._waited_s = 0.0
+        self._reported = 0.0
+
+    def run(self) -> None:
+        """Play until told to stop or until the supervisor is gone; finished games are on disk then."""
+        self._port.send("ready")
+        try:
+            while not self._stopping:
+                self._listen()
+                if not self._paused:
+                    for _ in range(len(self._idle)):
+                        self._turn(self._idle.popleft())
+                self._collect()
+                self._report()
+        finally:
+            self._log.close()
+            self._evaluator.close()
+        self._port.send("bye", self._stats())
+
+    def _listen(self) -> None:
+        """Take all waiting messages; with nothing to do, wait for one."""
+        busy = self._away or (not self._paused and any(g.playing or (g.free and self._indices) for g in self._idle))
+        message = self._port.receive(0.0 if busy else WAIT_S)
+        while message is not None:
+            kind, *values = message
+            if kind == "indices":
+                self._indices.extend(values[0])
+            elif kind == "stop":
+                self._stopping = True
+                return
+            else:
+                self._paused = kind == "pause"
+            message = self._port.receive()
+
+    def _turn(self, group: Group) -> None:
+        """Let `group` search until every tree waits for an answer, and send its rows."""
+        while True:
+            self._start_games(group)
+            decided = group.forest.grow()
+            if not len(decided):
+                break
+            group.play(decided)
+            if group.finished:
+                self._save(group)
+        rows = group.forest.ask()
+        if not len(rows.ids):
+            self._idle.append(group)
+        else:
+            self._away[self._evaluator.submit(rows)] = (group, rows.ids.copy())
+        self._set_window()
+
+    def _start_games(self, group: Group) -> None:
+        count = min(len(group.free), len(self._indices))
+        if count:
+            group.start(self._job.run_seed, [self._indices.popleft() for _ in range(count)])
+            if group.finished:
+                self._save(group)
+
+    def _save(self, group: Group) -> None:
+        records, group.finished = group.finished, []
+        for record in records:
+            self._log.append(record)
+        self._port.send("finished", [record.index for record in records])
+
+    def _set_window(self) -> None:
+        """Tell the evaluator how many groups still play, so that nobody waits for one that does not."""
+        window = sum(1 for group in self._groups if group.playing)
+        if window != self._window:
+            self._window = window
+            self._evaluator.set_window(window)
+
+    def _collect(self) -> None:
+        """Wait for one answer and tell it to its group."""
+        if not self._away:
+            return
+        started = time.perf_counter()
+        answer = self._evaluator.collect(WAIT_S)
+        self._waited_s += time.perf_counter() - started
+        if answer is not None:
+            group, ids = self._away.pop(answer.ticket)
+            self._tell(group, ids, answer)
+            self._idle.append(group)
+
+    def _tell(self, group: Group, ids: Ints, answer: Answer) -> None:
+        group.version = answer.version
+        group.tally.requests += 1
+        group.tally.evaluations += len(ids) - len(answer.failed)
+        if not len(answer.failed):
+            group.forest.tell(ids, answer.logits, answer.values, answer.version)
+            self._failures = 0
+            return
+        self._failures += 1
+        group.tally.failed_rows += len(answer.failed)
+        if self._failures > MOST_FAILURES:
+            raise ChannelError(f"{self._failures} answers in a row had failed rows; see the server's log")
+        group.tell_partly(ids, answer)
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if now - self._reported >= REPORT_S:
+            self._reported = now
+            self._port.send("stats", self._stats())
+
+    def _stats(self) -> dict[str, float]:
+        """Return the worker's monotone counts, and its peak memory in MB."""
+        totals: dict[str, float] = dict.fromkeys(Tally.__dataclass_fields__, 0)
+        for group in self._groups:
+            for name, value in asdict(group.tally).items():
+                totals[name] += value
+            totals["simulations"] += group.forest.simulations
+        totals["cache_lookups"] = self._cache.lookups if self._cache else 0
+        totals["cache_hits"] = self._cache.hits if self._cache else 0
+        totals["waited_s"] = self._waited_s
+        totals["in_progress"] = sum(group.playing for group in self._groups)
+        totals["peak_rss_mb"] = peak_rss_mb()
+        return totals
+
+
+def peak_rss_mb() -> float:
+    """Return this process's peak resident memory in MB (the present one where the system keeps no peak)."""
+    try:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    except ImportError:
+        return float(psutil.Process().memory_info().rss) / 2**20
