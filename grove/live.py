@@ -1,0 +1,368 @@
+"""What self-play shows while it runs: one calm screen in a terminal, one line every few seconds anywhere else."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, TextIO, TypedDict
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+PLAIN_EVERY_S = 5.0
+"""Default seconds between two plain lines."""
+
+_REDRAW_S = 0.25
+_WIDTH = 78
+_SHOWN_LANES = 8
+
+
+class Snapshot(TypedDict, total=False):
+    """State of a run. Every key may be absent; what was given last stays. Rates are over the last interval."""
+
+    game: str
+    """Canonical game spec."""
+    folder: str
+    """The run folder."""
+    device: str
+    """"cpu", "cuda:0", ..."""
+    device_reason: str
+    """Why that device, e.g. "no GPU found"."""
+    dtype: str
+    """"fp32" or "bf16"."""
+    dtype_reason: str
+    """Why that dtype, e.g. "probe: 2.1 times as fast as fp32"."""
+    pool: str
+    """"thread" or "process"."""
+    pool_reason: str
+    """Why that pool."""
+    games: int
+    """Finished games, those of earlier starts included."""
+    games_per_minute: float
+    evaluations_per_second: float
+    """Real rows computed by the network."""
+    simulations_per_second: float
+    """Descents."""
+    mean_batch_rows: float
+    """Real rows per batch."""
+    fill: float
+    """Rows / bucket rows, 0..1."""
+    dispatch_reasons: Mapping[str, int]
+    """Reason -> batches that left for it."""
+    cache_hit_rate: float | None
+    """0..1, or None with the cache off."""
+    queue_ms: float
+    """Mean milliseconds that a request waited for its lane."""
+    compute_ms: float
+    """Mean milliseconds that a batch computed."""
+    lane_idle: Sequence[float]
+    """Idle share of each lane, 0..1."""
+    workers_alive: int
+    workers_restarted: int
+    """Since the start."""
+    state: str
+    """What is going on when it is not playing: "starting", "compiling", "finishing", ..."""
+
+
+class LiveView:
+    """Shows snapshots of a run until it is closed; a context manager, used by one thread."""
+
+    def __init__(
+        self,
+        total_games: int,
+        *,
+        out: TextIO | None = None,
+        plain_every_s: float = PLAIN_EVERY_S,
+        width: int | None = None,
+    ) -> None:
+        """Prepare the view of a run towards `total_games`.
+
+        `out`: where to (default stdout); a full terminal gets the screen, anything else plain lines at most every
+        `plain_every_s` seconds. `width`: columns, by default the terminal's.
+        """
+        self.console = Console(file=sys.stdout if out is None else out, width=width, highlight=False)
+        self._total = total_games
+        self._every_s = _REDRAW_S
+        self._shown_at = -math.inf
+        self._state: Snapshot = {}
+        self._changed = False
+        self._live: Live | None = None
+        wide_enough = self.console.width >= _WIDTH
+        if self.console.is_terminal and not self.console.is_dumb_terminal and wide_enough:
+            self._live = Live(console=self.console, auto_refresh=False, vertical_overflow="crop")
+        else:
+            self._every_s = plain_every_s
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Take in what changed; shown at once or, when something was shown a moment ago, with a later update."""
+        known = self._state.keys() >= {"device", "pool"}
+        self._state.update(snapshot)
+        self._changed = True
+        if self._live is None and not known and self._state.keys() >= {"device", "pool"}:
+            self._say(head_lines(self._state))
+        now = time.monotonic()
+        if now - self._shown_at >= self._every_s:
+            self._shown_at = now
+            self._show()
+
+    def message(self, text: str) -> None:
+        """Say one thing for good, above the screen or as a line of its own."""
+        self._say([text])
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._changed:
+            self._show()
+        if self._live is not None:
+            self._live.stop()
+
+    def _show(self) -> None:
+        self._changed = False
+        if self._live is not None:
+            self._live.update(screen(self._state, self._total), refresh=True)
+        else:
+            self._say([plain_line(self._state, self._total)])
+
+    def _say(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.console.print(Text(line), soft_wrap=self._live is None)
+
+
+# -- the screen ------------------------------------------------------------------------------------------------------
+
+
+def screen(state: Snapshot, total: int) -> RenderableType:
+    """Return the whole screen: 78 columns or fewer, about 14 lines."""
+    columns = Table.grid(padding=(0, 4, 0, 0))
+    columns.add_row(_pairs(_figures(state)), _pairs(_batch_figures(state)), _pairs(_reasons(state)))
+    blank = Text()
+    parts = [blank, *_head(state), blank, _progress(state, total), blank, columns, blank, _foot(state), blank]
+    return Padding(Group(*parts), (0, 1), expand=False)
+
+
+def _head(state: Snapshot) -> list[RenderableType]:
+    title = Table.grid(expand=False)
+    title.width = _WIDTH - 2
+    title.add_column(no_wrap=True)
+    title.add_column(justify="right", no_wrap=True, style="dim", overflow="ellipsis")
+    title.add_row(
+        Text.assemble(("Grove", "bold green"), "  ", (state.get("game", ""), "bold")), state.get("folder", "")
+    )
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.width = _WIDTH - 2
+    for name, value, reason in _facts(state):
+        facts.add_row(Text(name, "dim"), Text(value, no_wrap=True), Text(reason, "dim"))
+    return [title, facts]
+
+
+def _facts(state: Snapshot) -> list[tuple[str, str, str]]:
+    """Return (name, value, reason) of what was chosen at the start."""
+    return [
+        ("device", state.get("device", "..."), state.get("device_reason", "")),
+        ("dtype", state.get("dtype", "..."), state.get("dtype_reason", "")),
+        ("pool", state.get("pool", "..."), state.get("pool_reason", "")),
+    ]
+
+
+def _progress(state: Snapshot, total: int) -> RenderableType:
+    done = state.get("games", 0)
+    line = Table.grid(padding=(0, 2, 0, 0))
+    line.width = _WIDTH - 2
+    line.add_column(ratio=1)
+    line.add_column(justify="right", no_wrap=True)
+    bar = ProgressBar(total=max(total, 1), completed=done, complete_style="green", finished_style="green")
+    line.add_row(
+        bar, Text.assemble((f"{done:,}", "bold"), f" of {total:,} games", ("  " + _outlook(state, total), "dim"))
+    )
+    return line
+
+
+def _outlook(state: Snapshot, total: int) -> str:
+    return state.get("state") or f"ETA {duration(eta_seconds(state, total))}"
+
+
+def _figures(state: Snapshot) -> list[tuple[str, str]]:
+    return [
+        ("games/min", amount(state.get("games_per_minute"))),
+        ("evaluations/s", amount(state.get("evaluations_per_second"))),
+        ("simulations/s", amount(state.get("simulations_per_second"))),
+        ("cache hits", _cache(state)),
+    ]
+
+
+def _batch_figures(state: Snapshot) -> list[tuple[str, str]]:
+    return [
+        ("rows/batch", amount(state.get("mean_batch_rows"))),
+        ("fill", percent(state.get("fill"))),
+        ("queue", _milliseconds(state.get("queue_ms"))),
+        ("compute", _milliseconds(state.get("compute_ms"))),
+    ]
+
+
+def _reasons(state: Snapshot, most: int = 4) -> list[tuple[str, str]]:
+    """Return the commonest dispatch reasons and their shares; the rarest are summed up when there are too many."""
+    counts = sorted(state.get("dispatch_reasons", {}).items(), key=lambda pair: -pair[1])
+    total = sum(count for _, count in counts)
+    if not total:
+        return [("sent when", "-")]
+    if len(counts) > most:
+        counts = [*counts[: most - 1], ("other", sum(count for _, count in counts[most - 1 :]))]
+    return [(f"sent: {reason}", percent(count / total)) for reason, count in counts]
+
+
+def _pairs(rows: list[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _foot(state: Snapshot) -> Text:
+    restarted = state.get("workers_restarted", 0)
+    workers = Text.assemble(("workers  ", "dim"), f"{amount(state.get('workers_alive'))} alive")
+    workers.append(f", {restarted} restarted" if restarted else "", "yellow")
+    return Text.assemble(workers, ("    lanes idle  ", "dim"), _lanes(state))
+
+
+# -- plain lines -----------------------------------------------------------------------------------------------------
+
+
+def head_lines(state: Snapshot) -> list[str]:
+    """Return what a plain output says once: game, device, dtype, pool, each with its reason."""
+    title = "  ".join(part for part in (state.get("game", ""), state.get("folder", "")) if part)
+    facts = [f"{name}: {value}{f' ({reason})' if reason else ''}" for name, value, reason in _facts(state)]
+    return [f"Grove  {title}".rstrip(), *facts]
+
+
+def plain_line(state: Snapshot, total: int) -> str:
+    """Return the state as one line without colours."""
+    words = [("queue", _milliseconds(state.get("queue_ms"))), ("compute", _milliseconds(state.get("compute_ms")))]
+    words += [("fill", percent(state.get("fill"))), ("cache hits", _cache(state)), ("lanes idle", _lanes(state))]
+    figures = [
+        (amount(state.get("games_per_minute")), "games/min"),
+        (amount(state.get("evaluations_per_second")), "evals/s"),
+        (amount(state.get("simulations_per_second")), "sims/s"),
+        (amount(state.get("mean_batch_rows")), "rows/batch"),
+        *((name, value) for name, value in words if value != "-"),
+        *((reason, share) for reason, share in _reasons(state) if share != "-"),
+        (amount(state.get("workers_alive")), "workers"),
+        (amount(state.get("workers_restarted") or None), "restarted"),
+    ]
+    parts = [f"{state.get('games', 0):,}/{total:,} games", _outlook(state, total)]
+    parts += [f"{first} {second}" for first, second in figures if first != "-"]
+    return "  ".join(parts)
+
+
+# -- numbers for people ----------------------------------------------------------------------------------------------
+
+
+def eta_seconds(state: Snapshot, total: int) -> float | None:
+    """Return the seconds left at the present rate, or None while no game has been finished."""
+    left = total - state.get("games", 0)
+    rate = state.get("games_per_minute", 0.0)
+    if left <= 0:
+        return 0.0
+    return 60.0 * left / rate if rate > 0 else None
+
+
+def amount(value: float | None) -> str:
+    """Return a count or rate: thousands separated, one decimal below 100, "-" for None."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:,.1f}" if abs(value) < 100 and value != int(value) else f"{value:,.0f}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share of 1 as per cent: 0 decimals from 10 % on, "-" for None."""
+    if share is None or not math.isfinite(share):
+        return "-"
+    return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as 0:42, 12:05 or 3:20:00, "-" for None."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"
+
+
+def _cache(state: Snapshot) -> str:
+    return "off" if state.get("cache_hit_rate", 0.0) is None else percent(state.get("cache_hit_rate"))
+
+
+def _lanes(state: Snapshot) -> str:
+    idle = state.get("lane_idle", ())
+    if len(idle) > _SHOWN_LANES:
+        return f"{percent(min(idle))} to {percent(max(idle))} of {len(idle)}"
+    return ", ".join(percent(share) for share in idle) or "-"
+
+
+# -- the end ---------------------------------------------------------------------------------------------------------
+
+
+def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (name, text) of the keys of summary.json that are present, in reading order."""
+    shown: list[tuple[str, str, Any]] = [
+        ("games", "games", amount),
+        ("time", "seconds", duration),
+        ("games/min", "games_per_minute", amount),
+        ("evaluations/s", "evaluations_per_second", amount),
+        ("simulations/s", "simulations_per_second", amount),
+        ("distinct evaluations", "distinct_evaluations", amount),
+        ("rows/batch", "mean_batch_rows", amount),
+        ("fill", "fill", percent),
+        ("sent when", "dispatch_reasons", _all_reasons),
+        ("cache hits", "cache_hit_rate", lambda rate: "off" if rate is None else percent(rate)),
+        ("model", "model_version", str),
+        ("device", "device", str),
+        ("dtype", "dtype", str),
+        ("pool", "pool", str),
+        ("worker memory", "worker_peak_rss_mb", lambda mb: f"{amount(mb)} MB peak"),
+        ("server memory", "server_peak_rss_mb", lambda mb: f"{amount(mb)} MB peak"),
+    ]
+    return [(name, text(summary[key])) for name, key, text in shown if key in summary]
+
+
+def summary_table(summary: Mapping[str, Any]) -> Table:
+    """Return the figures of a finished run (the keys of summary.json) as a table for rich."""
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for row in summary_rows(summary):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def print_summary(summary: Mapping[str, Any], folder: str, out: TextIO | None = None) -> None:
+    """Write the summary and the run folder to `out` (default stdout); plain when that is no terminal."""
+    console = Console(file=sys.stdout if out is None else out, highlight=False)
+    if console.is_terminal:
+        console.print(Padding(summary_table(summary), (0, 0, 1, 1), expand=False))
+    else:
+        console.print("".join(f"{name:22}{text}\n" for name, text in summary_rows(summary)), end="", soft_wrap=True)
+    console.print(
+        Text.assemble((" " if console.is_terminal else ""), ("run folder", "dim"), "  ", folder), soft_wrap=True
+    )
+
+
+def _all_reasons(counts: Mapping[str, int]) -> str:
+    pairs = _reasons({"dispatch_reasons": counts}, most=len(counts))
+    return ", ".join(f"{name.removeprefix('sent: ')} {share}" for name, share in pairs)

@@ -1,0 +1,189 @@
+"""The live view: a screen in a terminal, lines in a pipe, the same figures in both."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from grove import live
+from grove.live import LiveView, Snapshot
+
+FULL: Snapshot = {
+    "game": "connect_four",
+    "folder": "runs/first",
+    "device": "cpu",
+    "device_reason": "no GPU found",
+    "dtype": "bf16",
+    "dtype_reason": "probe: 2.1 times as fast as fp32",
+    "pool": "thread",
+    "pool_reason": "compiled game",
+    "games": 120,
+    "games_per_minute": 400.0,
+    "evaluations_per_second": 61234.5,
+    "simulations_per_second": 80123.4,
+    "mean_batch_rows": 250.3,
+    "fill": 0.978,
+    "dispatch_reasons": {"full": 820, "saturated": 170, "delay": 9, "drain": 1},
+    "cache_hit_rate": 0.213,
+    "queue_ms": 0.84,
+    "compute_ms": 3.91,
+    "lane_idle": [0.021, 0.034],
+    "workers_alive": 4,
+    "workers_restarted": 1,
+}
+FIGURES = (
+    "400",
+    "61,234",
+    "80,123",
+    "250",
+    "98 %",
+    "82 %",
+    "17 %",
+    "0.9 %",
+    "21 %",
+    "0.8 ms",
+    "3.9 ms",
+    "2.1 %, 3.4 %",
+)
+
+SUMMARY: dict[str, Any] = {
+    "games": 200,
+    "seconds": 48.2,
+    "games_per_minute": 249.0,
+    "dispatch_reasons": {"full": 1, "drain": 1},
+    "cache_hit_rate": None,
+    "model_version": "0123456789abcdef",
+    "pool": "thread",
+    "something_new": 1,
+}
+
+
+def drawn(state: Snapshot, width: int = 80) -> list[str]:
+    out = io.StringIO()
+    Console(file=out, width=width).print(live.screen(state, 200))
+    return out.getvalue().splitlines()
+
+
+def test_screen_fits_and_shows_every_figure() -> None:
+    lines = drawn(FULL)
+    text = "\n".join(lines)
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= 80
+    for figure in (*FIGURES, "120 of 200 games", "ETA 0:12", "4 alive, 1 restarted", "runs/first", "no GPU found"):
+        assert figure in text
+    assert "…" not in text
+
+
+def test_screen_of_nothing_yet() -> None:
+    assert "0 of 200 games  starting" in "\n".join(drawn({"state": "starting"}))
+    assert "ETA -" in "\n".join(drawn({}))
+
+
+def test_pipe_gets_heads_once_and_lines_without_control_codes() -> None:
+    out = io.StringIO()
+    with LiveView(200, out=out, plain_every_s=3600.0) as view:
+        view.update({"state": "starting"})
+        view.update(FULL | {"state": ""})
+        view.message("worker 2 restarted")
+        view.update(FULL)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "0/200 games  starting"
+    assert lines[1] == "Grove  connect_four  runs/first"
+    assert lines[2] == "device: cpu (no GPU found)"
+    assert lines[-2] == "worker 2 restarted"
+    assert lines[-1].startswith("120/200 games  ETA 0:12  400 games/min")
+    assert all(figure in lines[-1] for figure in FIGURES)
+    assert len(lines) == 7
+    assert "\x1b" not in out.getvalue()
+
+
+def test_nothing_is_said_twice_at_the_end() -> None:
+    out = io.StringIO()
+    with LiveView(200, out=out, plain_every_s=0.0) as view:
+        view.update(FULL)
+    assert out.getvalue().count("120/200") == 1
+
+
+def read_all(leader: int) -> str:
+    """Return what was written to the pseudo-terminal whose other end is closed, and close it."""
+    said = b""
+    try:
+        while part := os.read(leader, 4096):
+            said += part
+    except OSError:  # Linux's word for the end
+        pass
+    os.close(leader)
+    return said.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(("width", "is_screen"), [(80, True), (50, False)])
+def test_terminal_gets_the_screen_when_it_is_wide_enough(
+    width: int, is_screen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    leader, follower = os.openpty()
+    with os.fdopen(follower, "w") as out, LiveView(200, out=out, width=width) as view:
+        view.update(FULL)
+        view.message("worker 2 restarted")
+    said = read_all(leader)
+    hidden, shown = "\x1b[?25l", "\x1b[?25h"  # the cursor
+    assert said.count(hidden) == said.count(shown) == is_screen
+    assert "worker 2 restarted" in said
+    assert ("of 200 games" in said) == is_screen
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "text"),
+    [
+        (live.amount, 1234567.8, "1,234,568"),
+        (live.amount, 12.34, "12.3"),
+        (live.amount, 12, "12"),
+        (live.amount, None, "-"),
+        (live.percent, 0.0, "0 %"),
+        (live.percent, 0.0123, "1.2 %"),
+        (live.percent, 1.0, "100 %"),
+        (live.percent, None, "-"),
+        (live.duration, 41.2, "0:42"),
+        (live.duration, 59.9, "1:00"),
+        (live.duration, 12000.0, "3:20:00"),
+        (live.duration, None, "-"),
+    ],
+)
+def test_numbers_for_people(function: Any, value: Any, text: str) -> None:
+    assert function(value) == text
+
+
+def test_eta() -> None:
+    assert live.eta_seconds({"games": 100, "games_per_minute": 60.0}, 200) == 100.0
+    assert live.eta_seconds({"games": 200}, 200) == 0.0
+    assert live.eta_seconds({"games": 1}, 200) is None
+
+
+def test_many_lanes_and_many_reasons_are_summed_up() -> None:
+    state: Snapshot = {
+        "lane_idle": [0.01 * lane for lane in range(16)],
+        "dispatch_reasons": dict.fromkeys("abcdef", 1),
+        "cache_hit_rate": None,
+    }
+    text = "\n".join(drawn(state))
+    assert "0 % to 15 % of 16" in text
+    assert "sent: other" in text
+    assert "off" in text
+
+
+def test_summary_as_table_and_as_lines() -> None:
+    rows = dict(live.summary_rows(SUMMARY))
+    assert rows["time"] == "0:49"
+    assert rows["sent when"] == "full 50 %, drain 50 %"
+    assert rows["cache hits"] == "off"
+    assert live.summary_table(SUMMARY).row_count == len(rows) == 7
+    out = io.StringIO()
+    live.print_summary(SUMMARY, "runs/first", out)
+    assert out.getvalue().splitlines()[-1] == "run folder  runs/first"
+    assert "games/min             249\n" in out.getvalue()
