@@ -75,7 +75,7 @@ def _visits_text(visits: Sequence[Sequence[int]], game: Game) -> str:
     """Return the shares of the most visited moves and how many others there were."""
     total = sum(count for _, count in visits) or 1
     ranked = sorted(visits, key=lambda pair: (-pair[1], pair[0]))
-    shares = [f"{game.render_action(action)} {100 * count / total:.0f} %" for action, count in ranked[:_TOP_MOVES]]
+    shares = [f"{game.render_action(action)} ({100 * count / total:.0f} %)" for action, count in ranked[:_TOP_MOVES]]
     others = len(ranked) - _TOP_MOVES
     return ", ".join(shares) + (f", {others} more" if others > 0 else "")
 
