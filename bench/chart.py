@@ -1,0 +1,163 @@
+"""The picture of a comparison: evaluations per second of each mode as bars, the roof as a line, ratios in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+Row = Mapping[str, Any]
+
+# Okabe and Ito's palette, told apart by people with any kind of colour blindness; lightness differs too.
+_SERVED, _LOCAL, _DIRECT = "#0072B2", "#7CC3EC", "#A6A6A6"
+_ROOF, _INK, _FAINT = "#D55E00", "#222222", "#5F5F5F"
+
+# Inches.
+_WIDTH, _BAR, _ABOVE, _BELOW, _COLUMN, _MARGIN = 10.0, 0.5, 1.25, 0.75, 0.95, 0.25
+_PER_LETTER = 0.09
+
+
+def draw_comparison(rows: Sequence[Row], path: Path, *, title: str, subtitle: str = "") -> Path:
+    """Draw the rows of one comparison to the PNG `path` and return it.
+
+    Keys of a row: `mode`, `evaluations_per_second` (needed), `games_per_minute`, `ratio_to_direct`, `roof` (rows per
+    second; the same in all rows), `error` (half the width of the spread, in evaluations per second). The first row is
+    drawn on top. `subtitle` is for the machine and the settings.
+    """
+    roof = next((float(row["roof"]) for row in rows if row.get("roof")), None)
+    columns = table_columns(rows, roof)
+    height = _ABOVE + _BAR * len(rows) + _BELOW
+    figure = Figure(figsize=(_WIDTH, height), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    left = _MARGIN + _PER_LETTER * max(len(str(row["mode"])) for row in rows) + 0.1
+    right = _WIDTH - _MARGIN - _COLUMN * len(columns)
+    axes = figure.add_axes((left / _WIDTH, _BELOW / height, (right - left) / _WIDTH, _BAR * len(rows) / height))
+    _frame(axes, rows, roof)
+    _draw_bars(axes, rows)
+    if roof is not None:
+        _draw_roof(axes, roof)
+    _write_columns(axes, columns)
+    _write_head(figure, title, subtitle)
+    figure.savefig(path)
+    return path
+
+
+def table_columns(rows: Sequence[Row], roof: float | None) -> dict[str, list[str]]:
+    """Return heading -> one text per row for the columns beside the bars; a column that no row fills is left out."""
+    columns = {
+        "of the roof": [f"{100 * _rate(row) / roof:.0f} %" if roof else "" for row in rows],
+        "vs direct": [_number(row.get("ratio_to_direct"), "{:.1f}x") for row in rows],
+        "games/min": [_number(row.get("games_per_minute"), "{:,.0f}") for row in rows],
+    }
+    return {heading: texts for heading, texts in columns.items() if any(texts)}
+
+
+def short(value: float) -> str:
+    """Return a rate in about three digits: 950, 12.3k, 123k, 1.2M."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:
+            scaled = value / size
+            return f"{scaled:.0f}{letter}" if scaled >= 99.95 or scaled == int(scaled) else f"{scaled:.1f}{letter}"
+    return f"{value:.0f}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return form.format(value) if value is not None else ""
+
+
+def _rate(row: Row) -> float:
+    return float(row["evaluations_per_second"])
+
+
+def _colour(mode: str) -> str:
+    if mode.startswith("direct"):
+        return _DIRECT
+    return _LOCAL if mode.startswith("local") else _SERVED
+
+
+def _frame(axes: Axes, rows: Sequence[Row], roof: float | None) -> None:
+    axes.set_xlim(0, 1.06 * max([*map(_rate, rows), roof or 0.0, 1.0]))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), [str(row["mode"]) for row in rows], color=_INK, fontsize=11)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.set_xlabel("evaluations per second (rows computed by the network)", color=_FAINT, fontsize=10, labelpad=6)
+    axes.grid(axis="x", color="#E6E6E6", linewidth=0.8, zorder=0)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="x", colors=_FAINT, length=0)
+    axes.tick_params(axis="y", length=0)
+    for side in ("top", "right", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.spines["left"].set_color("#999999")
+
+
+def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
+    """Draw each bar with its rate: inside at its foot where it is long enough to hold it, else right of it."""
+    half = axes.get_xlim()[1] / 2
+    for place, row in enumerate(rows):
+        rate, error = _rate(row), float(row.get("error") or 0.0)
+        colour = _colour(str(row["mode"]))
+        axes.barh(place, rate, height=0.62, color=colour, zorder=2)
+        if error:
+            axes.errorbar(rate, place, xerr=error, color=_INK, capsize=3, linewidth=1, zorder=4)
+        inside = rate > half / 2
+        axes.annotate(
+            short(rate),
+            (0.0 if inside else rate + error, place),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            color="white" if inside and colour == _SERVED else _INK,
+            fontsize=11,
+            fontweight="bold",
+            zorder=5,
+        )
+
+
+def _draw_roof(axes: Axes, roof: float) -> None:
+    axes.axvline(roof, color=_ROOF, linewidth=1.6, linestyle=(0, (5, 3)), zorder=3)
+    axes.annotate(
+        f"roof: the network alone, {short(roof)}",
+        (roof, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(2, 5),
+        textcoords="offset points",
+        ha="right",
+        color=_ROOF,
+        fontsize=10,
+    )
+
+
+def _write_columns(axes: Axes, columns: Mapping[str, Sequence[str]]) -> None:
+    for number, (heading, texts) in enumerate(columns.items(), start=1):
+        points = 72 * _COLUMN * number
+        _write_cell(axes, heading, (1.0, 1.0), (points, 5), _FAINT)
+        for place, text in enumerate(texts):
+            _write_cell(axes, text, (1.0, 1.0 - (place + 0.5) / len(texts)), (points, 0), _INK)
+
+
+def _write_cell(axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], colour: str) -> None:
+    """Write `text` ending at the axes fraction `at`, moved by `shift` points."""
+    axes.annotate(
+        text,
+        at,
+        xycoords="axes fraction",
+        xytext=shift,
+        textcoords="offset points",
+        ha="right",
+        va="center" if shift[1] == 0 else "baseline",
+        color=colour,
+        fontsize=10,
+    )
+
+
+def _write_head(figure: Figure, title: str, subtitle: str) -> None:
+    height = figure.get_figheight()
+    left = _MARGIN / _WIDTH
+    figure.text(left, 1 - 0.40 / height, title, color=_INK, fontsize=14, fontweight="bold")
+    figure.text(left, 1 - 0.66 / height, subtitle, color=_FAINT, fontsize=10)
