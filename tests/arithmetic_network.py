@@ -1,0 +1,100 @@
+"""A real, small network in exact integer arithmetic: what the server returns must equal it bit for bit."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from inference_server import RowSpec
+
+SPEC = RowSpec(
+    game="connect_four",
+    observation_shape=(2, 6, 7),
+    observation_dtype="uint8",
+    num_actions=7,
+    num_players=2,
+    zero_sum=True,
+)
+THREE_SEATS = RowSpec(
+    game="three",
+    observation_shape=(5, 3),
+    observation_dtype="float32",
+    num_actions=600,
+    num_players=3,
+    zero_sum=False,
+)
+POISON = 255
+"""A row whose first number is this makes the whole batch fail."""
+
+
+def compute(spec: RowSpec, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits [n, A] and values [n, P or 1], a fixed function of each row."""
+    flat = rows.reshape(len(rows), -1).astype(np.int64)
+    size = math.prod(spec.observation_shape)
+    weights = np.arange(1, size + 1)[:, None] * np.arange(3, spec.num_actions + 3)[None, :] % 101
+    seats = np.arange(2, size + 2)[:, None] * np.arange(5, spec.value_size + 5)[None, :] % 31
+    return ((flat @ weights) % 997 / 7).astype(np.float32), ((flat @ seats) % 199 / 200).astype(np.float32)
+
+
+def random_rows(spec: RowSpec, count: int, seed: int) -> np.ndarray:
+    """Return `count` random rows without poison."""
+    rows = np.random.default_rng(seed).integers(0, 9, (count, *spec.observation_shape))
+    return rows.astype(spec.observation_dtype)
+
+
+def random_legal(spec: RowSpec, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return ragged legal actions: offsets int64 [count + 1], actions int32; some rows have none."""
+    random = np.random.default_rng(seed)
+    masks = random.random((count, spec.num_actions)) < random.random((count, 1))
+    offsets = np.concatenate([[0], np.cumsum(masks.sum(axis=1))]).astype(np.int64)
+    return offsets, np.nonzero(masks)[1].astype(np.int32)
+
+
+class ArithmeticBackend:
+    """One lane computing `compute`; can be slow, be held, and fail on poisoned rows."""
+
+    def __init__(
+        self, spec: RowSpec, buckets: tuple[int, ...] = (8, 16, 32), seconds: float = 0.0, depth: int = 1
+    ) -> None:
+        self.spec = spec
+        self.buckets = buckets
+        self.depth = depth
+        self.version = "0123456789abcdef"
+        self.seconds = seconds
+        self.may_run = threading.Event()
+        self.may_run.set()
+        self.batches: list[tuple[int, int]] = []  # rows and bucket of each batch launched
+        self._logits = np.zeros((buckets[-1], spec.num_actions), np.float32)
+        self._values = np.zeros((buckets[-1], spec.value_size), np.float32)
+
+    def warm(self) -> None:
+        """Nothing to prepare."""
+
+    def done(self, handle: Any) -> bool:
+        """Whether the batch's time is over."""
+        return time.monotonic() >= handle[2]
+
+    def new_host_buffer(self) -> np.ndarray:
+        """An uninitialised buffer."""
+        return np.empty((self.buckets[-1], *self.spec.observation_shape), self.spec.observation_dtype)
+
+    def launch(self, buffer: np.ndarray, rows: int, bucket: int) -> Any:
+        """Start a batch."""
+        assert rows <= bucket
+        assert bucket in self.buckets
+        self.batches.append((rows, bucket))
+        return buffer, rows, time.monotonic() + self.seconds
+
+    def finish(self, handle: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Compute it; the arrays returned are used again by the next call."""
+        buffer, rows, ready_at = handle
+        assert self.may_run.wait(20)
+        time.sleep(max(ready_at - time.monotonic(), 0))
+        if np.any(buffer[:rows].reshape(rows, -1)[:, 0] == POISON):
+            raise FloatingPointError("poisoned row")
+        self._logits[:rows], self._values[:rows] = compute(self.spec, buffer[:rows])
+        return self._logits[:rows], self._values[:rows]
