@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.kernels import kernel
-from mcts.layout import NONE
+from mcts.layout import MERGED, NONE
 from mcts.rows import copy_bytes
 
 _WAYS = 4
@@ -175,6 +175,7 @@ def merge(leaves, leaf_rows, misses, table, asked):  # -> number of slots writte
             asked[count] = slot
             count += 1
         else:
+            leaves[slot].state = MERGED
             leaves[slot].merged = leaves[table[place]].merged
             leaves[table[place]].merged = slot
     return count

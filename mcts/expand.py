@@ -9,7 +9,7 @@ import numpy as np
 from common.kernels import kernel
 from common.rng import derive, gamma
 from mcts.descend import back_up, lead_with_best, mark
-from mcts.layout import FREE, NONE, PLACED
+from mcts.layout import FREE, MERGED, NAMED, NONE, PLACED
 
 NOISE_STREAM, MOVE_STREAM = 0, 1
 """Purposes of a game's random numbers at one ply."""
@@ -71,16 +71,25 @@ def list_told(leaves, ids, told, width):  # -> entries written, or -1 - (positio
     base = np.int64(0)
     for i in range(ids.shape[0]):
         if ids[i] < 0 or ids[i] >= leaves.shape[0] or leaves[ids[i]].state != PLACED:
+            _unlist(leaves, ids, told[:count])
             return -1 - i
         leaf = ids[i]
         while leaf != NONE:
             told[count].leaf = leaf
             told[count].row = i
             told[count].base = base
+            leaves[leaf].state = NAMED  # a second mention is refused
             leaf = leaves[leaf].merged
             count += 1
         base += width if width > 0 else leaves[ids[i]].legal
     return count
+
+
+@kernel
+def _unlist(leaves, ids, told):
+    """Let the listed leaves wait as before."""
+    for i in range(told.shape[0]):
+        leaves[told[i].leaf].state = PLACED if told[i].leaf == ids[told[i].row] else MERGED
 
 
 @kernel
@@ -254,7 +263,7 @@ def _swap(nodes, edges, leaves, e):
         if edges[k].child != NONE:
             nodes[edges[k].child].parent_edge = k
     for i in range(leaves.shape[0]):
-        if leaves[i].state == PLACED:
+        if leaves[i].state != FREE:
             if leaves[i].edge == e:
                 leaves[i].edge = e + 1
             elif leaves[i].edge == e + 1:

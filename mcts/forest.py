@@ -261,10 +261,9 @@ class Forest:
         return states
 
     def waiting(self) -> Ints:
-        """Return the ids of all rows that were asked and neither told nor dropped, merged followers left out."""
+        """Return the ids of all rows, asked or about to be, that were neither told nor dropped."""
         leaves = self._slots.leaves
-        placed = np.flatnonzero(leaves["state"] == layout.PLACED)
-        return np.setdiff1d(placed, leaves["merged"][placed]).astype(np.int32)
+        return np.flatnonzero(leaves["state"] == layout.PLACED).astype(np.int32)
 
     def evaluated_states(self, tree: int) -> npt.NDArray[np.uint8]:
         """Return the states uint8 [n, S] that were evaluated for the tree's present search."""

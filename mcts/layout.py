@@ -17,8 +17,9 @@ import numpy as np
 
 NONE = -1
 """No node, no edge, no leaf."""
-FREE, PLACED = 0, 1
-"""States of a leaf slot: unused; waiting for its evaluation."""
+FREE, PLACED, MERGED, NAMED = 0, 1, 2, 3
+"""States of a leaf slot: unused; waiting for its evaluation; waiting behind an identical leaf; named in a tell or drop
+that is under way."""
 
 
 def tree_dtype(players: int) -> np.dtype[np.void]:
@@ -69,7 +70,7 @@ LEAF = np.dtype([
     ("tree", "i4"), ("parent", "i4"), ("edge", "i4"),  # edge NONE: the root itself
     ("ply", "i4"), ("to_play", "i4"), ("legal", "i4"),  # number of legal moves
     ("node", "i4"),  # the node made of it, once told
-    ("state", "i4"),  # FREE or PLACED
+    ("state", "i4"),  # FREE, PLACED, MERGED or NAMED
     ("merged", "i4"),  # next leaf of this ask with the same observation
     ("source", "i4"),  # where its game state stood before rows were moved together
 ])  # fmt: skip
