@@ -28,7 +28,7 @@ Ints = npt.NDArray[np.int32]
 
 
 class Rows(NamedTuple):
-    """Leaves that want an evaluation. Arrays are views, valid until the forest's next ask."""
+    """Leaves that want an evaluation. Arrays are views, valid until the forest's next grow or ask."""
 
     ids: Ints
     """[B] names to tell the answers by."""
@@ -202,6 +202,8 @@ class Forest:
         """Take back rows `ids` [B] that will not be answered; their trees stand as before they asked."""
         told = self._told(ids, 0)
         expand.withdraw(self._trees, self._nodes, self._edges, self._slots.leaves, told)
+        if self._slots.count:
+            self._slots.forget_dropped()
 
     def _told(self, ids: Ints, width: int) -> npt.NDArray[np.void]:
         self._still = False
@@ -312,6 +314,17 @@ class _Slots:
         self.observations = np.zeros((size, *game.observation_shape), game.observation_dtype)
         self.raw_observations = _raw_rows(self.observations)
         self.table = np.full(1 << (2 * size - 1).bit_length(), layout.NONE, np.int32)
+
+    def forget_dropped(self) -> None:
+        """Take rows that were dropped before anybody asked for them out of the next ask."""
+        asked = self.asked[: self.count]
+        keep = self.leaves["state"][asked] == layout.PLACED
+        kept = int(keep.sum())
+        self.observations[:kept] = self.observations[: self.count][keep]
+        self.asked[:kept] = asked[keep]
+        self.count = kept
+        # Leaves must not be merged with slots that are free now; the kept ones lose followers, nothing else.
+        self.table.fill(layout.NONE)
 
 
 def forest_capacity(game: Game, trees: int, settings: SearchSettings) -> layout.Capacity:
