@@ -93,8 +93,8 @@ class HashEvaluator:
         self.rows += n
         logits = np.zeros((n, self.game.num_actions), np.float32)
         values = np.zeros((n, self.width), np.float32)
-        raw = np.ascontiguousarray(observations).reshape(n, -1).view(np.uint8)
-        hash_evaluate(raw, logits, values)
+        if n:
+            hash_evaluate(np.ascontiguousarray(observations).reshape(n, -1).view(np.uint8), logits, values)
         logits *= np.float32(self.scale)
         return logits, np.round(values * 2) / np.float32(2) if self.coarse else values
 
@@ -180,8 +180,7 @@ def run_untidily(forest: Forest, evaluator: HashEvaluator, rng: np.random.Genera
         dropped = rng.random(len(chosen)) < drops
         forest.drop(chosen[dropped])
         told = chosen[~dropped]
-        logits, values = evaluator.batch(np.array([open_rows[i] for i in told]).reshape(-1, *rows.observations.shape[1:]))
-        forest.tell(told, logits, values)
+        forest.tell(told, *evaluator.batch(np.array([open_rows[i] for i in told.tolist()])))
         assert_within(forest)
         for i in chosen.tolist():
             del open_rows[i]
@@ -243,7 +242,8 @@ def naive_tree(search: NaiveSearch) -> Tree:
             here = (*path, edge.action)
             out[here] = (float(edge.prior), 0)
             if edge.child is not None:
-                out[here] = (float(edge.prior), edge.visits, tuple(edge.value), tuple(edge.child.value), edge.child.terminal)
+                child = edge.child
+                out[here] = (float(edge.prior), edge.visits, tuple(edge.value), tuple(child.value), child.terminal)
                 stack.append((here, edge.child))
     return out
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcts import NONE, Forest, SearchSettings, make_cache
+from mcts import Forest, SearchSettings, make_cache
 from tests.naive import NaiveSearch, legal_actions
 from tests.search_tools import (
     GAMES,
