@@ -1,13 +1,16 @@
-"""The pipe between a worker and its supervisor: small msgpack lists, `[kind, ...]`, in both directions.
+"""The pipe between a worker, or the server's process, and the supervisor: small msgpack lists `[kind, ...]`.
 
-    to the worker    indices [..] | pause | resume | stop
-    to the parent    ready | finished [..] | stats {..} | failed text | bye {..}
+    to a worker        indices [..] | pause | resume | stop
+    from a worker      ready | finished [..] | stats {..} | failed text | bye {..}
+    to the host        stop
+    from the host      ready {..} | stats {..} | failed text
 
-A worker whose pipe ends has lost its supervisor and stops.
+One whose pipe ends has lost its supervisor and stops.
 """
 
 from __future__ import annotations
 
+import contextlib
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -15,20 +18,18 @@ import msgpack
 
 
 class Port:
-    """The worker's end of the pipe."""
+    """One end of the pipe."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def send(self, kind: str, *values: Any) -> None:
-        """Send one message; a supervisor that is gone is noticed at the next `receive`."""
-        try:
+        """Send one message; a partner that is gone is noticed at the next `receive`."""
+        with contextlib.suppress(OSError):
             self._connection.send_bytes(msgpack.packb([kind, *values]))
-        except OSError:
-            pass
 
     def receive(self, timeout_s: float = 0.0) -> list[Any] | None:
-        """Return the next message, waiting up to `timeout_s`, or None; `["stop"]` when the supervisor is gone."""
+        """Return the next message, waiting up to `timeout_s`, or None; `["stop"]` when the partner is gone."""
         try:
             if not self._connection.poll(timeout_s):
                 return None
@@ -36,6 +37,10 @@ class Port:
             return message
         except (EOFError, OSError):
             return ["stop"]
+
+    def fileno(self) -> int:
+        """Return the descriptor, for `multiprocessing.connection.wait`."""
+        return self._connection.fileno()
 
     def close(self) -> None:
         """Close the pipe."""

@@ -1,0 +1,379 @@
+"""The pool: starts the server and its workers, hands out games, notices who died, ends everything cleanly.
+
+The supervisor's process runs it; it never imports torch. Call `pump` often: all messages are handled there.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from common.errors import PoolError
+from inference_server import ServerSettings
+from inference_server.network_settings import NetworkSettings
+from mcts import SearchSettings
+from workers import host, process_worker
+from workers.index_book import IndexBook, share
+from workers.port import Port
+from workers.records import read_log
+from workers.warm import GAME_VARIABLE
+from workers.worker import WorkerJob
+
+START_S = 300.0
+"""Longest wait for the server; compiling a large user network takes minutes."""
+STOP_S = 10.0
+"""Longest wait for workers and server to end by themselves before they are killed."""
+MOST_RESTARTS = 5
+"""Restarts of one worker without a finished game in between, before it is given up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Workers and games a worker, for one kind of pool."""
+
+    workers: int
+    games: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolPlan:
+    """Everything a pool needs to know; resolved settings only."""
+
+    game_spec: str
+    run_seed: int
+    games_folder: Path
+    search: SearchSettings
+    network: NetworkSettings
+    server: ServerSettings
+    evaluator: str
+    pool: str
+    groups: int
+    thread_sizes: Sizes
+    process_sizes: Sizes
+    endpoint: str = ""
+    """A server that runs elsewhere; empty = start one where the evaluator needs it."""
+    direct_compile: str = "eager"
+
+
+@dataclass
+class _Handle:
+    worker: int
+    port: Port
+    process: BaseProcess | None
+    ready: bool = False
+    stats: dict[str, float] = field(default_factory=dict)
+    earlier: dict[str, float] = field(default_factory=dict)  # counts of former lives
+    restarts: int = 0
+    restart_at: float = 0.0
+    alive: bool = True
+
+
+class Pool:
+    """Workers and, where needed, their server; use as a context manager around `start`."""
+
+    def __init__(self, plan: PoolPlan, book: IndexBook) -> None:
+        self.plan, self.book = plan, book
+        self.host_ready: dict[str, Any] = {}
+        """What the server's process said when it was ready: backend, pool and its reason, endpoint, model."""
+        self.host_stats: dict[str, Any] = {}
+        self.problems: list[str] = []
+        """One line for every fault that was survived."""
+        self.restarted = 0
+        self._context = _context(plan.game_spec)
+        self._handles: dict[int, _Handle] = {}
+        self._host: tuple[BaseProcess, Port] | None = None
+        self._host_alive = False
+        self._stopping = False
+        self._paused = False
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the server, then the workers; returns when the server is ready and workers are on their way.
+
+        Raises PoolError, with the child's own words, when the server cannot start.
+        """
+        plan = self.plan
+        threads_possible = plan.pool != "process" and not plan.endpoint and plan.evaluator not in ("local", "direct")
+        if (plan.evaluator == "server" and not plan.endpoint) or threads_possible:
+            self._start_host(threads_possible)
+            self._wait_for_host()
+        if self.pool_kind == "process":
+            self._handles.clear()
+            for worker in range(plan.process_sizes.workers):
+                self._start_process(worker, None)
+
+    @property
+    def pool_kind(self) -> str:
+        """`thread` or `process`."""
+        return str(self.host_ready.get("pool", "process"))
+
+    @property
+    def sizes(self) -> Sizes:
+        """Workers and games a worker of the kind in use."""
+        return self.plan.thread_sizes if self.pool_kind == "thread" else self.plan.process_sizes
+
+    @property
+    def alive(self) -> int:
+        """Workers that run or are about to be restarted."""
+        return sum(handle.alive for handle in self._handles.values())
+
+    @property
+    def ready(self) -> int:
+        """Workers that said they are ready."""
+        return sum(handle.ready for handle in self._handles.values())
+
+    def pause(self) -> None:
+        """Let the workers hold still with their trees; the server then has nothing to do."""
+        self._paused = True
+        self._tell_all("pause")
+
+    def resume(self) -> None:
+        """Let the workers go on."""
+        self._paused = False
+        self._tell_all("resume")
+
+    def pump(self, timeout_s: float) -> None:
+        """Handle messages for up to `timeout_s`, restart workers that are due, hand out games.
+
+        Raises PoolError when the server has ended or no worker is left.
+        """
+        ports: list[Any] = [handle.port for handle in self._handles.values() if handle.process or self._host_alive]
+        if self._host and self._host_alive:
+            ports.append(self._host[1])
+        ready = connection.wait(ports, timeout_s) if ports else []
+        for handle in list(self._handles.values()):
+            if handle.port in ready:
+                self._read(handle)
+        if self._host and self._host[1] in ready:
+            self._read_host()
+        if not self._stopping:
+            self._restart_due()
+            self._hand_out()
+
+    def stop(self) -> None:
+        """End workers, then the server; what does not end within `STOP_S` is killed. May be called twice."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._tell_all("stop")
+        deadline = time.monotonic() + STOP_S
+        while time.monotonic() < deadline and any(h.alive for h in self._handles.values()):
+            self.pump(0.05)
+        if self._host and self._host_alive:
+            self._host[1].send("stop")
+            while time.monotonic() < deadline and self._host_alive:
+                self.pump(0.05)
+        processes = [h.process for h in self._handles.values() if h.process] + ([self._host[0]] if self._host else [])
+        for process in processes:
+            _end(process, max(0.1, deadline - time.monotonic()))
+        for handle in self._handles.values():
+            handle.port.close()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # -- figures -------------------------------------------------------------------------------------------------
+
+    def totals(self) -> dict[str, float]:
+        """Return the monotone counts of all workers together, dead ones included; `peak_rss_mb` is the largest."""
+        out: dict[str, float] = {}
+        for handle in self._handles.values():
+            for part in (handle.earlier, handle.stats):
+                for name, value in part.items():
+                    out[name] = max(out.get(name, 0), value) if name == "peak_rss_mb" else out.get(name, 0) + value
+        return out
+
+    def games_by_worker(self) -> list[int]:
+        """Return the games each worker has finished."""
+        return [int(h.earlier.get("games", 0) + h.stats.get("games", 0)) for h in self._handles.values()]
+
+    # -- children ------------------------------------------------------------------------------------------------
+
+    def _job(self, worker: int, sizes: Sizes) -> WorkerJob:
+        plan = self.plan
+        return WorkerJob(
+            worker=worker,
+            game_spec=plan.game_spec,
+            run_seed=plan.run_seed,
+            search=plan.search,
+            games=sizes.games,
+            groups=plan.groups,
+            log_path=str(plan.games_folder / f"worker-{worker:03d}.jsonl"),
+        )
+
+    def _start_host(self, threads: bool) -> None:
+        plan, theirs, jobs = self.plan, [], []
+        if threads:
+            for worker in range(plan.thread_sizes.workers):
+                mine, other = self._context.Pipe()
+                self._handles[worker] = _Handle(worker, Port(mine), None)
+                theirs.append(other)
+                jobs.append(self._job(worker, plan.thread_sizes))
+        job = host.HostJob(
+            game_spec=plan.game_spec,
+            evaluator=plan.evaluator,
+            network=plan.network,
+            server=plan.server,
+            pool=plan.pool,
+            threads=tuple(jobs),
+        )
+        mine, other = self._context.Pipe()
+        process = self._context.Process(target=host.main, args=(job, other, theirs), name="grove-server")
+        process.start()
+        for end in (other, *theirs):
+            end.close()
+        self._host, self._host_alive = (process, Port(mine)), True
+
+    def _wait_for_host(self) -> None:
+        deadline = time.monotonic() + START_S
+        while not self.host_ready:
+            if time.monotonic() > deadline:
+                raise PoolError(f"the server was not ready within {START_S:.0f} s; see `grove doctor`")
+            self.pump(0.1)
+
+    def _start_process(self, worker: int, former: _Handle | None) -> None:
+        plan = self.plan
+        mine, other = self._context.Pipe()
+        evaluator = process_worker.EvaluatorJob(
+            kind=plan.evaluator,
+            endpoint=plan.endpoint or str(self.host_ready.get("endpoint", "")),
+            network=plan.network,
+            direct_compile=plan.direct_compile,
+        )
+        arguments = (self._job(worker, plan.process_sizes), evaluator, other)
+        process = self._context.Process(target=process_worker.main, args=arguments, name=f"grove-worker-{worker}")
+        process.start()
+        other.close()
+        handle = _Handle(worker, Port(mine), process)
+        if former is not None:
+            former.port.close()
+            handle.earlier, handle.restarts = former.earlier, former.restarts
+        self._handles[worker] = handle
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    def _tell_all(self, kind: str) -> None:
+        for handle in self._handles.values():
+            if handle.alive:
+                handle.port.send(kind)
+
+    def _read(self, handle: _Handle) -> None:
+        message = handle.port.receive()
+        while message is not None:
+            kind, *values = message
+            if kind == "stop":
+                self._lost(handle, "its process ended")
+                return
+            if kind == "ready":
+                handle.ready = True
+                if self._paused:
+                    handle.port.send("pause")
+            elif kind == "finished":
+                self.book.finish(handle.worker, values[0])
+                handle.restarts = 0
+            elif kind == "failed":
+                self._failed(handle, values[0])
+            else:
+                handle.stats = values[0]
+                handle.alive = handle.alive and kind != "bye"
+            message = handle.port.receive()
+
+    def _failed(self, handle: _Handle, text: str) -> None:
+        """Note a worker's last words; a search thread starts anew by itself, a process is about to end."""
+        self.problems.append(f"worker {handle.worker}: {text}")
+        if handle.process is None:
+            self._take_back(handle)
+            handle.ready = False
+
+    def _take_back(self, handle: _Handle) -> None:
+        """Book the games a dead worker wrote, and let others play what it held."""
+        path = self.plan.games_folder / f"worker-{handle.worker:03d}.jsonl"
+        if path.exists():
+            self.book.finish(handle.worker, [record.index for record in read_log(path).records])
+        self.book.lose(handle.worker)
+        counts = {**handle.stats}
+        for name, value in handle.earlier.items():
+            counts[name] = max(counts.get(name, 0), value) if name == "peak_rss_mb" else counts.get(name, 0) + value
+        handle.earlier, handle.stats = counts, {}
+
+    def _lost(self, handle: _Handle, why: str) -> None:
+        if not handle.alive or handle.restart_at:
+            return
+        handle.ready = False
+        if self._stopping or handle.process is None:
+            handle.alive = False
+            return
+        _end(handle.process, 1.0)
+        self._take_back(handle)
+        handle.restarts += 1
+        if handle.restarts > MOST_RESTARTS:
+            handle.alive = False
+            self.problems.append(f"worker {handle.worker} is given up after {MOST_RESTARTS} restarts; {why}")
+        else:
+            pause = 0.25 * 2 ** (handle.restarts - 1)
+            handle.restart_at = time.monotonic() + pause
+            self.problems.append(f"worker {handle.worker}: {why}; started again in {pause:.2g} s")
+
+    def _restart_due(self) -> None:
+        for handle in list(self._handles.values()):
+            if handle.restart_at and time.monotonic() >= handle.restart_at:
+                self.restarted += 1
+                self._start_process(handle.worker, handle)
+        if self._handles and not self.alive:
+            raise PoolError(f"no worker is left; the last fault: {self.problems[-1] if self.problems else 'unknown'}")
+
+    def _hand_out(self) -> None:
+        if not self.book.unassigned:
+            return
+        for handle in self._handles.values():
+            if handle.ready and handle.alive:
+                held = self.book.held_by(handle.worker)
+                count = share(self.book, self.alive, self.sizes.games, held)
+                if count:
+                    handle.port.send("indices", self.book.hand_out(handle.worker, count))
+
+    def _read_host(self) -> None:
+        assert self._host is not None
+        message = self._host[1].receive()
+        while message is not None:
+            kind, *values = message
+            if kind == "stop":
+                self._host_alive = False
+                if not self._stopping:
+                    said = self.problems[-1] if self.problems else "it was killed"
+                    raise PoolError(f"the inference server has ended: {said}")
+                return
+            if kind == "ready":
+                self.host_ready = values[0]
+            elif kind == "failed":
+                self.problems.append(values[0])
+            else:
+                self.host_stats = values[0]
+            message = self._host[1].receive()
+
+
+def _context(game_spec: str) -> Any:
+    """Return the forkserver context with the game's kernels preloaded, or spawn where there is none."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    os.environ[GAME_VARIABLE] = game_spec
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["workers.preload"])
+    return context
+
+
+def _end(process: BaseProcess, patience_s: float) -> None:
+    process.join(patience_s)
+    if process.is_alive():
+        process.kill()
+        process.join()

@@ -1,0 +1,73 @@
+"""The main function of a worker process."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from common.errors import GroveError
+from game import load_game
+from game.contract import Game
+from inference_server import ZmqClient
+from inference_server.network_settings import NetworkSettings
+from workers.evaluators import (
+    Evaluator,
+    HashEvaluator,
+    NetworkEvaluator,
+    RolloutEvaluator,
+    ServedEvaluator,
+    row_spec,
+)
+from workers.port import Port
+from workers.worker import Worker, WorkerJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatorJob:
+    """Which evaluator a worker shall use; plain values."""
+
+    kind: str
+    endpoint: str = ""
+    """Where the server listens, for kind `server`."""
+    network: NetworkSettings = NetworkSettings()
+    """The worker's own network, for kinds `local` and `direct`."""
+    direct_compile: str = "eager"
+    """How a `direct` network runs: eager, compiled or cpp_wrapper; `bench compare` takes the fastest."""
+
+
+def main(job: WorkerJob, evaluator_job: EvaluatorJob, connection: Connection) -> None:
+    """Play until the supervisor says stop or is gone. Faults go to the supervisor as one line."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
+    port = Port(connection)
+    try:
+        game = load_game(job.game_spec)
+        evaluator = make_evaluator(game, job, evaluator_job)
+        Worker(job, game, evaluator, port).run()
+    except GroveError as error:
+        port.send("failed", str(error))
+    except Exception as error:
+        port.send("failed", f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        port.close()
+
+
+def make_evaluator(game: Game, job: WorkerJob, wanted: EvaluatorJob) -> Evaluator:
+    """Return the evaluator; torch is imported only for a network of the worker's own."""
+    spec = row_spec(game)
+    if wanted.kind == "test":
+        return HashEvaluator(spec)
+    if wanted.kind == "rollout":
+        return RolloutEvaluator(game, seed=job.run_seed)
+    if wanted.kind == "server":
+        most = -(-job.games // job.groups) * job.search.leaves
+        name = f"worker-{job.worker}-{os.getpid()}"
+        return ServedEvaluator(
+            ZmqClient(wanted.endpoint, spec, name=name, window=job.groups, max_rows=most), game.num_actions
+        )
+    from inference_server.direct import DirectNetwork
+
+    batch = wanted.kind == "local"
+    return NetworkEvaluator(spec, DirectNetwork(spec, wanted.network, wanted.direct_compile), batch)
