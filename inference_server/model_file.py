@@ -103,7 +103,7 @@ def load_model(path: str | Path, row_spec: RowSpec, trusted_class: str = "") -> 
 
 
 def model_version(spec: str, row_spec: RowSpec, state: Mapping[str, Tensor]) -> str:
-    """Return 16 hex digits of the SHA-256 over the description and, by name, all tensors (name, dtype, shape, bytes)."""
+    """Return 16 hex digits of the SHA-256 over the description and all tensors by name (dtype, shape, bytes)."""
     digest = hashlib.sha256(_description(spec, row_spec).encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

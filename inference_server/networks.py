@@ -13,7 +13,6 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -207,6 +206,6 @@ def _user_network(spec: str, row_spec: RowSpec) -> nn.Module:
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise SettingError.of("network", spec, "it is no torch.nn.Module class", "name a subclass of torch.nn.Module")
     try:
-        return cast(nn.Module, kind(row_spec))
+        return kind(row_spec)
     except Exception as error:
         raise SettingError.of("network", spec, f"its constructor fails: {_one_line(error)}", "mend it") from error

@@ -1,0 +1,109 @@
+"""Backends: what runs under a lane. `make_backends` decides device, number format and execution and says why."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from common.machine import usable_cores
+from inference_server import lanes as lanes_room
+from inference_server.backend_cpu import CpuBackend
+from inference_server.backend_cuda import CudaBackend
+from inference_server.buckets import CPU_COMPILED, CPU_READY, CUDA_GRAPHS, buckets_up_to
+from inference_server.execution import Execution, choose_execution
+from inference_server.model_file import LoadedModel, open_model
+from inference_server.network_settings import NetworkSettings
+from inference_server.rows import RowSpec
+
+
+class Backend(lanes_room.Backend, Protocol):
+    """A lane's backend with the parts that only its owner calls."""
+
+    @property
+    def recompiles(self) -> int:
+        """Batches that compiled code refused and that were repeated eagerly."""
+        ...
+
+    def load_weights(self, state: Mapping[str, Tensor], version: str) -> None:
+        """Replace the weights (trained form) in place while the lane is parked."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return what was chosen and why, as plain values."""
+        ...
+
+    def close(self) -> None:
+        """Give up background work and device memory."""
+        ...
+
+
+def make_backends(
+    row_spec: RowSpec, settings: NetworkSettings, max_batch: int, lanes: int = 0, deterministic: bool = False
+) -> list[Backend]:
+    """Return one backend per lane for the network of `settings`; all hold the same weights and buckets.
+
+    Args:
+        row_spec: the rows to be evaluated.
+        settings: network, model file, device, dtype, compilation.
+        max_batch: top bucket in rows.
+        lanes: how many; 0 takes one per CUDA device, or one per usable core on CPU.
+        deterministic: one bucket, fp32, the same operators in every lane, so rows do not depend on their company.
+
+    Raises:
+        SettingError: a setting that cannot work here, or a network that does not fit the rows.
+        ModelError: the model file cannot be used.
+    """
+    model = open_model(settings, row_spec)
+    execution = choose_execution(model, settings, max_batch, deterministic)
+    if execution.device.type == "cuda":
+        return _cuda_backends(model, execution, buckets_up_to(max_batch, CUDA_GRAPHS, deterministic), lanes)
+    ladder = CPU_COMPILED if execution.kind == "compiled" else CPU_READY
+    buckets = buckets_up_to(max_batch, ladder, deterministic)
+    return [CpuBackend(model, execution, buckets, lane) for lane in range(lanes or usable_cores())]
+
+
+def _cuda_backends(model: LoadedModel, execution: Execution, buckets: tuple[int, ...], lanes: int) -> list[Backend]:
+    devices = torch.cuda.device_count()
+    placed = [replace(execution, device=torch.device("cuda", lane % devices)) for lane in range(lanes or devices)]
+    return [CudaBackend(model, place, buckets, lane) for lane, place in enumerate(placed)]
+
+
+def network_rate(backends: list[Backend], seconds: float, bucket: int = 0) -> float:
+    """Return the roof in rows/s: these warmed backends alone, full batches of `bucket` rows (0 = top), one thread each.
+
+    The backends must not be serving meanwhile.
+    """
+    bucket = bucket or backends[0].buckets[-1]
+    stop = threading.Event()
+    batches = [0] * len(backends)
+    threads = [
+        threading.Thread(target=_full_batches, args=(i, b, bucket, stop, batches)) for i, b in enumerate(backends)
+    ]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    time.sleep(seconds)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return sum(batches) * bucket / (time.perf_counter() - start)
+
+
+def _full_batches(lane: int, backend: Backend, bucket: int, stop: threading.Event, batches: list[int]) -> None:
+    """Keep `depth` full batches under way until `stop`; count the finished ones in batches[lane]."""
+    buffers = [backend.new_host_buffer() for _ in range(backend.depth)]
+    under_way = [backend.launch(buffer, bucket, bucket) for buffer in buffers[1:]]
+    turn = 0
+    while not stop.is_set():
+        under_way.append(backend.launch(buffers[turn], bucket, bucket))
+        backend.finish(under_way.pop(0))
+        batches[lane] += 1
+        turn = (turn + 1) % len(buffers)
+    for handle in under_way:
+        backend.finish(handle)

@@ -1,0 +1,117 @@
+"""The CPU lane: one thread, one core, one network; oneDNN's fused operators, torch.compile or plain torch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from inference_server.compiling import CompiledBuckets
+from inference_server.execution import Execution
+from inference_server.model_file import LoadedModel
+from inference_server.networks import Outputs
+from inference_server.served_network import ServedNetwork, random_rows
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class CpuBackend:
+    """Evaluates batches in the thread that calls it. `launch` computes, `finish` only returns."""
+
+    depth = 1
+
+    def __init__(self, model: LoadedModel, execution: Execution, buckets: tuple[int, ...], lane: int = 0) -> None:
+        """Copy the weights of `model`; `lane` only names the compiled functions."""
+        self.buckets = buckets
+        self._execution = execution
+        rows = buckets[-1] if execution.kind == "onednn" else 0
+        self._served = ServedNetwork(model, execution.device, execution.dtype, rows)
+        self._compiled: CompiledBuckets | None = None
+        if execution.kind == "compiled":
+            self._compiled = CompiledBuckets(self._served.network, self._rows, buckets, f"lane{lane}")
+        self._thread = 0
+
+    @property
+    def version(self) -> str:
+        """Content hash of the weights, 16 hex digits."""
+        return self._served.version
+
+    @property
+    def recompiles(self) -> int:
+        """Batches that compiled code refused and that were repeated eagerly."""
+        return self._compiled.recompiles if self._compiled else 0
+
+    def warm(self) -> None:
+        """Run every bucket once, eagerly, and begin compiling in the background where that is the kind."""
+        for bucket in self.buckets:
+            self._compute(self._rows(bucket))
+        if self._compiled:
+            self._compiled.start()
+
+    def wait_compiled(self, timeout_s: float) -> bool:
+        """Wait until no bucket is left to compile; return whether that is so."""
+        return self._compiled is None or self._compiled.wait(timeout_s)
+
+    def new_host_buffer(self) -> npt.NDArray[Any]:
+        """Return a host array [top bucket, *observation_shape] of the observation dtype, zeroed."""
+        spec = self._served.row_spec
+        return np.zeros((self.buckets[-1], *spec.observation_shape), dtype=spec.observation_dtype)
+
+    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int) -> tuple[Outputs, int]:
+        """Compute the first `bucket` rows of `buffer`, of which `rows` count; return the handle for `finish`."""
+        return self._compute(torch.from_numpy(buffer[:bucket])), rows
+
+    def done(self, handle: tuple[Outputs, int]) -> bool:
+        """Whether `finish` would not have to wait: always."""
+        return True
+
+    def finish(self, handle: tuple[Outputs, int]) -> tuple[FloatArray, FloatArray]:
+        """Return logits [rows, A] and values [rows, V]."""
+        (logits, values), rows = handle
+        return logits[:rows].numpy(), values[:rows].numpy()
+
+    def load_weights(self, state: Mapping[str, Tensor], version: str) -> None:
+        """Replace the weights in place (trained form); only while the lane is parked.
+
+        Raises:
+            ModelError: weights of another network.
+        """
+        self._served.load(state, version)
+
+    def describe(self) -> dict[str, Any]:
+        """Return device, dtype, kind of execution, their reasons, buckets, bf16 drift and version."""
+        execution = self._execution
+        policy, value = execution.drift or (0.0, 0.0)
+        return {
+            "device": f"cpu ({torch.backends.cpu.get_cpu_capability()})",
+            "device_reason": execution.device_reason,
+            "dtype": execution.dtype_name,
+            "dtype_reason": execution.dtype_reason,
+            "kind": execution.kind,
+            "kind_reason": (self._compiled.fault if self._compiled else "") or execution.kind_reason,
+            "buckets": self.buckets,
+            "compiled_buckets": self._compiled.ready if self._compiled else (),
+            "policy_drift": policy,
+            "value_drift": value,
+            "version": self.version,
+        }
+
+    def close(self) -> None:
+        """Stop compiling."""
+        if self._compiled:
+            self._compiled.close()
+
+    def _rows(self, bucket: int) -> Tensor:
+        return random_rows(self._served.row_spec, bucket)
+
+    def _compute(self, observations: Tensor) -> Outputs:
+        if threading.get_ident() != self._thread:  # torch's thread count belongs to the calling thread
+            torch.set_num_threads(1)
+            self._thread = threading.get_ident()
+        with torch.inference_mode():
+            return (self._compiled or self._served)(observations)

@@ -1,0 +1,96 @@
+"""A worker's own network without a server: the baselines `direct` (one position a call) and `local` (own batch)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from common.errors import SettingError
+from inference_server.backend_cpu import CpuBackend, FloatArray
+from inference_server.backend_cuda import CudaBackend
+from inference_server.buckets import CPU_READY, CUDA_GRAPHS, bucket_for, buckets_up_to
+from inference_server.compiling import Network, compile_for
+from inference_server.execution import Execution, choose_device, choose_execution
+from inference_server.model_file import LoadedModel, open_model
+from inference_server.network_settings import NetworkSettings
+from inference_server.rows import RowSpec
+from inference_server.served_network import ServedNetwork, random_rows
+from inference_server.toolchain import compiler_fault
+
+_MAX_BATCH = 256
+Compile = Literal["eager", "compiled", "cpp_wrapper"]
+
+
+class DirectNetwork:
+    """Evaluates rows in the calling thread, on one core (or on CUDA where the settings say so).
+
+    One position a call runs in fp32 with plain torch operators, compiled as asked: on CPU that beats bf16 and fused
+    operators, whose set-up only batches repay. Several rows run exactly as a lane of the server would run them.
+    """
+
+    def __init__(self, row_spec: RowSpec, settings: NetworkSettings, compile: Compile = "eager") -> None:
+        """Load the network; compilation, where asked for, ends before this returns (seconds, cached on disk).
+
+        Raises:
+            SettingError: a setting that cannot work here, or compilation without a compiler.
+            ModelError: the model file cannot be used.
+        """
+        self._row_spec = row_spec
+        self._settings = settings
+        self._model = open_model(settings, row_spec)
+        self.version = self._model.version
+        on_cuda = choose_device(settings.device)[0].type == "cuda"
+        self._single = None if on_cuda else self._single_network(compile)
+        self._batches: CpuBackend | CudaBackend | None = None
+        self._buffer: npt.NDArray[Any] = np.empty(0)
+
+    def evaluate(self, observations: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+        """Map rows [n, *observation_shape] to logits [n, A] and values [n, V], valid until the next call."""
+        if len(observations) == 1 and self._single is not None:
+            with torch.inference_mode():
+                logits, values = self._single(torch.from_numpy(observations))
+            return logits.numpy(), values.numpy()
+        if self._batches is None:
+            self._batches = self._new_batches()
+            self._buffer = self._batches.new_host_buffer()
+        parts = [self._part(observations[at : at + _MAX_BATCH]) for at in range(0, len(observations), _MAX_BATCH)]
+        if len(parts) == 1:
+            return parts[0]
+        logits_parts, values_parts = zip(*parts, strict=True)
+        return np.concatenate(logits_parts), np.concatenate(values_parts)
+
+    def _part(self, observations: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+        assert self._batches is not None
+        rows = len(observations)
+        self._buffer[:rows] = observations
+        handle = self._batches.launch(self._buffer, rows, bucket_for(rows, self._batches.buckets))
+        logits, values = self._batches.finish(handle)  # type: ignore[arg-type]
+        return logits.copy(), values.copy()
+
+    def _single_network(self, compile: Compile) -> Network:
+        torch.set_num_threads(1)
+        dtype = torch.bfloat16 if self._settings.dtype == "bf16" else torch.float32
+        network = ServedNetwork(self._model, torch.device("cpu"), dtype).network
+        row = random_rows(self._row_spec, 1)
+        with torch.inference_mode():
+            if compile == "eager":
+                network(row)
+                return network
+            if fault := compiler_fault():
+                raise SettingError.of("compile", compile, fault, "use eager or see `grove doctor`")
+            return compile_for(network, row, f"single_{compile}", cpp_wrapper=compile == "cpp_wrapper")
+
+    def _new_batches(self) -> CpuBackend | CudaBackend:
+        execution = choose_execution(self._model, self._settings, _MAX_BATCH, deterministic=False)
+        backend = _new_backend(self._model, execution)
+        backend.warm()
+        return backend
+
+
+def _new_backend(model: LoadedModel, execution: Execution) -> CpuBackend | CudaBackend:
+    if execution.device.type == "cuda":
+        return CudaBackend(model, execution, buckets_up_to(_MAX_BATCH, CUDA_GRAPHS))
+    return CpuBackend(model, execution, buckets_up_to(_MAX_BATCH, CPU_READY))
