@@ -116,8 +116,8 @@ def check(game: Game, games: int = 50, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     seeds = rng.integers(0, 1 << 63, games, np.uint64)
     _check_initial(game, seeds)
-    _look(game, _start(game, seeds[:0]), "no game at all (B = 0)")
-    _stepped(game, _start(game, seeds[:0]), np.empty(0, np.int32), "no game at all (B = 0)")
+    nothing = _start(game, seeds[:0])
+    _advance(game, nothing, np.empty(0, np.int32), _Place(np.empty(0, np.int64), 0))
     histories = _play(game, seeds, rng)
     for symmetry in game.symmetries or ():
         _check_symmetry_in_play(game, symmetry, seeds, histories)
@@ -209,6 +209,19 @@ def _check_initial(game: Game, seeds: NDArray[np.uint64]) -> None:
             raise _broken(game, "initial writes every field, from the seed alone", found)
 
 
+class _Place(NamedTuple):
+    """Where in the random games a batch of states is, for messages."""
+
+    games: NDArray[np.int64]
+    move: int
+
+    def row(self, i: int) -> str:
+        return f"game {self.games[i]}, move {self.move}"
+
+    def batch(self) -> str:
+        return f"a batch of {len(self.games)} games, move {self.move}"
+
+
 class _View(NamedTuple):
     """All answers of a game about a batch of states."""
 
@@ -233,7 +246,8 @@ def _ask(game: Game, states: NDArray[Any], where: str, byte: int) -> _View:
     utility = _junk((size, game.num_players), np.float64, byte)
     mover = _junk((size,), np.int8, byte)
     offsets = _junk((size + 1,), np.int64, byte)
-    actions = _junk((size * game.max_legal,), np.int32, byte)
+    # Room for all actions: a kernel that lists more than max_legal is told so and overwrites nothing.
+    actions = _junk((size * game.num_actions,), np.int32, byte)
     rows = _junk((size, *game.observation_shape), game.observation_dtype, byte)
     _call(game, "outcome", where, states, done, utility)
     _call(game, "to_play", where, states, mover)
@@ -252,18 +266,17 @@ def _compare(game: Game, promise: str, where: str, one: dict[str, object], two: 
         raise _broken(game, promise, f"{where}: {' and '.join(differ)} differ")
 
 
-def _look(game: Game, states: NDArray[Any], where: str) -> _View:
+def _look(game: Game, states: NDArray[Any], place: _Place) -> _View:
     """Return the game's answers about `states`, asked twice and once more one at a time."""
     before = states.tobytes()
-    view, again = _ask(game, states, where, 0), _ask(game, states, where, 1)
+    view, again = _ask(game, states, place.batch(), 0), _ask(game, states, place.batch(), 1)
     if states.tobytes() != before:
-        raise _broken(game, "only step changes states", f"{where}: looking at a state changed it")
+        raise _broken(game, "only step changes states", f"{place.batch()}: looking at a state changed it")
     for i in range(len(states)):
-        here = f"batch row {i}, {where}"
         promise = "answers are functions of the state's bytes alone, and every value is written"
-        _compare(game, promise, here, view.of(i), again.of(i))
-        alone = _ask(game, states[i : i + 1].copy(), here, 0)
-        _compare(game, "a batch answers like its states one at a time", here, view.of(i), alone.of(0))
+        _compare(game, promise, place.row(i), view.of(i), again.of(i))
+        alone = _ask(game, states[i : i + 1].copy(), place.row(i), 0)
+        _compare(game, "a batch answers like its states one at a time", place.row(i), view.of(i), alone.of(0))
     return view
 
 
@@ -317,22 +330,30 @@ def _stepped(game: Game, states: NDArray[Any], actions: NDArray[np.int32], where
     return padded[1 : size + 1].copy()
 
 
-def _advance(game: Game, states: NDArray[Any], actions: NDArray[np.int32], where: str) -> NDArray[Any]:
-    """Return the next states, after stepping twice as a batch and once one at a time."""
-    one = _stepped(game, states, actions, where)
-    seen = _ask(game, one, where, 0)
-    two = _stepped(game, states, actions, where)
-    again = _ask(game, two, where, 0)
+def _check_no_chance(game: Game, states: NDArray[Any], actions: NDArray[np.int32], place: _Place) -> NDArray[Any]:
+    """Return the next states; stepping twice must give the same bytes and the same answers about them."""
+    one = _stepped(game, states, actions, place.batch())
+    seen = _ask(game, one.copy(), place.batch(), 0)
+    two = _stepped(game, states, actions, place.batch())
+    again = _ask(game, two.copy(), place.batch(), 0)
+    promise = "the same state and action always give the same next state (chance nodes are not supported)"
     for i in range(len(states)):
-        here = f"batch row {i}, {where}, action {actions[i]}"
-        promise = "the same state and action always give the same next state (chance nodes are not supported)"
+        where = f"{place.row(i)}, action {actions[i]}"
         if one[i].tobytes() != two[i].tobytes():
-            raise _broken(game, promise, f"{here}: other bytes at the second time")
-        _compare(game, promise, here, seen.of(i), again.of(i))
-        alone = _stepped(game, states[i : i + 1], actions[i : i + 1], here)
-        if one[i].tobytes() != alone.tobytes():
-            raise _broken(game, "step of a batch equals stepping one at a time", f"{here}: other bytes alone")
+            raise _broken(game, promise, f"{where}: other bytes at the second time")
+        _compare(game, promise, where, seen.of(i), again.of(i))
     return one
+
+
+def _advance(game: Game, states: NDArray[Any], actions: NDArray[np.int32], place: _Place) -> NDArray[Any]:
+    """Return the next states, after stepping twice as a batch and once one at a time."""
+    after = _check_no_chance(game, states, actions, place)
+    for i in range(len(states)):
+        where = f"{place.row(i)}, action {actions[i]}"
+        alone = _stepped(game, states[i : i + 1], actions[i : i + 1], where)
+        if after[i].tobytes() != alone.tobytes():
+            raise _broken(game, "step of a batch equals stepping one at a time", f"{where}: other bytes alone")
+    return after
 
 
 def _play(game: Game, seeds: NDArray[np.uint64], rng: np.random.Generator) -> list[list[int]]:
@@ -341,24 +362,24 @@ def _play(game: Game, seeds: NDArray[np.uint64], rng: np.random.Generator) -> li
     live = np.arange(len(seeds))
     states, table = _start(game, seeds), _Table(game)
     for move in range(game.max_moves + 1):
-        view = _look(game, states, f"move {move}")
-        _check_picture(game, states[:1], f"game {live[0]}, move {move}")
-        for i, index in enumerate(live):
-            where = f"game {index}, move {move}"
-            _check_answers(game, view, i, where)
+        place = _Place(live, move)
+        view = _look(game, states, place)
+        _check_picture(game, states[:1], place.row(0))
+        for i in range(len(live)):
+            _check_answers(game, view, i, place.row(i))
             if not view.done[i]:
-                table.check(view, i, where)
+                table.check(view, i, place.row(i))
         going = np.flatnonzero(~view.done)
         if not len(going):
             return histories
         live, states = live[going], states[going]
         actions = np.array([rng.choice(view.legal[i]) for i in going], np.int32)
         if move < game.max_moves:
-            states = _advance(game, states, actions, f"move {move}")
+            states = _advance(game, states, actions, _Place(live, move))
         for index, action in zip(live, actions, strict=True):
             histories[index].append(int(action))
-    where = f"game {live[0]}, move {game.max_moves}: it is not over"
-    raise _broken(game, f"a game ends within max_moves = {game.max_moves}", where)
+    found = f"{_Place(live, game.max_moves).row(0)}: it is not over"
+    raise _broken(game, f"a game ends within max_moves = {game.max_moves}", found)
 
 
 def _check_picture(game: Game, state: NDArray[Any], where: str) -> None:

@@ -109,9 +109,9 @@ def observe(states, out):  # S[B], u8[B, 4, 9]
 
 
 class ThreePlayer:
-    """Ring as a :class:`game.contract.Game`; spec ``three_player:ThreePlayer``."""
+    """Ring as a :class:`game.contract.Game`; spec ``tests.three_player:ThreePlayer``."""
 
-    name = "three_player:ThreePlayer"
+    name = "tests.three_player:ThreePlayer"
     num_players = SEATS
     num_actions = CELLS
     max_legal = CELLS
