@@ -56,14 +56,15 @@ class EvaluationCache:
     ) -> None:
         """Remember the answers (flat logits, values [B, V], dense?, model version) of the told leaves.
 
-        Another model version than the last one forgets everything older.
+        Another model version, or width of values, than the last one forgets everything older.
         """
         logits, values, dense, version = answers
-        if version != self._version:
+        width = values.shape[1]
+        if version != self._version or width != self.values.shape[1]:
             self._version = version
             self._generation += 1
-        if self.values.shape[1] != values.shape[1]:
-            self.values = np.zeros((len(self.entries), values.shape[1]), np.float32)
+        if width != self.values.shape[1]:
+            self.values = np.zeros((len(self.entries), width), np.float32)
         _claim(self.entries, self.keys, leaves, leaf_rows, told, self._generation)
         _write_logits(self.logits, leaves, leaf_actions, told, logits, dense)
         _write_values(self.values, leaves, told, values)
