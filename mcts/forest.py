@@ -82,8 +82,11 @@ class Forest:
         """Start a search in the trees `roots` (layout.ROOT [B]) from `states` S [B], which must not be finished.
 
         With `reuse` and an action other than NONE, the subtree of that move is kept. A target of 0 puts a tree to
-        rest. Trees that still wait for answers must be dropped first.
+        rest. Trees that still wait for answers must be dropped first. Raises ValueError for a target beyond the
+        settings' simulations, for which the pools have no room.
         """
+        if (roots["target"] > self.settings.simulations).any():
+            raise ValueError(f"a tree has room for {self.settings.simulations} simulations")
         self._still = False
         roots["kept"] = 0
         if self.settings.reuse:
