@@ -49,7 +49,7 @@ class CpuBackend:
     def warm(self) -> None:
         """Run every bucket once, eagerly, and begin compiling in the background where that is the kind."""
         for bucket in self.buckets:
-            self._compute(self._rows(bucket))
+            self._compute(self._rows(bucket).numpy())
         if self._compiled:
             self._compiled.start()
 
@@ -64,7 +64,7 @@ class CpuBackend:
 
     def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int) -> tuple[Outputs, int]:
         """Compute the first `bucket` rows of `buffer`, of which `rows` count; return the handle for `finish`."""
-        return self._compute(torch.from_numpy(buffer[:bucket])), rows
+        return self._compute(buffer[:bucket]), rows
 
     def done(self, handle: tuple[Outputs, int]) -> bool:
         """Whether `finish` would not have to wait: always."""
@@ -109,9 +109,10 @@ class CpuBackend:
     def _rows(self, bucket: int) -> Tensor:
         return random_rows(self._served.row_spec, bucket)
 
-    def _compute(self, observations: Tensor) -> Outputs:
+    def _compute(self, observations: npt.NDArray[Any]) -> Outputs:
         if threading.get_ident() != self._thread:  # torch's thread count belongs to the calling thread
             torch.set_num_threads(1)
             self._thread = threading.get_ident()
         with torch.inference_mode():
-            return (self._compiled or self._served)(observations)
+            # Made in here: compiled code tells tensors made inside and outside of inference mode apart.
+            return (self._compiled or self._served)(torch.from_numpy(observations))

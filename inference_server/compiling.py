@@ -46,7 +46,7 @@ def compile_for(network: Network, example: Tensor, name: str, cpp_wrapper: bool 
     """Return `network` compiled for exactly the shape and dtype of `example`, warmed by two calls.
 
     Weights stay inputs of the compiled code (never frozen into it), so they may be changed in place. Must be called
-    under the same inference mode and thread count as the later calls.
+    under the same inference mode and thread count as the later calls, with an `example` made under them.
 
     Raises:
         Exception: whatever the compiler raises.

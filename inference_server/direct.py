@@ -74,8 +74,8 @@ class DirectNetwork:
         torch.set_num_threads(1)
         dtype = torch.bfloat16 if self._settings.dtype == "bf16" else torch.float32
         network = ServedNetwork(self._model, torch.device("cpu"), dtype).network
-        row = random_rows(self._row_spec, 1)
         with torch.inference_mode():
+            row = random_rows(self._row_spec, 1)
             if compile == "eager":
                 network(row)
                 return network
