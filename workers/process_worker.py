@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 from common.errors import GroveError
@@ -31,7 +31,7 @@ class EvaluatorJob:
     kind: str
     endpoint: str = ""
     """Where the server listens, for kind `server`."""
-    network: NetworkSettings = NetworkSettings()
+    network: NetworkSettings = field(default_factory=NetworkSettings)
     """The worker's own network, for kinds `local` and `direct`."""
     direct_compile: str = "eager"
     """How a `direct` network runs: eager, compiled or cpp_wrapper; `bench compare` takes the fastest."""

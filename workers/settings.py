@@ -13,7 +13,7 @@ class PoolSettings:
     """How many workers play how many games at once, where, and who evaluates their rows."""
 
     workers: int = 0
-    """Search workers; 0 = two threads, or one process per core (searching takes a few per cent of a small net's time)."""
+    """Search workers; 0 = two threads, or one process per core: searching takes a small part of a network's time."""
     games_per_worker: int = 0
     """Games each worker plays at once; 0 = enough to fill every lane's batch and one more, at least 64 a worker."""
     groups: int = 2

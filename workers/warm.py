@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 
-
 from common.errors import SettingError
 from game import load_game
 from mcts import SearchSettings, make_cache

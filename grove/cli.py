@@ -1,0 +1,94 @@
+"""The command line: parses, composes, prints. Errors a user can mend end with one line and status 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from common.errors import GroveError
+
+_HELP = """\
+usage: grove COMMAND [flags]; grove COMMAND --help lists the flags
+
+  selfplay        play games with search workers and one inference server
+  serve           serve one network to workers in other terminals
+  work            play games on a server that runs elsewhere
+  show            replay one recorded game as text
+  bench compare   play the same games direct and served, side by side
+  doctor          say what this machine offers, with a remedy for what is missing
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `grove`; exits with 0, or with 2 and one line on standard error."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name, rest = _command(given)
+    if name in ("", "-h", "--help", "help"):
+        print(_HELP, end="")
+        sys.exit(0)
+    try:
+        if name not in COMMANDS:
+            raise GroveError(f"{name!r} is no command; `grove --help` lists them")
+        sys.exit(COMMANDS[name](rest))
+    except GroveError as error:
+        print(f"grove: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _command(given: list[str]) -> tuple[str, list[str]]:
+    """Return the command's name, of two words for `bench`, and its arguments."""
+    words = 2 if given[:1] == ["bench"] and len(given) > 1 else 1
+    return " ".join(given[:words]), given[words:]
+
+
+def _selfplay(arguments: list[str]) -> int:
+    from grove.selfplay import selfplay
+    from grove.settings import SelfPlay, parse
+
+    return selfplay(parse(SelfPlay, arguments, "grove selfplay"))
+
+
+def _serve(arguments: list[str]) -> int:
+    from grove.serve import serve
+    from grove.settings import Serve, parse
+
+    return serve(parse(Serve, arguments, "grove serve"))
+
+
+def _work(arguments: list[str]) -> int:
+    from grove.selfplay import work
+    from grove.settings import Work, parse
+
+    return work(parse(Work, arguments, "grove work"))
+
+
+def _show(arguments: list[str]) -> int:
+    from grove.show import show
+
+    return show(arguments)
+
+
+def _compare(arguments: list[str]) -> int:
+    from grove.compare import compare
+    from grove.settings import Compare, parse
+
+    return compare(parse(Compare, arguments, "grove bench compare"))
+
+
+def _doctor(arguments: list[str]) -> int:
+    from grove import doctor
+
+    doctor.render(doctor.run_checks(), sys.stdout)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "selfplay": _selfplay,
+    "serve": _serve,
+    "work": _work,
+    "show": _show,
+    "bench compare": _compare,
+    "doctor": _doctor,
+}

@@ -1,0 +1,102 @@
+"""From counters to the figures of DESIGN: what the live view, metrics.jsonl and summary.json say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grove.live import Snapshot
+from inference_server import stats as server_stats
+from workers.pool import Pool
+
+Counters = dict[str, Any]
+
+
+def counters(pool: Pool, seconds: float) -> Counters:
+    """Return the pool's monotone counters at `seconds` of playing: workers' totals and the server's snapshot."""
+    return {"seconds": seconds, "workers": pool.totals(), "server": dict(pool.host_stats)}
+
+
+def rates(later: Counters, earlier: Counters | None = None) -> dict[str, Any]:
+    """Return the figures of an interval, or of all so far."""
+    start = earlier or {"seconds": 0.0, "workers": {}, "server": {}}
+    seconds = max(later["seconds"] - start["seconds"], 1e-9)
+    done = {name: value - start["workers"].get(name, 0) for name, value in later["workers"].items()}
+    lookups = done.get("cache_lookups", 0)
+    return {
+        "games_per_minute": 60 * done.get("games", 0) / seconds,
+        "evaluations_per_second": done.get("evaluations", 0) / seconds,
+        "simulations_per_second": done.get("simulations", 0) / seconds,
+        "cache_hit_rate": done.get("cache_hits", 0) / lookups if lookups else None,
+        **_server_figures(later["server"], start["server"]),
+    }
+
+
+def _server_figures(later: Counters, earlier: Counters) -> dict[str, Any]:
+    if "batches" not in later:
+        return {}
+    part = server_stats.difference(later, earlier) if "batches" in earlier else later
+    figures = server_stats.summary(part)
+    return {
+        "mean_batch_rows": figures["mean_batch_rows"],
+        "fill": figures["fill"],
+        "dispatch_reasons": {str(k): int(v) for k, v in part["reasons"].items()},
+        "queue_ms": figures["queue_us_p50"] / 1000,
+        "compute_ms": figures["compute_us_p50"] / 1000,
+        "lane_idle": figures["idle_shares"],
+    }
+
+
+def head(pool: Pool, game: str, folder: str) -> Snapshot:
+    """Return what does not change while a run goes on: device, dtype, pool and their reasons."""
+    backend = pool.host_ready.get("backend", {})
+    evaluator = pool.plan.evaluator
+    where = f"a server at {pool.plan.endpoint}" if pool.plan.endpoint else f"the {evaluator} evaluator"
+    return Snapshot(
+        game=game,
+        folder=folder,
+        device=str(backend.get("device", "elsewhere" if pool.plan.endpoint else "cpu")),
+        device_reason=str(backend.get("device_reason", where)),
+        dtype=str(backend.get("dtype", "as served" if pool.plan.endpoint else "-")),
+        dtype_reason=str(backend.get("dtype_reason", where)),
+        pool=pool.pool_kind,
+        pool_reason=str(pool.host_ready.get("pool_reason") or f"{where} runs in worker processes"),
+    )
+
+
+def summary(pool: Pool, played: Counters, sizes: dict[str, Any]) -> dict[str, Any]:
+    """Return summary.json: figures of this start's playing time, from the first evaluation to the last game."""
+    totals = pool.totals()
+    figures = rates(played)
+    backend = pool.host_ready.get("backend", {})
+    sampled = totals.get("sampled_evaluations", 0)
+    host_rss = pool.host_stats.get("peak_rss_mb")
+    return {
+        "games": pool.book.finished,
+        "games_left": pool.book.left,
+        "games_this_start": int(totals.get("games", 0)),
+        "timeouts": int(totals.get("timeouts", 0)),
+        "moves": int(totals.get("moves", 0)),
+        "seconds": round(played["seconds"], 3),
+        **{key: figures[key] for key in ("games_per_minute", "evaluations_per_second", "simulations_per_second")},
+        "evaluations": int(totals.get("evaluations", 0)),
+        "simulations": int(totals.get("simulations", 0)),
+        "distinct_evaluations": int(totals.get("distinct_evaluations", 0)),
+        "sampled_evaluations": int(sampled),
+        "sampled_decisions": int(totals.get("sampled_decisions", 0)),
+        "mean_batch_rows": figures.get("mean_batch_rows"),
+        "fill": figures.get("fill"),
+        "dispatch_reasons": figures.get("dispatch_reasons", {}),
+        "lane_idle": figures.get("lane_idle", []),
+        "cache_hit_rate": figures["cache_hit_rate"],
+        "model_version": pool.host_ready.get("model", ""),
+        "worker_peak_rss_mb": round(host_rss if pool.pool_kind == "thread" and host_rss else totals["peak_rss_mb"], 1),
+        "server_peak_rss_mb": round(host_rss, 1) if host_rss else None,
+        "device": backend.get("device", "none"),
+        "dtype": backend.get("dtype", "none"),
+        "pool": pool.pool_kind,
+        "evaluator": pool.plan.evaluator,
+        "games_by_worker": pool.games_by_worker(),
+        "workers_restarted": pool.restarted,
+        "problems": pool.problems[-20:],
+        **sizes,
+    }

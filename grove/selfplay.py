@@ -1,0 +1,228 @@
+"""`grove selfplay` and `grove work`: one run of a pool into one folder, with its live view."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from common.errors import GroveError, SettingError
+from game import check, load_game
+from game.contract import Game
+from grove import figures
+from grove.live import LiveView, print_summary
+from grove.run_folder import MAY_DIFFER, RunFolder
+from grove.settings import SelfPlay, Work, flatten
+from inference_server import ServerSettings
+from inference_server.network_settings import NetworkSettings
+from workers.index_book import IndexBook
+from workers.pool import Pool, PoolPlan, Sizes
+from workers.records import finished_indices
+from workers.settings import PoolSettings
+from workers.sizing import check_memory, check_requests, sizes
+
+METRICS_S = 5.0
+"""Seconds between two lines of metrics.jsonl."""
+_TICK_S = 0.1
+_HOW_NOT_WHICH = (
+    *("device", "compile", "cache", "max_batch", "max_delay_us", "idle_after_ms", "min_share_rows", "max_window"),
+    *("max_request_rows", "max_message_mb", "ping_interval_ms", "forget_after_s", "connect"),
+)
+"""Settings beside run_folder.MAY_DIFFER that may change at a resume: they say how games are computed, not which."""
+
+
+def selfplay(settings: SelfPlay) -> int:
+    """Play `settings.run.games` games; returns the exit status."""
+    game = _checked_game(settings.run.game)
+    settings = replace(settings, run=replace(settings.run, game=game.name))
+    pool, server = settings.pool, settings.server
+    thread, process = sizes(pool, server, settings.run.games, settings.network.device)
+    for chosen in (thread, process):
+        check_requests(settings.search, server, pool.groups, chosen)
+    with _folder(settings, settings.run.out, game) as folder:
+        plan = PoolPlan(
+            game_spec=game.name,
+            run_seed=folder.seed,
+            games_folder=folder.games,
+            search=settings.search,
+            network=settings.network,
+            server=server,
+            evaluator=pool.evaluator,
+            pool=pool.pool,
+            groups=pool.groups,
+            thread_sizes=thread,
+            process_sizes=process,
+        )
+        return _Run(folder, plan, game, range(settings.run.games)).play()
+
+
+def work(settings: Work) -> int:
+    """Play games with worker processes on a server elsewhere; returns the exit status."""
+    from inference_server.zmq_client import ask_server
+
+    game = _checked_game(ask_server(settings.connect).game)
+    wanted = _index_range(settings)
+    pool = PoolSettings(
+        workers=settings.workers, games_per_worker=settings.games_per_worker, groups=settings.groups, pool="process"
+    )
+    _, process = sizes(pool, ServerSettings(), len(wanted), "cpu")
+    with _folder(settings, settings.out, game) as folder:
+        plan = PoolPlan(
+            game_spec=game.name,
+            run_seed=folder.seed,
+            games_folder=folder.games,
+            search=settings.search,
+            network=NetworkSettings(),
+            server=ServerSettings(),
+            evaluator="server",
+            pool="process",
+            groups=pool.groups,
+            thread_sizes=process,
+            process_sizes=process,
+            endpoint=settings.connect,
+        )
+        return _Run(folder, plan, game, wanted).play()
+
+
+def _checked_game(spec: str) -> Game:
+    """Return the game; one that is not built in must first keep the contract on a few random games."""
+    game = load_game(spec)
+    if "." in spec.partition(":")[0] or spec.partition(":")[2].isidentifier():
+        check(game, games=4)
+    return game
+
+
+def _index_range(settings: Work) -> range:
+    if settings.indices is None:
+        return range(settings.games)
+    first, _, last = settings.indices.partition(":")
+    if first.isdigit() and last.isdigit() and int(first) < int(last):
+        return range(int(first), int(last))
+    raise SettingError.of("indices", settings.indices, "it must read A:B with A < B", "write e.g. --indices 0:500")
+
+
+def _folder(settings: SelfPlay | Work, out: str | None, game: Game) -> RunFolder:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = "".join(c if c.isalnum() else "-" for c in game.name)
+    path = Path(out) if out else Path("runs") / f"{name}-{stamp}"
+    return RunFolder.open_or_create(path, flatten(settings), may_differ=(*MAY_DIFFER, *_HOW_NOT_WHICH))
+
+
+class _Run:
+    """One start of a run: the pool, the view, the figures."""
+
+    def __init__(self, folder: RunFolder, plan: PoolPlan, game: Game, wanted: range) -> None:
+        self._folder, self._plan, self._game = folder, plan, game
+        done = finished_indices(folder.games)
+        for problem in done.problems:
+            folder.log(str(problem))
+        self._torn = len(done.problems)
+        self._pool = Pool(plan, IndexBook(wanted, done.indices))
+        self._stop = False
+        self._began: float | None = None
+
+    def play(self) -> int:
+        """Play until all games are finished or the user interrupts; returns the exit status."""
+        book = self._pool.book
+        with LiveView(len(book.wanted)) as view, self._interruptible():
+            view.update({"state": "starting", "game": self._game.name, "games": book.finished})
+            if self._torn:
+                view.message(f"{self._torn} torn or damaged lines skipped; see {self._folder.path / 'log.txt'}")
+            if book.left:
+                with self._pool as pool:
+                    pool.start()
+                    self._say_sizes(view, pool.sizes)
+                    view.update(figures.head(pool, self._game.name, str(self._folder.path)))
+                    self._watch(view)
+        return self._close()
+
+    def _watch(self, view: LiveView) -> None:
+        pool = self._pool
+        last = written = None
+        said = 0
+        while pool.book.left and not self._stop:
+            pool.pump(_TICK_S)
+            for problem in pool.problems[said:]:
+                view.message(problem)
+                self._folder.log(problem)
+            said = len(pool.problems)
+            now = self._counters()
+            if now is None:
+                continue
+            if last is None or now["seconds"] - last["seconds"] >= 1.0:
+                view.update(self._snapshot(now, last))
+                last = now
+            if written is None or now["seconds"] - written["seconds"] >= METRICS_S:
+                self._folder.write_metrics({"seconds": now["seconds"], **figures.rates(now, written)})
+                written = now
+        self._played = self._counters() or {"seconds": 0.0, "workers": {}, "server": {}}
+        view.update({"state": "finishing", "games": pool.book.finished})
+
+    def _counters(self) -> figures.Counters | None:
+        """Return the counters once the first rows were evaluated; the clock starts there, warm-up left out."""
+        if self._began is None:
+            if not self._pool.totals().get("evaluations") and not self._pool.book.finished:
+                return None
+            self._began = time.monotonic()
+        return figures.counters(self._pool, time.monotonic() - self._began)
+
+    def _snapshot(self, now: figures.Counters, last: figures.Counters | None) -> Any:
+        return {
+            "state": "",
+            "games": self._pool.book.finished,
+            "workers_alive": self._pool.alive,
+            "workers_restarted": self._pool.restarted,
+            **figures.rates(now, last),
+        }
+
+    def _say_sizes(self, view: LiveView, chosen: Sizes) -> None:
+        groups = self._plan.groups
+        total = check_memory(self._game, self._plan.search, groups, chosen)
+        text = (
+            f"{chosen.workers} workers x {chosen.games} games in {groups} groups, "
+            f"{self._plan.search.simulations} simulations; trees take {total / 2**20:.0f} MiB"
+        )
+        view.message(text)
+        self._folder.log(text)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let the first Ctrl-C or SIGTERM end the run cleanly; a second one ends the process."""
+
+        def stop(number: int, frame: object) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+
+        former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def _close(self) -> int:
+        book = self._pool.book
+        if self._began is not None:
+            chosen = asdict(self._pool.sizes)
+            summary = figures.summary(
+                self._pool,
+                self._played,
+                {"workers": chosen["workers"], "games_per_worker": chosen["games"], "groups": self._plan.groups},
+            )
+            self._folder.write_summary(summary)
+            print_summary(summary, str(self._folder.path))
+        if book.left:
+            print(f"{book.finished} games are saved, {book.left} are left: the same command with --out "
+                  f"{self._folder.path} plays them.")
+        elif self._began is None:
+            print(f"All {book.finished} games are there already: {self._folder.path}")
+        return 0
+
+
+__all__ = ["GroveError", "selfplay", "work"]

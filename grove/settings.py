@@ -1,0 +1,187 @@
+"""What the user asks for: the commands' settings, composed of those beside the code they set.
+
+Later wins: defaults, `--config FILE.toml`, flags. Flags and keys of the file are the same flat, unique names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from common.errors import SettingError
+from inference_server.network_settings import NetworkSettings
+from inference_server.settings import ServerSettings
+from mcts.settings import SearchSettings
+from workers.settings import PoolSettings
+
+Flat = tyro.conf.OmitArgPrefixes
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Which games, and where they go."""
+
+    game: str = "connect_four"
+    """`connect_four`, `hex:size=7`, or your own as `package.module:Class`."""
+    games: int = 200
+    """Games the folder shall hold in the end: exactly the indices 0..games-1."""
+    seed: int | None = None
+    """Seed of all games' randomness; drawn and recorded when not given."""
+    out: str | None = None
+    """Run folder; the same command on it resumes. By default a new one under runs/."""
+    config: str | None = None
+    """TOML file with any of these settings, under the names of their flags."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.games <= 1 << 40:
+            raise SettingError.of("games", self.games, "it must be at least 1", "choose how many games to play")
+        if self.seed is not None and not 0 <= self.seed < 1 << 63:
+            raise SettingError.of("seed", self.seed, "it must lie in 0..2**63-1", "choose such a number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfPlay:
+    """Play games with search workers and one inference server; see docs/architecture.md."""
+
+    run: Flat[RunSettings] = field(default_factory=RunSettings)
+    search: Flat[SearchSettings] = field(default_factory=SearchSettings)
+    pool: Flat[PoolSettings] = field(default_factory=PoolSettings)
+    network: Flat[NetworkSettings] = field(default_factory=NetworkSettings)
+    server: Flat[ServerSettings] = field(default_factory=ServerSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Serve one network to workers in other terminals; end with Ctrl-C."""
+
+    game: str = "connect_four"
+    """Game whose rows are served."""
+    bind: str = "tcp://127.0.0.1:7447"
+    """Where to listen: ipc://PATH or tcp://127.0.0.1:PORT."""
+    config: str | None = None
+    """TOML file with any of these settings."""
+    network: Flat[NetworkSettings] = field(default_factory=NetworkSettings)
+    server: Flat[ServerSettings] = field(default_factory=ServerSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Play games with worker processes that use a server elsewhere (`grove serve`)."""
+
+    connect: str = "tcp://127.0.0.1:7447"
+    """Where the server listens; it says which game it serves."""
+    workers: int = 0
+    """Worker processes; 0 = one per core."""
+    games_per_worker: int = 64
+    """Games each worker plays at once."""
+    groups: int = 2
+    """Groups a worker's games are split into."""
+    games: int = 200
+    """Games the folder shall hold in the end."""
+    indices: str | None = None
+    """Play the game indices A:B (B not included) instead of 0..games-1, when several pools share one plan."""
+    seed: int | None = None
+    """Seed of all games' randomness; drawn and recorded when not given."""
+    out: str | None = None
+    """Run folder; the same command on it resumes. By default a new one under runs/."""
+    config: str | None = None
+    """TOML file with any of these settings."""
+    search: Flat[SearchSettings] = field(default_factory=SearchSettings)
+
+
+def parse(kind: type[T], arguments: Sequence[str], program: str) -> T:
+    """Return the settings of one command from its config file and flags.
+
+    Raises SettingError, one line, for anything the user can mend; SystemExit(0) after printing help.
+    """
+    default = _with_file(kind, _config_file(arguments))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=list(arguments), prog=program, default=default)
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        raise SettingError(_one_line(said.getvalue(), program)) from None
+
+
+def flatten(settings: Any) -> dict[str, Any]:
+    """Return all settings as one flat dictionary of plain values, None left out."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value)
+        elif value is not None:
+            flat[item.name] = value
+    return flat
+
+
+def _config_file(arguments: Sequence[str]) -> str | None:
+    for flag, value in zip(arguments, [*arguments[1:], None], strict=True):
+        if flag == "--config":
+            return value
+        if flag.startswith("--config="):
+            return flag.partition("=")[2]
+    return None
+
+
+def _with_file(kind: type[T], path: str | None) -> T:
+    """Return the defaults of `kind` with the settings of the file at `path` in their places."""
+    if path is None:
+        return kind()
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingError.of("config", path, f"it cannot be read ({error})", "give a readable TOML file") from None
+    settings, unused = _fill(kind, content)
+    if unused:
+        known = list(flatten(kind())) + [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        close = difflib.get_close_matches(min(unused), known, n=1)
+        remedy = f"did you mean {close[0]}?" if close else "see the command's --help for all names"
+        raise SettingError.of("config", path, f"{min(unused)!r} is no setting of this command", remedy)
+    return settings
+
+
+def _fill(kind: type[T], content: dict[str, Any]) -> tuple[T, set[str]]:
+    """Return an instance of `kind` with what `content` sets, and the keys that belong to none of its fields."""
+    unused, values = set(content), {}
+    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if item.default_factory is not dataclasses.MISSING:
+            values[item.name], left = _fill(item.default_factory, content)  # type: ignore[arg-type]
+            unused &= left
+        elif item.name in content:
+            _check_type(item.name, content[item.name], item.default)
+            values[item.name] = content[item.name]
+            unused.discard(item.name)
+    return kind(**values), unused
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    accepted: tuple[type, ...] = (int, str) if default is None else (type(default),)
+    accepted = (int, float) if accepted == (float,) else accepted
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+        wanted = " or ".join(kind.__name__ for kind in accepted)
+        raise SettingError.of(name, value, f"the config file must give it as {wanted}", "correct the file")
+
+
+def _one_line(box: str, program: str) -> str:
+    """Return the message inside the parser's box as one line."""
+    lines = []
+    for line in box.splitlines()[1:]:
+        text = re.sub(r"[│╭╮╰╯]", "", line).strip()
+        if set(text) <= {"─"}:
+            break
+        lines.append(text)
+    return f"{' '.join(lines).rstrip('.')}; see `{program} --help`"

@@ -1,0 +1,65 @@
+"""How many workers and games fill the lanes: what is derived where the user left it open, and from what."""
+
+from __future__ import annotations
+
+from common.errors import SettingError
+from common.machine import free_memory_bytes, gpus, usable_cores
+from game.contract import Game
+from inference_server import ServerSettings
+from mcts import SearchSettings, forest_capacity
+from workers.pool import Sizes
+from workers.settings import PoolSettings
+
+_THREADS = 2
+_FEWEST_GAMES = 64
+_BATCHES_IN_FLIGHT = 3
+"""Full batches of rows in flight for every two lanes: one in each lane, one being searched."""
+
+
+def sizes(pool: PoolSettings, server: ServerSettings, games: int, device: str) -> tuple[Sizes, Sizes]:
+    """Return the sizes of a thread pool and of a process pool for a run of `games` games.
+
+    Never more games in flight than asked for; a worker without a game would be idle, so there are no more workers
+    than games.
+    """
+    cores = usable_cores()
+    on_gpu = device != "cpu" and bool(gpus().devices)
+    lanes = server.lanes or (len(gpus().devices) * 2 if on_gpu else cores)
+    in_flight = min(games, -(-_BATCHES_IN_FLIGHT * lanes * server.max_batch // 2))
+    return (
+        _size(pool, in_flight, games, pool.workers or _THREADS),
+        _size(pool, in_flight, games, pool.workers or max(2, cores)),
+    )
+
+
+def _size(pool: PoolSettings, in_flight: int, games: int, workers: int) -> Sizes:
+    workers = min(workers, games)
+    wanted = pool.games_per_worker or max(_FEWEST_GAMES, -(-in_flight // workers))
+    return Sizes(workers=workers, games=min(wanted, games))
+
+
+def check_memory(game: Game, search: SearchSettings, groups: int, chosen: Sizes) -> int:
+    """Return the bytes of all forests of a pool; raises SettingError when they exceed the free memory."""
+    each = -(-chosen.games // groups)
+    total = chosen.workers * groups * forest_capacity(game, each, search).total_bytes
+    free = free_memory_bytes()
+    if total > free:
+        raise SettingError.of(
+            "games-per-worker",
+            chosen.games,
+            f"{chosen.workers} workers' trees would need {total / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free",
+            "use fewer workers, games per worker or simulations",
+        )
+    return total
+
+
+def check_requests(search: SearchSettings, server: ServerSettings, groups: int, chosen: Sizes) -> None:
+    """Raise SettingError when a group's rows do not fit into one request."""
+    rows = -(-chosen.games // groups) * search.leaves
+    if rows > server.max_request_rows:
+        raise SettingError.of(
+            "games-per-worker",
+            chosen.games,
+            f"a group may ask {server.max_request_rows} rows at once and would ask {rows}",
+            "use more --groups, fewer games per worker or a larger --max-request-rows",
+        )
