@@ -188,7 +188,8 @@ class Batcher:
             self.stats.batch_done(batch.lane, batch.rows, batch.bucket, compute_us)
             for part, piece in zip(batch.parts, pieces, strict=True):
                 part.request.take(part, piece, version)
-            self._settle(batch, compute_us)
+                self._answer_if_whole(part.request, batch, compute_us)
+            self._settle(batch)
 
     def fail(self, batch: Batch, cause: str, error: str) -> None:
         """Answer the rows of `batch` as failed; `cause` is counted, `error` is shown to the clients."""
@@ -197,27 +198,25 @@ class Batcher:
             self.stats.failed_rows += batch.rows
             for part in batch.parts:
                 part.request.take_failure(part, error)
-            self._settle(batch, 0)
+                self._answer_if_whole(part.request, batch, 0)
+            self._settle(batch)
 
-    def _settle(self, batch: Batch, compute_us: int) -> None:
-        now_ns = time.monotonic_ns()
-        for part in batch.parts:
-            request = part.request
-            if request.remaining == 0:
-                request.batch_rows, request.compute_us = batch.rows, compute_us
-                request.queue_us = max(batch.dispatched_ns - request.arrived_ns, 0) // 1000
-                self._deliver(request, now_ns)
+    def _answer_if_whole(self, request: Request, batch: Batch, compute_us: int) -> None:
+        if request.remaining:
+            return
+        request.batch_rows, request.compute_us = batch.rows, compute_us
+        request.queue_us = max(batch.dispatched_ns - request.arrived_ns, 0) // 1000
+        self.stats.request_done(request.queue_us)
+        port = request.port
+        port.outstanding -= 1
+        self._policy.reply_delivered(port.key, time.monotonic_ns())
+        if not port.left:
+            port.deliver(request)
+
+    def _settle(self, batch: Batch) -> None:
         self._rows.recycle(batch)
         self._in_flight -= 1
         self._settled.notify_all()
-
-    def _deliver(self, request: Request, now_ns: int) -> None:
-        port = request.port
-        port.outstanding -= 1
-        self.stats.request_done(request.queue_us)
-        self._policy.reply_delivered(port.key, now_ns)
-        if not port.left:
-            port.deliver(request)
 
     # The whole
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 import sys
@@ -16,7 +17,6 @@ import zmq
 from common.errors import SettingError
 
 _MAX_IPC_PATH = 107
-_LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def check_endpoint(endpoint: str) -> None:
         return
     if scheme != "tcp" or not _is_port(address.rpartition(":")[2]):
         raise SettingError.of("bind", endpoint, "it must read ipc://PATH or tcp://127.0.0.1:PORT", "correct it")
-    if not address.startswith(_LOOPBACK):
+    if not _is_loopback(address.rpartition(":")[0]):
         raise SettingError.of(
             "bind", endpoint, "only this machine can be served until connections carry keys",
             "bind tcp://127.0.0.1:PORT and forward that port, e.g. with ssh -L",
@@ -58,6 +58,13 @@ def check_endpoint(endpoint: str) -> None:
 
 def _is_port(text: str) -> bool:
     return text == "*" or (text.isdigit() and int(text) < 65536)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:  # a name or an interface: it may lead anywhere
+        return False
 
 
 def lock_endpoint(endpoint: str) -> IO[str] | None:

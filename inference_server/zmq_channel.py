@@ -166,6 +166,7 @@ class ZmqChannel:
 
     def _shut(self) -> None:
         self._router.disable_monitor()
+        self._monitor.close(0)
         self._router.close()
         self._context.term()
         self._wake_in.close()

@@ -6,7 +6,8 @@ import msgpack
 import numpy as np
 import pytest
 from arithmetic_network import SPEC, THREE_SEATS, random_legal, random_rows
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.errors import MessageError
 from inference_server import Reply, ServerSettings, wire
@@ -15,7 +16,16 @@ SENDER = ("worker", 77)
 
 
 def header(**changes: object) -> wire.Header:
-    fields = {"protocol": 1, "kind": wire.ROWS, "client": "w", "epoch": 1, "request": 2, "slot": 0, "rows": 3, "flags": 0}
+    fields = {
+        "protocol": 1,
+        "kind": wire.ROWS,
+        "client": "w",
+        "epoch": 1,
+        "request": 2,
+        "slot": 0,
+        "rows": 3,
+        "flags": 0,
+    }
     return wire.Header(**{**fields, **changes})
 
 
