@@ -6,12 +6,14 @@ import math
 import os
 import platform
 import re
+import subprocess
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
+_ROOT = Path(__file__).resolve().parent.parent
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -178,3 +180,25 @@ def _reclaimable(folder: Path) -> int:
     except OSError:
         found = None
     return int(found[1]) if found else 0
+
+
+def provenance() -> dict[str, Any]:
+    """Return what a figure needs beside it: Grove's version, its git commit (None outside a checkout), the machine."""
+    commit = _git("rev-parse", "HEAD")
+    return {
+        "version": package_version("grove-selfplay"),
+        "commit": commit,
+        "dirty": None if commit is None else bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "machine": describe(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """Return git's answer about Grove's own checkout, or None when there is none."""
+    if not (_ROOT / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(_ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

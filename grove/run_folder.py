@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import subprocess
 import sys
 import time
 import tomllib
@@ -35,7 +34,6 @@ MAY_DIFFER = ("out", "games", "workers", "games_per_worker", "groups", "pool", "
 """Settings that may change at a resume, because they say how much and where, not which games."""
 
 _OWN_NAMES = {"config.toml", "run.json", "games", "metrics.jsonl", "log.txt", "summary.json", "lock"}
-_ROOT = Path(__file__).resolve().parent.parent
 
 
 class RunFolder:
@@ -142,24 +140,13 @@ class RunFolder:
 
     def _write_run_json(self, command: list[str]) -> None:
         path = self.path / "run.json"
-        start = {"time": _now(), "command": command, **provenance()}
+        start = {"time": _now(), "command": command, **machine.provenance()}
         if self.resumed and path.exists():
             content = _read_json(path)
             content.setdefault("resumes", []).append(start)
         else:
             content = {"seed": self.seed, **start}
         write_whole(path, json.dumps(content, indent=2) + "\n")
-
-
-def provenance() -> dict[str, Any]:
-    """Return what a figure needs beside it: Grove's version, its git commit (None outside a checkout), the machine."""
-    commit = _git("rev-parse", "HEAD")
-    return {
-        "version": machine.package_version("grove-selfplay"),
-        "commit": commit,
-        "dirty": None if commit is None else bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "machine": machine.describe(),
-    }
 
 
 def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -251,17 +238,6 @@ def _clear_errors(folder: Path) -> Iterator[None]:
         raise RecordError(
             f"cannot use {folder} as a run folder ({error}); free some space or give a writable folder as --out"
         ) from error
-
-
-def _git(*arguments: str) -> str | None:
-    """Return git's answer about Grove's own checkout, or None when there is none."""
-    if not (_ROOT / ".git").exists():
-        return None
-    try:
-        command = ["git", "-C", str(_ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _now() -> str:

@@ -11,15 +11,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from common.errors import GroveError, SettingError
+from common.errors import SettingError
 from game import check, load_game
 from game.contract import Game
-from grove import figures
-from grove.live import LiveView, print_summary
+from grove.live import LiveView, Snapshot, print_summary
 from grove.run_folder import MAY_DIFFER, RunFolder
 from grove.settings import SelfPlay, Work, flatten
 from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
+from workers import figures
 from workers.index_book import IndexBook
 from workers.pool import Pool, PoolPlan, Sizes
 from workers.records import finished_indices
@@ -113,6 +113,23 @@ def _folder(settings: SelfPlay | Work, out: str | None, game: Game) -> RunFolder
     return RunFolder.open_or_create(path, flatten(settings), may_differ=(*MAY_DIFFER, *_HOW_NOT_WHICH))
 
 
+def _head(pool: Pool, game: str, folder: str) -> Snapshot:
+    """Return what does not change while a run goes on: device, dtype, pool and their reasons."""
+    backend = pool.host_ready.get("backend", {})
+    evaluator = pool.plan.evaluator
+    where = f"a server at {pool.plan.endpoint}" if pool.plan.endpoint else f"the {evaluator} evaluator"
+    return Snapshot(
+        game=game,
+        folder=folder,
+        device=str(backend.get("device", "elsewhere" if pool.plan.endpoint else "cpu")),
+        device_reason=str(backend.get("device_reason", where)),
+        dtype=str(backend.get("dtype", "as served" if pool.plan.endpoint else "-")),
+        dtype_reason=str(backend.get("dtype_reason", where)),
+        pool=pool.pool_kind,
+        pool_reason=str(pool.host_ready.get("pool_reason") or f"{where} runs in worker processes"),
+    )
+
+
 class _Run:
     """One start of a run: the pool, the view, the figures."""
 
@@ -137,7 +154,7 @@ class _Run:
                 with self._pool as pool:
                     pool.start()
                     self._say_sizes(view, pool.sizes)
-                    view.update(figures.head(pool, self._game.name, str(self._folder.path)))
+                    view.update(_head(pool, self._game.name, str(self._folder.path)))
                     self._watch(view)
         return self._close()
 
@@ -218,11 +235,8 @@ class _Run:
             self._folder.write_summary(summary)
             print_summary(summary, str(self._folder.path))
         if book.left:
-            print(f"{book.finished} games are saved, {book.left} are left: the same command with --out "
-                  f"{self._folder.path} plays them.")
+            again = f"the same command with --out {self._folder.path} plays them"
+            print(f"{book.finished} games are saved, {book.left} are left: {again}.")
         elif self._began is None:
             print(f"All {book.finished} games are there already: {self._folder.path}")
         return 0
-
-
-__all__ = ["GroveError", "selfplay", "work"]

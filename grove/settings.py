@@ -24,8 +24,8 @@ from inference_server.settings import ServerSettings
 from mcts.settings import SearchSettings
 from workers.settings import PoolSettings
 
-Flat = tyro.conf.OmitArgPrefixes
 T = TypeVar("T")
+_FLAT = (tyro.conf.OmitArgPrefixes,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +54,33 @@ class RunSettings:
 class SelfPlay:
     """Play games with search workers and one inference server; see docs/architecture.md."""
 
-    run: Flat[RunSettings] = field(default_factory=RunSettings)
-    search: Flat[SearchSettings] = field(default_factory=SearchSettings)
-    pool: Flat[PoolSettings] = field(default_factory=PoolSettings)
-    network: Flat[NetworkSettings] = field(default_factory=NetworkSettings)
-    server: Flat[ServerSettings] = field(default_factory=ServerSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Play the same games in several modes, in interleaved slices of one run, and compare their rates."""
+
+    game: str = "connect_four"
+    """Game to play."""
+    seconds: float = 120.0
+    """Length of the measurement, over all modes; warm-up comes on top."""
+    modes: str = "direct,local,server-thread,server-process"
+    """Comma-separated modes to compare."""
+    out: str | None = None
+    """Folder of results.json, the table and the chart. By default a new one under runs/."""
+    seed: int = 0
+    """Seed of all games' randomness."""
+    config: str | None = None
+    """TOML file with any of these settings."""
+    search: SearchSettings = field(default_factory=SearchSettings)
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +93,8 @@ class Serve:
     """Where to listen: ipc://PATH or tcp://127.0.0.1:PORT."""
     config: str | None = None
     """TOML file with any of these settings."""
-    network: Flat[NetworkSettings] = field(default_factory=NetworkSettings)
-    server: Flat[ServerSettings] = field(default_factory=ServerSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +119,7 @@ class Work:
     """Run folder; the same command on it resumes. By default a new one under runs/."""
     config: str | None = None
     """TOML file with any of these settings."""
-    search: Flat[SearchSettings] = field(default_factory=SearchSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
 
 
 def parse(kind: type[T], arguments: Sequence[str], program: str) -> T:
@@ -109,7 +131,7 @@ def parse(kind: type[T], arguments: Sequence[str], program: str) -> T:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=list(arguments), prog=program, default=default)
+            return tyro.cli(kind, args=list(arguments), prog=program, default=default, config=_FLAT)
     except SystemExit as stop:
         if stop.code == 0:
             raise
@@ -156,7 +178,8 @@ def _with_file(kind: type[T], path: str | None) -> T:
 
 def _fill(kind: type[T], content: dict[str, Any]) -> tuple[T, set[str]]:
     """Return an instance of `kind` with what `content` sets, and the keys that belong to none of its fields."""
-    unused, values = set(content), {}
+    unused = set(content)
+    values: dict[str, Any] = {}
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
         if item.default_factory is not dataclasses.MISSING:
             values[item.name], left = _fill(item.default_factory, content)  # type: ignore[arg-type]

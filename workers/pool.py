@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from common.errors import PoolError
 from inference_server import ServerSettings
@@ -58,7 +58,7 @@ class PoolPlan:
     process_sizes: Sizes
     endpoint: str = ""
     """A server that runs elsewhere; empty = start one where the evaluator needs it."""
-    direct_compile: str = "eager"
+    direct_compile: Literal["eager", "compiled", "cpp_wrapper"] = "eager"
 
 
 @dataclass
@@ -147,7 +147,7 @@ class Pool:
         ports: list[Any] = [handle.port for handle in self._handles.values() if handle.process or self._host_alive]
         if self._host and self._host_alive:
             ports.append(self._host[1])
-        ready = connection.wait(ports, timeout_s) if ports else []
+        ready: list[Any] = connection.wait(ports, timeout_s) if ports else []
         for handle in list(self._handles.values()):
             if handle.port in ready:
                 self._read(handle)

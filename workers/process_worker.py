@@ -6,6 +6,7 @@ import os
 import signal
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from typing import Literal
 
 from common.errors import GroveError
 from game import load_game
@@ -33,7 +34,7 @@ class EvaluatorJob:
     """Where the server listens, for kind `server`."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
     """The worker's own network, for kinds `local` and `direct`."""
-    direct_compile: str = "eager"
+    direct_compile: Literal["eager", "compiled", "cpp_wrapper"] = "eager"
     """How a `direct` network runs: eager, compiled or cpp_wrapper; `bench compare` takes the fastest."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -57,7 +58,7 @@ class Worker:
         self._idle = deque(self._groups)
         self._away: dict[int, tuple[Group, Ints]] = {}
         self._indices: deque[int] = deque()
-        self._log = GameLog(job.log_path)
+        self._log = GameLog(Path(job.log_path))
         self._stopping = self._paused = False
         self._window = -1
         self._failures = 0

@@ -1,10 +1,9 @@
-"""From counters to the figures of DESIGN: what the live view, metrics.jsonl and summary.json say."""
+"""From counters to figures, one meaning everywhere: the live view, metrics.jsonl, summary.json and `bench`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from grove.live import Snapshot
 from inference_server import stats as server_stats
 from workers.pool import Pool
 
@@ -46,25 +45,8 @@ def _server_figures(later: Counters, earlier: Counters) -> dict[str, Any]:
     }
 
 
-def head(pool: Pool, game: str, folder: str) -> Snapshot:
-    """Return what does not change while a run goes on: device, dtype, pool and their reasons."""
-    backend = pool.host_ready.get("backend", {})
-    evaluator = pool.plan.evaluator
-    where = f"a server at {pool.plan.endpoint}" if pool.plan.endpoint else f"the {evaluator} evaluator"
-    return Snapshot(
-        game=game,
-        folder=folder,
-        device=str(backend.get("device", "elsewhere" if pool.plan.endpoint else "cpu")),
-        device_reason=str(backend.get("device_reason", where)),
-        dtype=str(backend.get("dtype", "as served" if pool.plan.endpoint else "-")),
-        dtype_reason=str(backend.get("dtype_reason", where)),
-        pool=pool.pool_kind,
-        pool_reason=str(pool.host_ready.get("pool_reason") or f"{where} runs in worker processes"),
-    )
-
-
 def summary(pool: Pool, played: Counters, sizes: dict[str, Any]) -> dict[str, Any]:
-    """Return summary.json: figures of this start's playing time, from the first evaluation to the last game."""
+    """Return the keys of summary.json: figures of the playing time `played`, warm-up left out."""
     totals = pool.totals()
     figures = rates(played)
     backend = pool.host_ready.get("backend", {})
