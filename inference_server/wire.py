@@ -48,6 +48,10 @@ COPY_BELOW_BYTES = 65536
 """Frames below this are copied on sending: cheaper than tracking them."""
 LOGIT_DTYPES = ("float32", "float16")
 
+SEND_LAST = int(zmq.NOBLOCK)
+SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+"""As plain integers: combining the library's flags costs more than sending a frame."""
+_READABLE = int(zmq.POLLIN)
 _MAX_INT = 1 << 63
 
 Buffer = bytes | memoryview
@@ -242,7 +246,11 @@ def unpack_reply(header: Header, frames: Sequence[Buffer], spec: RowSpec, logits
 
 def send_frames(socket: zmq.Socket[bytes], frames: Sequence[Buffer]) -> None:
     """Send all frames without blocking; large ones without a copy, so nobody may change them afterwards."""
-    last = len(frames) - 1
-    for place, frame in enumerate(frames):
-        flags = zmq.NOBLOCK if place == last else zmq.NOBLOCK | zmq.SNDMORE
-        socket.send(frame, flags, copy=memoryview(frame).nbytes < COPY_BELOW_BYTES)
+    for frame in frames[:-1]:
+        socket.send(frame, SEND_MORE, copy=memoryview(frame).nbytes < COPY_BELOW_BYTES)
+    socket.send(frames[-1], SEND_LAST, copy=memoryview(frames[-1]).nbytes < COPY_BELOW_BYTES)
+
+
+def has_message(socket: zmq.Socket[bytes]) -> bool:
+    """Whether a message can be received now; cheaper than trying and catching."""
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & _READABLE)

@@ -177,11 +177,9 @@ class ZmqChannel:
 
     def _receive(self) -> None:
         for _ in range(_BURST):
-            try:
-                frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            if not wire.has_message(self._router):
                 return
-            self._handle(frames)
+            self._handle(self._router.recv_multipart(copy=False))
 
     def _handle(self, frames: list[zmq.Frame]) -> None:
         routing = frames[0].bytes
@@ -327,7 +325,7 @@ class ZmqChannel:
 
     def _send(self, routing: bytes, frames: Frames) -> None:
         try:
-            self._router.send(routing, zmq.SNDMORE | zmq.NOBLOCK)
+            self._router.send(routing, wire.SEND_MORE)
             wire.send_frames(self._router, frames)
         except zmq.ZMQError as error:  # the client is gone or takes nothing; it may return and ask again
             self._batcher.count_error("unroutable" if error.errno == zmq.EHOSTUNREACH else "unsendable")

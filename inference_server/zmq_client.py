@@ -205,19 +205,12 @@ class ZmqClient:
 
     def _receive(self, timeout_s: float) -> None:
         """Take in every message that is there, waiting up to `timeout_s` for the first."""
-        try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            if not timeout_s or not self._socket.poll(int(timeout_s * 1000) + 1):
-                return
-            frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        while True:
+        if timeout_s and not wire.has_message(self._socket):
+            self._socket.poll(int(timeout_s * 1000) + 1)
+        while wire.has_message(self._socket):
+            frames = self._socket.recv_multipart(copy=False)
             self._asked_ns = 0
             self._act([frame.buffer for frame in frames])
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
 
     def _act(self, frames: list[memoryview]) -> None:
         header = self._header_of(frames)

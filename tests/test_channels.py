@@ -224,10 +224,8 @@ def test_a_client_that_closes_holds_nobody_up(house: House) -> None:
 
 def test_a_client_told_dead_by_its_supervisor_holds_nobody_up(house: House) -> None:
     house.serve(max_delay_us=60_000_000, idle_after_ms=60_000)
-    if house.channel == "inproc":
-        lost = house.server.connect(1, "worker-3")
-    else:
-        lost = house.client(window=1, name="worker-3")
+    inside = house.channel == "inproc"
+    lost = house.server.connect(1, "worker-3") if inside else house.client(window=1, name="worker-3")
     stayer = house.client(window=1)
     lost.submit(random_rows(SPEC, 4, 0))
     assert lost.collect(5) is not None

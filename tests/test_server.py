@@ -104,9 +104,9 @@ def test_a_killed_process_stops_counting_at_once() -> None:
 def test_an_endpoint_in_use_is_refused_and_its_owner_unharmed(kind: str) -> None:
     with private_endpoint() as private, InferenceServer(SPEC, [ArithmeticBackend(SPEC)]) as owner:
         endpoint = owner.bind(private if kind == "ipc" else "tcp://127.0.0.1:*")
-        with InferenceServer(SPEC, [ArithmeticBackend(SPEC)]) as intruder:
-            with pytest.raises(SettingError, match="another process listens there"):
-                intruder.bind(endpoint)
+        intruder = InferenceServer(SPEC, [ArithmeticBackend(SPEC)])
+        with intruder, pytest.raises(SettingError, match="another process listens there"):
+            intruder.bind(endpoint)
         client = ZmqClient(endpoint, SPEC, window=1)
         client.submit(random_rows(SPEC, 4, 0))
         assert client.collect(5) is not None
