@@ -11,7 +11,7 @@ import torch
 from common.errors import SettingError
 from inference_server.backend_cpu import CpuBackend, FloatArray
 from inference_server.backend_cuda import CudaBackend
-from inference_server.buckets import CPU_READY, CUDA_GRAPHS, bucket_for, buckets_up_to
+from inference_server.buckets import CPU_COMPILED, CPU_READY, CUDA_GRAPHS, bucket_for, buckets_up_to
 from inference_server.compiling import Network, compile_for
 from inference_server.execution import Execution, choose_device, choose_execution
 from inference_server.model_file import LoadedModel, open_model
@@ -62,6 +62,15 @@ class DirectNetwork:
         logits_parts, values_parts = zip(*parts, strict=True)
         return np.concatenate(logits_parts), np.concatenate(values_parts)
 
+    def describe(self) -> dict[str, Any]:
+        """Return what batches of several rows run on (see CpuBackend.describe); empty before the first of them."""
+        return self._batches.describe() if self._batches else {}
+
+    def close(self) -> None:
+        """Stop compiling and give up device memory."""
+        if self._batches:
+            self._batches.close()
+
     def _part(self, observations: npt.NDArray[Any]) -> tuple[FloatArray, FloatArray]:
         assert self._batches is not None
         rows = len(observations)
@@ -93,4 +102,5 @@ class DirectNetwork:
 def _new_backend(model: LoadedModel, execution: Execution) -> CpuBackend | CudaBackend:
     if execution.device.type == "cuda":
         return CudaBackend(model, execution, buckets_up_to(_MAX_BATCH, CUDA_GRAPHS))
-    return CpuBackend(model, execution, buckets_up_to(_MAX_BATCH, CPU_READY))
+    ladder = CPU_COMPILED if execution.kind == "compiled" else CPU_READY
+    return CpuBackend(model, execution, buckets_up_to(_MAX_BATCH, ladder))
