@@ -109,32 +109,6 @@ def ragged(logits: np.ndarray, legal: tuple[np.ndarray, np.ndarray]) -> np.ndarr
     return logits[np.repeat(np.arange(len(logits)), np.diff(offsets)), actions]
 
 
-class RolloutEvaluator:
-    """Flat logits and the utilities of one random playout a row."""
-
-    def __init__(self, game, seed: int) -> None:
-        self.game, self.rng = game, np.random.default_rng(seed)
-
-    def answer(self, rows) -> tuple[np.ndarray, np.ndarray]:
-        game, states = self.game, rows.states()
-        n = len(states)
-        movers = np.zeros(n, np.int8)
-        game.to_play(states, movers)
-        done, utility = np.zeros(n, bool), np.zeros((n, game.num_players))
-        offsets, actions = np.zeros(n + 1, np.int64), np.zeros(n * game.max_legal, np.int32)
-        game.outcome(states, done, utility)
-        while not done.all():
-            going = np.flatnonzero(~done)
-            on = states[going]
-            game.legal(on, offsets[: len(on) + 1], actions)
-            first, count = offsets[: len(on)], np.diff(offsets[: len(on) + 1])
-            game.step(on, actions[first + (self.rng.random(len(on)) * count).astype(np.int64)])
-            states[going] = on
-            game.outcome(states, done, utility)
-        relative = np.take_along_axis(utility, (movers[:, None] + np.arange(game.num_players)) % game.num_players, 1)
-        return np.zeros((n, game.num_actions), np.float32), relative.astype(np.float32)
-
-
 # -- driving a forest ------------------------------------------------------------------------------------------------
 
 
