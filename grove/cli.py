@@ -65,9 +65,10 @@ def _work(arguments: list[str]) -> int:
 
 
 def _show(arguments: list[str]) -> int:
-    from grove.show import show
+    from grove.settings import parse
+    from grove.show import Show, show
 
-    return show(arguments)
+    return show(parse(Show, arguments, "grove show"))
 
 
 def _compare(arguments: list[str]) -> int:

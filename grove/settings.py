@@ -127,11 +127,12 @@ def parse(kind: type[T], arguments: Sequence[str], program: str) -> T:
 
     Raises SettingError, one line, for anything the user can mend; SystemExit(0) after printing help.
     """
-    default = _with_file(kind, _config_file(arguments))
+    path = _config_file(arguments)
+    extra: dict[str, Any] = {} if path is None else {"default": _with_file(kind, path)}
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=list(arguments), prog=program, default=default, config=_FLAT)
+            return tyro.cli(kind, args=list(arguments), prog=program, config=_FLAT, **extra)
     except SystemExit as stop:
         if stop.code == 0:
             raise
@@ -151,7 +152,7 @@ def flatten(settings: Any) -> dict[str, Any]:
 
 
 def _config_file(arguments: Sequence[str]) -> str | None:
-    for flag, value in zip(arguments, [*arguments[1:], None], strict=True):
+    for flag, value in zip(arguments, [*arguments[1:], None], strict=False):
         if flag == "--config":
             return value
         if flag.startswith("--config="):
@@ -159,10 +160,8 @@ def _config_file(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _with_file(kind: type[T], path: str | None) -> T:
+def _with_file(kind: type[T], path: str) -> T:
     """Return the defaults of `kind` with the settings of the file at `path` in their places."""
-    if path is None:
-        return kind()
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 
 from common.errors import RecordError, SettingError
-from game.contract import Game
+from game import Game, load_game
 from workers.records import GameRecord, Problem, read_folder
 
 _TOP_MOVES = 4
@@ -123,3 +126,20 @@ def _check_result(record: GameRecord, game: Game, state: NDArray[Any]) -> None:
 
 def _equal(a: Sequence[float], b: Sequence[float]) -> bool:
     return len(a) == len(b) and np.allclose(a, b, rtol=0, atol=_TOLERANCE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Replay one recorded game as text."""
+
+    run: tyro.conf.Positional[str]
+    """Run folder."""
+    game: int = 0
+    """Index of the game."""
+
+
+def show(settings: Show) -> int:
+    """Print the game; returns the exit status."""
+    record = find_game(Path(settings.run) / "games", settings.game)
+    show_game(record, load_game(record.game), sys.stdout)
+    return 0

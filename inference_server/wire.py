@@ -15,6 +15,8 @@ Every message is [routing id,] header, payload frames. The header is a msgpack a
     WINDOW    none; `rows` is the new window
     BYE       none
     UNKNOWN   none: the server does not know this client (it was restarted); send HELLO
+    ASK       none: which rows are served? needs no HELLO
+    SERVED    msgpack map: row spec
 
 Nothing is ever unpickled, and every length is checked before anything is allocated for it.
 """
@@ -35,8 +37,8 @@ from inference_server.rows import RowSpec
 from inference_server.settings import ServerSettings
 
 PROTOCOL = 1
-HELLO, READY, REFUSED, ROWS, REPLY, ERROR, PING, PONG, WINDOW, BYE, UNKNOWN = range(11)
-KIND_NAMES = {HELLO: "hello", ROWS: "rows", PING: "ping", WINDOW: "window", BYE: "bye"}
+HELLO, READY, REFUSED, ROWS, REPLY, ERROR, PING, PONG, WINDOW, BYE, UNKNOWN, ASK, SERVED = range(13)
+KIND_NAMES = {HELLO: "hello", ROWS: "rows", PING: "ping", WINDOW: "window", BYE: "bye", ASK: "ask"}
 """The kinds a client sends, by their name in the error counters."""
 RAGGED = 1
 """Flag of ROWS: legal actions are given and only their logits come back."""

@@ -196,10 +196,16 @@ class ZmqChannel:
             self._refuse(routing, header, wire.ERROR, str(error))
         except ServerGone:  # draining: the client asks again, perhaps the next server
             self._batcher.count_error("draining")
+        except Exception as error:  # a fault of ours: this message is lost, its sender asks again, the others live on
+            self._batcher.count_error(f"channel:{type(error).__name__}")
 
     def _act(self, routing: bytes, header: wire.Header, frames: list[zmq.Frame]) -> None:
         if header.kind == wire.HELLO:
             self._greet(routing, header, frames)
+            return
+        if header.kind == wire.ASK:
+            answer = wire.pack_header(wire.SERVED, (header.client, header.epoch))
+            self._send(routing, [answer, msgpack.packb(self._batcher.spec.to_dict())])
             return
         session = self._sessions.get(routing)
         if session is None or session.sender[1] != header.epoch:

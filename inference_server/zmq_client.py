@@ -257,5 +257,37 @@ class ZmqClient:
             raise MessageError(f"the server refused request {header.request}: {reason}")
 
 
+def ask_server(endpoint: str, timeout_s: float = 30.0) -> RowSpec:
+    """Return which rows the server at `endpoint` serves, waiting for it up to `timeout_s`.
+
+    Raises:
+        ServerGone: no server answers.
+        HandshakeError: `endpoint` is malformed, or what answers is not a server of this version.
+    """
+    context = zmq.Context()
+    try:
+        dealer = context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.LINGER, 0)
+        try:
+            dealer.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise HandshakeError(f"cannot connect to {endpoint!r} ({error}); use what the server said") from None
+        dealer.send(wire.pack_header(wire.ASK, ("ask", secrets.randbits(62))))
+        if not dealer.poll(int(timeout_s * 1000)):
+            raise ServerGone(f"no server answers at {endpoint} within {timeout_s:.0f} s; start one with `grove serve`")
+        return _served(dealer.recv_multipart())
+    finally:
+        context.destroy(0)
+
+
+def _served(frames: list[bytes]) -> RowSpec:
+    try:
+        if len(frames) != 2 or wire.unpack_header(frames[0]).kind != wire.SERVED:
+            raise MessageError("not an answer to ASK")
+        return RowSpec.from_dict(wire.unpack(frames[1], "SERVED"))
+    except (MessageError, ValueError, TypeError) as error:
+        raise HandshakeError(f"the server's answer is not understood ({error}); install one Grove version") from None
+
+
 def _text(frames: list[memoryview]) -> str:
     return bytes(frames[1]).decode(errors="replace") if len(frames) > 1 else "no reason given"

@@ -1,0 +1,5 @@
+"""`python -m grove` is the command `grove`."""
+
+from grove.cli import main
+
+main()
