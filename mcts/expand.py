@@ -71,7 +71,7 @@ def list_told(leaves, ids, told, width):  # -> entries written, or -1 - (positio
     base = np.int64(0)
     for i in range(ids.shape[0]):
         if ids[i] < 0 or ids[i] >= leaves.shape[0] or leaves[ids[i]].state != PLACED:
-            _unlist(leaves, ids, told[:count])
+            unlist(leaves, ids, told[:count])
             return -1 - i
         leaf = ids[i]
         while leaf != NONE:
@@ -86,10 +86,25 @@ def list_told(leaves, ids, told, width):  # -> entries written, or -1 - (positio
 
 
 @kernel
-def _unlist(leaves, ids, told):
+def unlist(leaves, ids, told):
     """Let the listed leaves wait as before."""
     for i in range(told.shape[0]):
         leaves[told[i].leaf].state = PLACED if told[i].leaf == ids[told[i].row] else MERGED
+
+
+@kernel
+def find_broken(leaves, leaf_actions, told, logits, values, dense):  # -> position in `told`, or NONE
+    """Find an answer that is not finite; no search can go on from one (NaN scores choose no edge)."""
+    for i in range(told.shape[0]):
+        slot, base = told[i].leaf, told[i].base
+        total = 0.0
+        for j in range(leaves[slot].legal):
+            total += logits[base + (leaf_actions[slot, j] if dense else j)]
+        for p in range(values.shape[1]):
+            total += values[told[i].row, p]
+        if not math.isfinite(total):
+            return i
+    return NONE
 
 
 @kernel

@@ -191,11 +191,17 @@ class Forest:
 
         `logits` float32 [B, A], or ragged [sum of legal moves] in the order of `ids`; `values` float32 [B, P]
         seat-relative (mover first, then clockwise), or [B, 1] from a two-player zero-sum network. `version` names the
-        model, for the cache. Raises ValueError for an id that waits for nothing; nothing is changed then.
+        model, for the cache. Raises ValueError for an id that waits for nothing and for an answer that is not finite;
+        nothing is changed then.
         """
         dense = logits.ndim == 2
         told = self._told(ids, logits.shape[1] if dense else 0)
         flat = logits.reshape(-1)
+        broken = expand.find_broken(self._slots.leaves, self._slots.actions, told, flat, values, dense)
+        if broken != layout.NONE:
+            row = told["row"][broken]
+            expand.unlist(self._slots.leaves, ids, told)
+            raise ValueError(f"the answer to row {int(ids[row])} is not finite")
         self._absorb(told, flat, values, dense)
         if self.cache is not None:
             slots = self._slots
