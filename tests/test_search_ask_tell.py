@@ -18,6 +18,7 @@ from tests.search_tools import (
     forest_tree,
     observation,
     plant_all,
+    ragged,
     random_position,
     run,
     run_untidily,
@@ -256,6 +257,32 @@ def test_ids_that_wait_for_nothing_are_refused(cache, leaves):
             forest.drop(some)
         assert everything(forest) == before
     forest.tell(ids[1:], *evaluator.batch(seen[1:]))
+    run(forest, evaluator)
+    assert (forest._trees["simulations"] == 100).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["logits", "ragged", "values"])
+@pytest.mark.parametrize("cache", [0, 100])
+def test_answers_that_are_not_finite_are_refused(bad, where, cache):
+    forest = planted("hex4", 4, search_settings(cache=cache), 4, same=True)
+    evaluator = evaluator_of(forest)
+    run_some(forest, 4)
+    rows = forest.ask()
+    logits, values = evaluator.batch(rows.observations)
+    legal = rows.legal()
+    before = everything(forest)
+    broken = {"logits": logits.copy(), "ragged": ragged(logits, legal), "values": values.copy()}
+    if where == "logits":
+        broken["logits"][-1, legal[1][-1]] = bad
+    else:
+        broken[where].reshape(-1)[-1] = bad
+    with pytest.raises(ValueError, match=f"row {rows.ids[-1]} is not finite"):
+        forest.tell(rows.ids, broken["ragged" if where == "ragged" else "logits"], broken["values"])
+    assert everything(forest) == before
+    illegal = np.setdiff1d(np.arange(16), legal[1][legal[0][0] : legal[0][1]])
+    logits[0, illegal] = bad  # what belongs to no legal move is not looked at
+    forest.tell(rows.ids, logits, values)
     run(forest, evaluator)
     assert (forest._trees["simulations"] == 100).all()
 

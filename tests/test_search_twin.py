@@ -103,7 +103,7 @@ class Pair:
 
 
 @pytest.mark.parametrize("name", GAMES)
-@settings(quick, max_examples=15)
+@settings(quick, max_examples=30)
 @given(search_rules, evaluations, st.booleans(), st.integers(0, 2**32 - 1))
 def test_forest_equals_twin(name, rules, evaluation, dense, seed):
     pair = Pair(name, rules, evaluation, np.random.default_rng(seed))
