@@ -81,7 +81,7 @@ class _Host:
             message = self._port.receive(REPORT_S)
             if message is not None and message[0] == "stop":
                 break
-            if time.monotonic() - reported >= REPORT_S / 2:
+            if message is not None or time.monotonic() - reported >= REPORT_S / 2:
                 reported = time.monotonic()
                 self._port.send("stats", self._stats())
         for port, thread in zip(self._ports, self._threads, strict=False):

@@ -72,6 +72,7 @@ class _Handle:
     restarts: int = 0
     restart_at: float = 0.0
     alive: bool = True
+    at_rest: bool = False
 
 
 class Pool:
@@ -85,7 +86,7 @@ class Pool:
         self.problems: list[str] = []
         """One line for every fault that was survived."""
         self.restarted = 0
-        self._context = _context(plan.game_spec)
+        self._context = process_context(plan.game_spec)
         self._handles: dict[int, _Handle] = {}
         self._host: tuple[BaseProcess, Port] | None = None
         self._host_alive = False
@@ -129,15 +130,33 @@ class Pool:
         """Workers that said they are ready."""
         return sum(handle.ready for handle in self._handles.values())
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether a pause has reached every living worker; their counts are then exact and stand still."""
+        return self._paused and all(handle.at_rest for handle in self._handles.values() if handle.alive)
+
+    @property
+    def processes(self) -> list[int]:
+        """Process numbers of the workers and of the server."""
+        children = [handle.process for handle in self._handles.values()] + [self._host[0] if self._host else None]
+        return [child.pid for child in children if child is not None and child.pid is not None]
+
     def pause(self) -> None:
-        """Let the workers hold still with their trees; the server then has nothing to do."""
+        """Let the workers hold still with their trees; the server then has nothing to do. See `at_rest`."""
         self._paused = True
         self._tell_all("pause")
 
     def resume(self) -> None:
         """Let the workers go on."""
         self._paused = False
+        for handle in self._handles.values():
+            handle.at_rest = False
         self._tell_all("resume")
+
+    def ask_report(self) -> None:
+        """Ask the server for its counters now; they arrive in `host_stats` by `pump`."""
+        if self._host and self._host_alive:
+            self._host[1].send("report")
 
     def pump(self, timeout_s: float) -> None:
         """Handle messages for up to `timeout_s`, restart workers that are due, hand out games.
@@ -286,6 +305,7 @@ class Pool:
             else:
                 handle.stats = values[0]
                 handle.alive = handle.alive and kind != "bye"
+                handle.at_rest = kind == "rest"
             message = handle.port.receive()
 
     def _failed(self, handle: _Handle, text: str) -> None:
@@ -362,7 +382,7 @@ class Pool:
             message = self._host[1].receive()
 
 
-def _context(game_spec: str) -> Any:
+def process_context(game_spec: str) -> Any:
     """Return the forkserver context with the game's kernels preloaded, or spawn where there is none."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")

@@ -1,8 +1,8 @@
 """The pipe between a worker, or the server's process, and the supervisor: small msgpack lists `[kind, ...]`.
 
     to a worker        indices [..] | pause | resume | stop
-    from a worker      ready | finished [..] | stats {..} | failed text | bye {..}
-    to the host        stop
+    from a worker      ready | finished [..] | stats {..} | rest {..} | failed text | bye {..}
+    to the host        report | stop
     from the host      ready {..} | stats {..} | failed text
 
 One whose pipe ends has lost its supervisor and stops.

@@ -26,6 +26,8 @@ REPORT_S = 0.5
 """Seconds between a worker's reports; often enough for a live view, seldom enough to cost nothing."""
 WAIT_S = 0.1
 """Longest wait for an answer before the worker looks at its pipe."""
+REST_S = 5.0
+"""Longest wait of a paused worker, which only its pipe can wake; it uses no processor meanwhile."""
 MOST_FAILURES = 50
 """Answers in a row that may contain failed rows before the worker gives up."""
 
@@ -59,7 +61,7 @@ class Worker:
         self._away: dict[int, tuple[Group, Ints]] = {}
         self._indices: deque[int] = deque()
         self._log = GameLog(Path(job.log_path))
-        self._stopping = self._paused = False
+        self._stopping = self._paused = self._at_rest = False
         self._window = -1
         self._failures = 0
         self._waited_s = 0.0
@@ -84,7 +86,7 @@ class Worker:
     def _listen(self) -> None:
         """Take all waiting messages; with nothing to do, wait for one."""
         busy = self._away or (not self._paused and any(g.playing or (g.free and self._indices) for g in self._idle))
-        message = self._port.receive(0.0 if busy else WAIT_S)
+        message = self._port.receive(0.0 if busy else REST_S if self._at_rest else WAIT_S)
         while message is not None:
             kind, *values = message
             if kind == "indices":
@@ -160,8 +162,13 @@ class Worker:
         group.tell_partly(ids, answer)
 
     def _report(self) -> None:
+        """Report every now and then; paused, once and at once when the last answer is in."""
+        was_at_rest, self._at_rest = self._at_rest, self._paused and not self._away
         now = time.monotonic()
-        if now - self._reported >= REPORT_S:
+        if self._at_rest:
+            if not was_at_rest:
+                self._port.send("rest", self._stats())
+        elif now - self._reported >= REPORT_S:
             self._reported = now
             self._port.send("stats", self._stats())
 
