@@ -30,7 +30,7 @@ def mix(value):  # uint64 -> uint64
 @kernel
 def derive(key, index):  # uint64, integer -> uint64
     """Return the uint64 key of sub-stream `index` of `key`."""
-    return mix(key + _GOLDEN * (np.uint64(index) + np.uint64(1)))
+    return mix(np.uint64(key) + _GOLDEN * (np.uint64(index) + np.uint64(1)))
 
 
 @kernel

@@ -35,7 +35,7 @@ def _write_row(row, tree, parent, edge, ply):
 
 
 @kernel
-def descend(trees, nodes, edges, explore, work):  # -> number of rows
+def descend(trees, nodes, edges, legal, explore, work):  # -> number of rows
     """Walk every tree that may go on to one new leaf each and write it to `work`.
 
     `explore[n]` is c(n) * sqrt(n), float64. Known terminal leaves are backed up on the way and the tree walks again.
@@ -47,30 +47,30 @@ def descend(trees, nodes, edges, explore, work):  # -> number of rows
         if tree.nodes == 0 or tree.collided or tree.pending >= tree.leaves:
             continue
         while tree.simulations + tree.pending < tree.target:
-            node, edge = _walk(tree, nodes, edges, explore, t * capacity)
-            child = edges[edge].child
-            if child != NONE:
-                back_up(tree, nodes, edges, child, 0)
-                continue
-            if edges[edge].pending > 0:
+            node, edge = _walk(tree, nodes, edges, legal, explore, t * capacity)
+            if edge == nodes[node].first_edge + nodes[node].visited:
+                _open_edge(nodes[node], edges, legal)
+                mark(tree, nodes, edges, node, edge, 1)
+                _write_row(work[rows], t, node, edge, nodes[node].ply + 1)
+                rows += 1
+                break
+            if edges[edge].child == NONE:  # it waits for its evaluation
                 tree.collided = 1
                 break
-            _open_edge(nodes[node], edges)
-            mark(tree, nodes, edges, node, edge, 1)
-            _write_row(work[rows], t, node, edge, nodes[node].ply + 1)
-            rows += 1
-            break
+            back_up(tree, nodes, edges, edges[edge].child, 0)
     return rows
 
 
 @kernel
-def _walk(tree, nodes, edges, explore, root):  # -> node, edge that leads out of the tree or to a terminal node
-    """Follow the best edges from `root` until one has no child or a terminal child."""
+def _walk(tree, nodes, edges, legal, explore, root):  # -> node, edge
+    """Follow the best edges from `root` to one that was never descended, that waits, or whose child is terminal."""
     node = root
     visits = tree.simulations + tree.pending + 1
     mean = tree.value[nodes[node].to_play] / (tree.simulations + 1)
     while True:
-        edge = _select(tree, nodes[node], edges, explore[visits], mean)
+        edge = _select(tree, nodes[node], edges, legal, explore[visits], mean)
+        if edge == nodes[node].first_edge + nodes[node].visited:
+            return node, edge
         child = edges[edge].child
         if child == NONE or nodes[child].terminal:
             return node, edge
@@ -80,7 +80,7 @@ def _walk(tree, nodes, edges, explore, root):  # -> node, edge that leads out of
 
 
 @kernel
-def _select(tree, node, edges, scale, mean):  # -> edge
+def _select(tree, node, edges, legal, scale, mean):  # -> edge
     """Return the edge with the highest PUCT score; only the best unvisited edge needs a look."""
     best, best_score = NONE, -math.inf
     mover = node.to_play
@@ -89,38 +89,45 @@ def _select(tree, node, edges, scale, mean):  # -> edge
         edge = edges[e]
         n = edge.visits + edge.pending
         score = (edge.value[mover] - tree.virtual_loss * edge.pending) / n + scale * edge.prior / (1 + n)
-        if score > best_score or (score == best_score and edge.action < edges[best].action):
+        if score > best_score or (score == best_score and legal[e].action < legal[best].action):
             best, best_score = e, score
     if node.visited < node.edges:
-        score = mean - tree.fpu_reduction * math.sqrt(node.visited_prior) + scale * edges[end].prior
-        if score > best_score or (score == best_score and edges[end].action < edges[best].action):
+        score = mean - tree.fpu_reduction * math.sqrt(node.visited_prior) + scale * legal[end].prior
+        if score > best_score or (score == best_score and legal[end].action < legal[best].action):
             best = end
     return best
 
 
 @kernel
-def _open_edge(node, edges):
+def _open_edge(node, edges, legal):
     """Count the first unvisited edge of `node` as visited and bring the best of the rest behind it."""
-    node.visited_prior += edges[node.first_edge + node.visited].prior
+    e = node.first_edge + node.visited
+    edge = edges[e]
+    edge.prior = legal[e].prior
+    edge.visits = 0
+    edge.pending = 0
+    edge.child = NONE
+    for p in range(edge.value.shape[0]):
+        edge.value[p] = 0.0
+    node.visited_prior += edge.prior
     node.visited += 1
-    lead_with_best(node, edges)
+    lead_with_best(node, legal)
 
 
 @kernel
-def lead_with_best(node, edges):
-    """Swap the unvisited edge with the highest prior (lowest action on ties) to the front of the unvisited ones."""
+def lead_with_best(node, legal):
+    """Swap the unvisited move with the highest prior (lowest action on ties) to the front of the unvisited ones."""
     start = node.first_edge + node.visited
     best = start
     for e in range(start + 1, node.first_edge + node.edges):
-        if edges[e].prior > edges[best].prior or (
-            edges[e].prior == edges[best].prior and edges[e].action < edges[best].action
+        if legal[e].prior > legal[best].prior or (
+            legal[e].prior == legal[best].prior and legal[e].action < legal[best].action
         ):
             best = e
     if best != start:
-        # Unvisited edges differ in prior and action only.
-        prior, action = edges[start].prior, edges[start].action
-        edges[start].prior, edges[start].action = edges[best].prior, edges[best].action
-        edges[best].prior, edges[best].action = prior, action
+        prior, action = legal[start].prior, legal[start].action
+        legal[start].prior, legal[start].action = legal[best].prior, legal[best].action
+        legal[best].prior, legal[best].action = prior, action
 
 
 @kernel

@@ -108,9 +108,9 @@ def find_broken(leaves, leaf_actions, told, logits, values, dense):  # -> positi
 
 
 @kernel
-def attach(trees, nodes, edges, leaves, leaf_actions, told):
-    """Make a node and its edges of every told leaf; priors follow in `set_priors`."""
-    capacity = edges.shape[0] // trees.shape[0]
+def attach(trees, nodes, legal, leaves, leaf_actions, told):
+    """Make a node of every told leaf, with its legal moves; priors follow in `set_priors`."""
+    capacity = legal.shape[0] // trees.shape[0]
     for i in range(told.shape[0]):
         leaf = leaves[told[i].leaf]
         tree = trees[leaf.tree]
@@ -120,21 +120,13 @@ def attach(trees, nodes, edges, leaves, leaf_actions, told):
         node.first_edge = leaf.tree * capacity + tree.edges
         node.edges = leaf.legal
         tree.edges += leaf.legal
-        if leaf.edge != NONE:
-            edges[leaf.edge].child = leaf.node
         for j in range(leaf.legal):
-            edge = edges[node.first_edge + j]
-            edge.action = leaf_actions[told[i].leaf, j]
-            edge.child = NONE
-            edge.visits = 0
-            edge.pending = 0
-            for p in range(edge.value.shape[0]):
-                edge.value[p] = 0.0
+            legal[node.first_edge + j].action = leaf_actions[told[i].leaf, j]
 
 
 @kernel
-def set_priors(nodes, edges, leaves, told, logits, dense):
-    """Give the new edges the softmax of their logits (flat float32), in float64 and rounded to float32."""
+def set_priors(nodes, legal, leaves, told, logits, dense):
+    """Give the new moves the softmax of their logits (flat float32), in float64 and rounded to float32."""
     most = 0
     for i in range(told.shape[0]):
         most = max(most, leaves[told[i].leaf].legal)
@@ -145,15 +137,15 @@ def set_priors(nodes, edges, leaves, told, logits, dense):
         first = node.first_edge
         top = -math.inf
         for j in range(node.edges):
-            weights[j] = logits[base + (edges[first + j].action if dense else j)]
+            weights[j] = logits[base + (legal[first + j].action if dense else j)]
             top = max(top, weights[j])
         total = 0.0
         for j in range(node.edges):
             weights[j] = math.exp(weights[j] - top)
             total += weights[j]
         for j in range(node.edges):
-            edges[first + j].prior = np.float32(weights[j] / total)
-        lead_with_best(node, edges)
+            legal[first + j].prior = np.float32(weights[j] / total)
+        lead_with_best(node, legal)
 
 
 @kernel
@@ -174,6 +166,7 @@ def answer(trees, nodes, edges, leaves, told, values):  # -> roots among them
             for p in range(value.shape[0]):
                 tree.value[p] = value[p]
         else:
+            edges[leaf.edge].child = leaf.node
             back_up(tree, nodes, edges, leaf.node, 1)
         tree.collided = 0
         leaf.state = FREE
@@ -193,45 +186,46 @@ def _rotate(relative, mover, out):
 
 
 @kernel
-def add_noise(trees, nodes, edges, roots):
-    """Mix Dirichlet noise into the priors of the roots of `roots` (tree numbers), and restore the edge order."""
+def add_noise(trees, nodes, edges, legal, roots):
+    """Mix Dirichlet noise into the priors of the roots of `roots` (tree numbers), and restore the order of moves."""
     capacity = nodes.shape[0] // trees.shape[0]
     for i in range(roots.shape[0]):
         tree = trees[roots[i]]
         node = nodes[roots[i] * capacity]
         if tree.noise_fraction > 0.0 and node.edges > 1:
-            _mix_noise(tree, node, edges)
+            _mix_noise(tree, node, edges, legal)
 
 
 @kernel
-def _mix_noise(tree, node, edges):
+def _mix_noise(tree, node, edges, legal):
     stream = derive(derive(tree.key, tree.ply), NOISE_STREAM)
     alpha = tree.noise_alpha if tree.noise_alpha > 0.0 else 10.0 / node.edges
     noise = np.empty(node.edges, np.float64)
     total = 0.0
-    # Draws and their sum go by action, so that the order of edges in memory does not matter.
-    order = actions_ascending(node, edges)
+    # Draws and their sum go by action, so that the order of moves in memory does not matter.
+    order = actions_ascending(node, legal)
     for j in range(node.edges):
-        noise[j] = gamma(derive(stream, edges[order[j]].action), alpha)
+        noise[j] = gamma(derive(stream, legal[order[j]].action), alpha)
         total += noise[j]
     for j in range(node.edges):
-        edge = edges[order[j]]
+        move = legal[order[j]]
         share = noise[j] / total if total > 0.0 else 1.0 / node.edges
-        edge.prior = np.float32((1.0 - tree.noise_fraction) * edge.prior + tree.noise_fraction * share)
+        move.prior = np.float32((1.0 - tree.noise_fraction) * move.prior + tree.noise_fraction * share)
     node.visited_prior = 0.0
     for e in range(node.first_edge, node.first_edge + node.visited):
+        edges[e].prior = legal[e].prior
         node.visited_prior += edges[e].prior
-    lead_with_best(node, edges)
+    lead_with_best(node, legal)
 
 
 @kernel
-def actions_ascending(node, edges):  # -> edge numbers
+def actions_ascending(node, legal):  # -> edge numbers
     """Return the node's edges sorted by action (insertion sort: mostly sorted, seldom called)."""
     order = np.empty(node.edges, np.int64)
     for j in range(node.edges):
         e = node.first_edge + j
         k = j
-        while k > 0 and edges[order[k - 1]].action > edges[e].action:
+        while k > 0 and legal[order[k - 1]].action > legal[e].action:
             order[k] = order[k - 1]
             k -= 1
         order[k] = e
@@ -239,7 +233,7 @@ def actions_ascending(node, edges):  # -> edge numbers
 
 
 @kernel
-def withdraw(trees, nodes, edges, leaves, told):
+def withdraw(trees, nodes, edges, legal, leaves, told):
     """Take back the told leaves: every tree stands as before it asked for them."""
     for i in range(told.shape[0]):
         leaf = leaves[told[i].leaf]
@@ -248,32 +242,35 @@ def withdraw(trees, nodes, edges, leaves, told):
             tree.pending = 0
         else:
             mark(tree, nodes, edges, leaf.parent, leaf.edge, -1)
-            _close_edge(nodes, edges, leaves, leaf)
+            _close_edge(nodes, edges, legal, leaves, leaf)
         tree.collided = 0
         leaf.state = FREE
 
 
 @kernel
-def _close_edge(nodes, edges, leaves, leaf):
+def _close_edge(nodes, edges, legal, leaves, leaf):
     """Count the leaf's edge as unvisited again, keeping the visited edges in the order of their first visits."""
     node = nodes[leaf.parent]
     last = node.first_edge + node.visited - 1
     for e in range(leaf.edge, last):
-        _swap(nodes, edges, leaves, e)
+        _swap(nodes, edges, legal, leaves, e)
     leaf.edge = last
     node.visited -= 1
     node.visited_prior = 0.0
     for e in range(node.first_edge, last):
         node.visited_prior += edges[e].prior
-    lead_with_best(node, edges)
+    lead_with_best(node, legal)
 
 
 @kernel
-def _swap(nodes, edges, leaves, e):
+def _swap(nodes, edges, legal, leaves, e):
     """Swap edges `e` and `e + 1` of one node with all that refers to them."""
     first = edges[e : e + 1].copy()
     edges[e] = edges[e + 1]
     edges[e + 1] = first[0]
+    prior, action = legal[e].prior, legal[e].action
+    legal[e].prior, legal[e].action = legal[e + 1].prior, legal[e + 1].action
+    legal[e + 1].prior, legal[e + 1].action = prior, action
     for k in (e, e + 1):
         if edges[k].child != NONE:
             nodes[edges[k].child].parent_edge = k

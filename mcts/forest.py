@@ -59,8 +59,8 @@ class Forest:
         self._trees = np.zeros(trees, layout.tree_dtype(players))
         self._nodes = np.zeros(trees * self.capacity.nodes, layout.node_dtype(players))
         self._edges = np.zeros(trees * self.capacity.edges, layout.edge_dtype(players))
+        self._legal = np.zeros(trees * self.capacity.edges, layout.LEGAL)
         self._states = np.zeros((len(self._nodes), game.state_dtype.itemsize), np.uint8)
-        self._numbers = np.zeros(self.capacity.nodes, np.int32)
         self._explore = exploration(settings, self.capacity.nodes + settings.leaves + 1)
         self._temperatures = temperature_table(settings.temperature)
         self._lap = _Lap(game, slots)
@@ -90,12 +90,12 @@ class Forest:
         self._still = False
         roots["kept"] = 0
         if self.settings.reuse:
-            reroot(self._trees, self._nodes, self._edges, self._states, roots, self._numbers)
+            reroot(self._trees, self._nodes, self._edges, self._legal, self._states, roots)
         rows.plant_states(self._trees, self._states, roots, _raw(states))
         kept = roots["tree"][roots["kept"] != 0]
         if len(kept):
             self.simulations -= int(self._trees["simulations"][kept].sum())
-            expand.add_noise(self._trees, self._nodes, self._edges, kept)
+            expand.add_noise(self._trees, self._nodes, self._edges, self._legal, kept)
 
     # -- growing -------------------------------------------------------------------------------------------------
 
@@ -127,7 +127,9 @@ class Forest:
             self._fetch(0, count)
         going_on = True
         while going_on and count < lap.size:
-            found = descend.descend(self._trees, self._nodes, self._edges, self._explore, lap.work[count:])
+            found = descend.descend(
+                self._trees, self._nodes, self._edges, self._legal, self._explore, lap.work[count:]
+            )
             kept = self._step(count, count + found) if found else 0
             count += kept
             going_on = kept < found or (found > 0 and self.settings.leaves > 1)
@@ -135,7 +137,7 @@ class Forest:
 
     def _fetch(self, start: int, end: int) -> None:
         lap = self._lap
-        rows.fetch(self._states, self._nodes, self._edges, lap.work[start:end], lap.raw[start:end], lap.actions)
+        rows.fetch(self._states, self._legal, lap.work[start:end], lap.raw[start:end], lap.actions)
 
     def _step(self, start: int, end: int) -> int:
         """Play the rows' moves; settle those that end the game; return how many rows are left."""
@@ -210,7 +212,7 @@ class Forest:
     def drop(self, ids: Ints) -> None:
         """Take back rows `ids` [B] that will not be answered; their trees stand as before they asked."""
         told = self._told(ids, 0)
-        expand.withdraw(self._trees, self._nodes, self._edges, self._slots.leaves, told)
+        expand.withdraw(self._trees, self._nodes, self._edges, self._legal, self._slots.leaves, told)
         if self._slots.count:
             self._slots.forget_dropped()
 
@@ -230,12 +232,12 @@ class Forest:
         dense: bool,
     ) -> None:
         trees, nodes, edges, slots = self._trees, self._nodes, self._edges, self._slots
-        expand.attach(trees, nodes, edges, slots.leaves, slots.actions, told)
+        expand.attach(trees, nodes, self._legal, slots.leaves, slots.actions, told)
         rows.store_states(self._states, slots.leaves, slots.raw, told)
-        expand.set_priors(nodes, edges, slots.leaves, told, logits, dense)
+        expand.set_priors(nodes, self._legal, slots.leaves, told, logits, dense)
         if expand.answer(trees, nodes, edges, slots.leaves, told, values):
             leaves = slots.leaves[told["leaf"]]
-            expand.add_noise(trees, nodes, edges, leaves["tree"][leaves["edge"] == layout.NONE])
+            expand.add_noise(trees, nodes, edges, self._legal, leaves["tree"][leaves["edge"] == layout.NONE])
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -243,7 +245,8 @@ class Forest:
         """Return offsets int64 [B + 1] and pairs int32 [., 2]: action and visits of visited root edges, by action."""
         offsets = np.empty(len(trees) + 1, np.int64)
         pairs = np.empty((len(trees) * self.game.max_legal, 2), np.int32)
-        moves.root_visits(self._trees, self._nodes, self._edges, trees, offsets, pairs)
+        roots = trees * self.capacity.nodes
+        moves.root_visits(self._nodes, self._edges, self._legal, roots, offsets, pairs)
         return offsets, pairs
 
     def root_values(self, trees: Ints) -> npt.NDArray[np.float64]:

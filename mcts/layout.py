@@ -5,8 +5,9 @@ Symbols: T trees, P players, N simulations, L leaves a tree may have waiting, S 
 Nodes and edges of all trees stand in two flat pools; tree t owns the slices `[t * node_capacity, ...)` and
 `[t * edge_capacity, ...)`, its root is the first node of its slice. Records rather than one array per field: a kernel
 call costs about 0.1 us per array argument, and a descent finds all of an edge in one cache line (docs/log.md).
-The edges of a node that were ever descended come first; the next one is the best of the rest by prior, so that a
-descent looks at visited edges plus one, however many moves are legal.
+The moves of a node that were ever descended come first; the next one is the best of the rest by prior, so that a
+descent looks at visited edges plus one, however many moves are legal. An edge's record is written when it is first
+descended; until then only its prior and action exist (LEGAL), so that a new node touches little memory.
 """
 
 from __future__ import annotations
@@ -54,16 +55,18 @@ def node_dtype(players: int) -> np.dtype[np.void]:
 
 
 def edge_dtype(players: int) -> np.dtype[np.void]:
-    """Return the record of one edge; a legal move of an expanded node."""
+    """Return the record of one edge; a legal move that was descended at least once. 32 bytes for two players."""
     return np.dtype([
         ("value", "f8", (players,)),  # sum of backed-up values, absolute seats
-        ("prior", "f4"),
+        ("prior", "f4"),  # as in LEGAL
         ("visits", "i4"),
         ("pending", "i4"),  # descents through this edge that wait for an answer
         ("child", "i4"),
-        ("action", "i4"),
     ])  # fmt: skip
 
+
+LEGAL = np.dtype([("prior", "f4"), ("action", "i4")])
+"""A legal move of an expanded node; entry e of this pool belongs to entry e of the edges."""
 
 LEAF = np.dtype([
     ("hash", "u8"),  # of its observation, with a cache
@@ -111,5 +114,5 @@ def capacity(trees: int, simulations: int, leaves: int, max_legal: int, row_byte
     slots = trees * leaves
     node_bytes = node_dtype(players).itemsize + state_bytes + 4
     slot_bytes = 2 * (LEAF.itemsize + state_bytes + 4 * max_legal) + 2 * observation_bytes
-    total = trees * (nodes * node_bytes + edges * edge_dtype(players).itemsize) + slots * slot_bytes
+    total = trees * (nodes * node_bytes + edges * (edge_dtype(players).itemsize + LEGAL.itemsize)) + slots * slot_bytes
     return Capacity(trees=trees, nodes=nodes, edges=edges, leaves=leaves, total_bytes=total)

@@ -22,18 +22,18 @@ def decided(trees, out):  # -> count
 
 
 @kernel
-def root_visits(trees, nodes, edges, which, offsets, pairs):
-    """Write (action, visits) of every visited root edge of trees `which[B]`, by action, to `pairs` int32 [., 2].
+def root_visits(nodes, edges, legal, roots, offsets, pairs):
+    """Write (action, visits) of every visited edge of the nodes `roots[B]`, by action, to `pairs` int32 [., 2].
 
-    Tree i's pairs are `pairs[offsets[i]:offsets[i + 1]]`.
+    Root i's pairs are `pairs[offsets[i]:offsets[i + 1]]`.
     """
-    capacity = nodes.shape[0] // trees.shape[0]
     offsets[0] = 0
-    for i in range(which.shape[0]):
+    for i in range(roots.shape[0]):
+        node = nodes[roots[i]]
         end = offsets[i]
-        for e in actions_ascending(nodes[which[i] * capacity], edges):
-            if edges[e].visits > 0:
-                pairs[end, 0] = edges[e].action
+        for e in actions_ascending(node, legal):
+            if e < node.first_edge + node.visited and edges[e].visits > 0:
+                pairs[end, 0] = legal[e].action
                 pairs[end, 1] = edges[e].visits
                 end += 1
         offsets[i + 1] = end

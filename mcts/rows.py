@@ -10,12 +10,12 @@ from mcts.layout import FREE, NONE, PLACED
 
 
 @kernel
-def fetch(states, nodes, edges, work, work_states, actions):
+def fetch(states, legal, work, work_states, actions):
     """Copy the parent states of `work[B]` to `work_states` uint8 [B, S] and their moves to `actions` int32 [B]."""
     for i in range(work.shape[0]):
         copy_bytes(states[work[i].parent], work_states[i])
         if work[i].edge != NONE:
-            actions[i] = edges[work[i].edge].action
+            actions[i] = legal[work[i].edge].action
 
 
 @kernel

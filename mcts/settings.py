@@ -34,7 +34,8 @@ class SearchSettings:
     reuse: bool = False
     """Keep the played move's subtree and top it up to the wanted simulations instead of starting anew."""
     cache: int = 0
-    """Evaluations remembered per worker, shared by its games, with merging of identical leaves; 0 turns both off."""
+    """Evaluations remembered per worker, shared by its games, with merging of identical leaves; 0 turns both off. Games
+    are the same with and without it as long as `leaves` is 1."""
     max_moves: int = 0
     """Lower cap on the moves of a game, which then ends as a timeout; 0 keeps the game's own cap."""
     timeout_utility: float = 0.0

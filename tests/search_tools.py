@@ -183,12 +183,17 @@ def forest_tree(forest: Forest, t: int) -> Tree:
     while stack:
         path, n = stack.pop()
         node = nodes[n]
-        block = edges[node["first_edge"] : node["first_edge"] + node["edges"]]
-        assert len(set(block["action"].tolist())) == len(block)
-        for i, edge in enumerate(block):
-            here = (*path, int(edge["action"]))
+        block = slice(node["first_edge"], node["first_edge"] + node["edges"])
+        moves = forest._legal[block]
+        assert len(set(moves["action"].tolist())) == len(moves)
+        for i, (move, edge) in enumerate(zip(moves, edges[block], strict=True)):
+            here = (*path, int(move["action"]))
+            if i >= node["visited"]:
+                out[here] = float(move["prior"]), 0
+                continue
             assert edge["pending"] == 0
-            assert (edge["visits"] > 0) == (i < node["visited"])
+            assert edge["visits"] > 0
+            assert edge["prior"] == move["prior"]
             out[here] = _edge_value(edge, nodes)
             if edge["child"] != NONE:
                 child = nodes[edge["child"]]
@@ -199,8 +204,6 @@ def forest_tree(forest: Forest, t: int) -> Tree:
 
 
 def _edge_value(edge: np.void, nodes: np.ndarray) -> tuple:
-    if edge["child"] == NONE:
-        return float(edge["prior"]), 0
     child = nodes[edge["child"]]
     own, sums = tuple(child["value"].tolist()), tuple(edge["value"].tolist())
     return float(edge["prior"]), int(edge["visits"]), sums, own, bool(child["terminal"])

@@ -61,16 +61,17 @@ def standing(forest: Forest) -> list:
     for t, tree in enumerate(forest._trees):
         first = t * forest.capacity.nodes
         for node in forest._nodes[first : first + tree["nodes"]]:
-            edges = forest._edges[node["first_edge"] : node["first_edge"] + node["edges"]]
-            visited, rest = edges[: node["visited"]], edges[node["visited"] :]
-            leading = rest["action"][:1].tolist()
-            by_action = [(int(e["action"]), float(e["prior"]), int(e["child"]), int(e["pending"])) for e in rest]
-            out.append((node.tobytes(), visited.tobytes(), leading, sorted(by_action)))
+            start, stop = int(node["first_edge"]), int(node["first_edge"] + node["edges"])
+            middle = start + int(node["visited"])
+            rest = forest._legal[middle:stop]
+            visited = forest._edges[start:middle].tobytes() + forest._legal[start:middle].tobytes()
+            by_action = [(int(e["action"]), float(e["prior"])) for e in rest]
+            out.append((node.tobytes(), visited, rest["action"][:1].tolist(), sorted(by_action)))
     return out
 
 
 def everything(forest: Forest) -> list[bytes]:
-    arrays = (forest._trees, forest._nodes, forest._edges, forest._states, forest._slots.leaves)
+    arrays = (forest._trees, forest._nodes, forest._edges, forest._legal, forest._states, forest._slots.leaves)
     return [a.tobytes() for a in arrays]
 
 

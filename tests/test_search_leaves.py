@@ -145,7 +145,7 @@ def path_of(forest: Forest, slot: int) -> tuple[int, ...]:
     leaf, path = forest._slots.leaves[slot], ()
     node, edge = int(leaf["parent"]), int(leaf["edge"])
     while edge != NONE:
-        path = (int(forest._edges[edge]["action"]), *path)
+        path = (int(forest._legal[edge]["action"]), *path)
         node, edge = int(forest._nodes[node]["parent"]), int(forest._nodes[node]["parent_edge"])
     return path
 

@@ -45,7 +45,7 @@ def test_searching_allocates_nothing_that_stays(cache):
     rules = SearchSettings(simulations=50, cache=cache, reuse=True)
     game = GAMES["hex5"]
     forest, evaluator = Forest(game, 8, rules, make_cache(game, rules)), HashEvaluator(game, 2)
-    pools = ("_trees", "_nodes", "_edges", "_states")
+    pools = ("_trees", "_nodes", "_edges", "_legal", "_states")
     before = [getattr(forest, name) for name in pools]
     for _ in range(3):
         plant_all(forest, [(start(game), 0)] * 8, np.arange(8, dtype=np.uint64))

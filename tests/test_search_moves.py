@@ -97,7 +97,7 @@ def noisy_priors(alpha: float, fraction: float, trees: int, ply: int = 3) -> tup
         n = len(forest._trees)
         plant_all(forest, [(position, ply)] * n, np.array([derive(np.uint64(3), k) for k in range(n)]))
         run(forest, HashEvaluator(game, 2))
-        edges = forest._edges.reshape(n, -1)[:, :7]
+        edges = forest._legal.reshape(n, -1)[:, :7]
         order = np.argsort(edges["action"], axis=1)
         priors.append(np.take_along_axis(edges["prior"].astype(np.float64), order, axis=1))
     return priors[0], priors[1][0]

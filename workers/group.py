@@ -108,18 +108,37 @@ class Group:
                 self._sample(slot)
         self._step(decided, actions)
 
-    def tell_partly(self, ids: Ints, answer: Answer) -> None:
-        """Tell the rows that were answered and take back the failed ones, which will be asked again."""
-        good = np.setdiff1d(np.arange(len(ids)), answer.failed)
-        logits = answer.logits
-        if logits.ndim == 1:
-            offsets, _ = self.forest.legal_of(ids)
-            logits = np.concatenate([logits[offsets[i] : offsets[i + 1]] for i in good] or [logits[:0]])
+    def tell(self, ids: Ints, answer: Answer) -> int:
+        """Tell the forest what was answered; return how many rows failed. Those will be asked again.
+
+        A row whose answer is not finite counts as failed.
+        """
+        self.version = answer.version
+        self.tally.requests += 1
+        failed = len(answer.failed)
+        if not failed:
+            try:
+                self.forest.tell(ids, answer.logits, answer.values, answer.version)
+            except ValueError:  # found an answer that is not finite; nothing was told
+                failed = self._tell_partly(ids, answer)
         else:
-            logits = logits[good]
+            failed = self._tell_partly(ids, answer)
+        self.tally.evaluations += len(ids) - failed
+        self.tally.failed_rows += failed
+        return failed
+
+    def _tell_partly(self, ids: Ints, answer: Answer) -> int:
+        offsets, _ = self.forest.legal_of(ids)
+        by_row = np.split(answer.logits, offsets[1:-1]) if answer.logits.ndim == 1 else list(answer.logits)
+        finite = [bool(np.isfinite(row).all()) for row in by_row] & np.isfinite(answer.values).all(axis=1)
+        finite[answer.failed] = False
+        good = np.flatnonzero(finite)
         if len(good):
+            kept = [by_row[i] for i in good]
+            logits = np.concatenate(kept) if answer.logits.ndim == 1 else np.stack(kept)
             self.forest.tell(ids[good], logits, answer.values[good], answer.version)
-        self.forest.drop(ids[answer.failed])
+        self.forest.drop(ids[~finite])
+        return len(ids) - len(good)
 
     def games_in_progress(self) -> list[int]:
         """Return the indices of the games in progress."""

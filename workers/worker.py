@@ -148,18 +148,10 @@ class Worker:
             self._idle.append(group)
 
     def _tell(self, group: Group, ids: Ints, answer: Answer) -> None:
-        group.version = answer.version
-        group.tally.requests += 1
-        group.tally.evaluations += len(ids) - len(answer.failed)
-        if not len(answer.failed):
-            group.forest.tell(ids, answer.logits, answer.values, answer.version)
-            self._failures = 0
-            return
-        self._failures += 1
-        group.tally.failed_rows += len(answer.failed)
+        failed = group.tell(ids, answer)
+        self._failures = self._failures + 1 if failed else 0
         if self._failures > MOST_FAILURES:
             raise ChannelError(f"{self._failures} answers in a row had failed rows; see the server's log")
-        group.tell_partly(ids, answer)
 
     def _report(self) -> None:
         """Report every now and then; paused, once and at once when the last answer is in."""
