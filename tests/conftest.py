@@ -1,0 +1,201 @@
+"""What every test leaves behind is nothing: no process, no thread, no socket folder. And Grove as a subprocess."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from game import load_game
+from game.registry import BUILT_IN
+from grove.show import show_game
+from workers.records import GameRecord, Problem, read_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+MARK = "GROVE_TEST_SESSION"
+LEAVE_S = 15.0
+"""Longest time that processes, threads and folders may take to go once a test is over."""
+LIMIT_S = 90.0
+"""Hard limit on one subprocess."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_mark() -> Iterator[str]:
+    """Mark every process started from here on, and give them a temporary folder of their own."""
+    former = os.environ.get("TMPDIR")
+    mark = uuid.uuid4().hex
+    with tempfile.TemporaryDirectory(prefix="gt") as folder:
+        os.environ |= {MARK: mark, "TMPDIR": folder}
+        tempfile.tempdir = folder
+        yield mark
+        os.environ.pop("TMPDIR")
+        if former is not None:
+            os.environ["TMPDIR"] = former
+        tempfile.tempdir = None
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(session_mark: str) -> Iterator[None]:
+    """Fail a test that leaves a process, a thread or a socket folder behind."""
+    threads, processes, folders = set(threading.enumerate()), marked(session_mark), socket_folders()
+    yield
+    deadline = time.monotonic() + LEAVE_S
+    while time.monotonic() < deadline:
+        left = [
+            *(f"thread {thread.name}" for thread in set(threading.enumerate()) - threads),
+            *(describe(process) for process in marked(session_mark) - processes),
+            *(str(folder) for folder in socket_folders() - folders),
+        ]
+        if not left:
+            return
+        time.sleep(0.02)
+    for process in marked(session_mark) - processes:
+        process.kill()
+    pytest.fail(f"left behind: {', '.join(left)}")
+
+
+def marked(mark: str) -> set[psutil.Process]:
+    """Return the processes started by this session, children of dead ones included, without what stays on purpose."""
+    staying = {os.getpid(), forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid}
+    found = set()
+    for process in psutil.process_iter():
+        try:
+            if process.pid in staying or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            compiles = "torch/_inductor" in " ".join(process.cmdline())  # torch's pool of compiler processes
+            if process.environ().get(MARK) == mark and not compiles:
+                found.add(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def describe(process: psutil.Process) -> str:
+    try:
+        return f"process {process.pid} {' '.join(process.cmdline())[:200]}"
+    except psutil.Error:
+        return f"process {process.pid}"
+
+
+def socket_folders() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("grove-????????"))
+
+
+class Grove:
+    """The command `grove` in subprocesses, and what they leave in run folders."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._running: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+        """Start `grove` as the leader of a session of its own, as a terminal would."""
+        # -P: like the installed command, Python does not put the current folder on the import path.
+        command = [sys.executable, "-P", "-m", "grove", *map(str, arguments)]
+        process = subprocess.Popen(
+            command,
+            cwd=cwd or self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._running.append(process)
+        return process
+
+    def run(self, *arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run `grove` to its end and return what it said."""
+        return self.end(self.start(*arguments, cwd=cwd, **environment))
+
+    def end(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+        """Wait for the end of `process` and return what it said."""
+        out, errors = process.communicate(timeout=LIMIT_S)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+    def play(self, *arguments: object, cwd: Path | None = None) -> str:
+        """Run `grove`, which must succeed without a word on standard error; return its output."""
+        done = self.run(*arguments, cwd=cwd)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        return done.stdout
+
+    def refused(self, *arguments: object, cwd: Path | None = None) -> str:
+        """Run `grove`, which must end with status 2 and one line on standard error; return that line."""
+        done = self.run(*arguments, cwd=cwd)
+        assert done.returncode == 2, done
+        lines = done.stderr.splitlines()
+        assert len(lines) == 1, done
+        assert lines[0].startswith("grove: "), done
+        assert "Traceback" not in done.stdout, done
+        return lines[0].removeprefix("grove: ")
+
+    def close(self) -> None:
+        """End what a failed test left running."""
+        for process in self._running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+    # -- run folders -------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def read(folder: Path) -> list[GameRecord]:
+        """Return the games of a run by index; every line of its logs must be a record."""
+        problems: list[Problem] = []
+        records = sorted(read_folder(folder / "games", problems), key=lambda record: record.index)
+        assert not problems
+        return records
+
+    @classmethod
+    def exactly(cls, folder: Path, indices: range, game: str) -> list[GameRecord]:
+        """Return the games of a run after checking that they are `indices`, once each, played by the rules."""
+        records = cls.read(folder)
+        assert [record.index for record in records] == list(indices)
+        assert {record.game for record in records} == {game}
+        if game.partition(":")[0] in BUILT_IN:
+            rules = load_game(game)
+            for record in records:
+                show_game(record, rules, io.StringIO())
+        assert not (folder / "lock").exists()
+        return records
+
+    @staticmethod
+    def summary(folder: Path) -> dict[str, Any]:
+        content = json.loads((folder / "summary.json").read_text())
+        assert isinstance(content, dict)
+        return content
+
+
+@pytest.fixture
+def grove(tmp_path: Path) -> Iterator[Grove]:
+    runner = Grove(tmp_path)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], Any]], Any]:
+    """Wait, within a hard limit, until a condition holds; return its value."""
+
+    def wait(condition: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + 60
+        while not (value := condition()):
+            assert time.monotonic() < deadline, "it never came to that"
+            time.sleep(0.01)
+        return value
+
+    return wait

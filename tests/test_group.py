@@ -1,0 +1,155 @@
+"""A group of games: what it records is what the rules and the search say, whatever became of single rows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from common.rng import derive
+from game import load_game
+from game.contract import Game
+from grove.show import show_game
+from mcts import Rows, SearchSettings, make_cache
+from workers.evaluators import Answer, HashEvaluator, row_spec
+from workers.group import SAMPLE_EVERY, Group
+from workers.records import GameRecord, decode_line, encode
+
+Fail = Callable[[int, Rows], np.ndarray]
+SHORT = SearchSettings(simulations=12)
+
+
+def evaluated(game: Game, rows: Rows) -> Answer:
+    evaluator = HashEvaluator(row_spec(game))
+    evaluator.submit(rows)
+    answer = evaluator.collect(0)
+    assert answer is not None
+    return answer
+
+
+def played(game: Game, settings: SearchSettings, indices: range, slots: int, fail: Fail | None = None) -> Group:
+    """Play the games `indices`; `fail` says which rows of a lap get no answer."""
+    group = Group(game, game.name, settings, slots, make_cache(game, settings))
+    waiting = list(indices)
+    for lap in range(10_000):
+        for _ in range(1000):
+            count = min(len(group.free), len(waiting))
+            group.start(5, [waiting.pop(0) for _ in range(count)])
+            decided = group.forest.grow()
+            if not len(decided):
+                break
+            group.play(decided)
+        if not group.playing and not waiting:
+            return group
+        rows = group.forest.ask()
+        ids, answer = rows.ids.copy(), evaluated(game, rows)
+        group.version = answer.version
+        failed = fail(lap, rows) if fail else np.empty(0, np.int32)
+        group.tell_partly(ids, answer._replace(failed=failed.astype(np.int32)))
+    raise AssertionError("the games do not end")
+
+
+def finished(group: Group) -> list[GameRecord]:
+    return sorted(group.finished, key=lambda record: record.index)
+
+
+def gist(records: list[GameRecord]) -> list[object]:
+    """Return what must not depend on time, place or company."""
+    return [(r.index, r.seed, r.moves, r.visits, r.values, r.utilities, r.status) for r in records]
+
+
+@pytest.mark.parametrize("spec", ["connect_four", "hex:size=4"])
+def test_records_keep_to_rules_and_search(spec: str) -> None:
+    game = load_game(spec)
+    records = finished(played(game, SHORT, range(6), 4))
+    assert [record.index for record in records] == list(range(6))
+    for record in records:
+        show_game(record, game, io.StringIO())  # replays it and checks moves and result
+        assert record.seed == int(derive(np.uint64(5), record.index))
+        assert record.status == "finished"
+        for visits, values, model in zip(record.visits, record.values, record.models, strict=True):
+            if visits is None:
+                assert values is None
+                assert model is None
+                continue
+            assert sum(count for _, count in visits) == SHORT.simulations
+            assert values is not None
+            assert np.abs(values).max() <= 1
+            assert model == "test"
+        read = decode_line(encode(record))
+        assert (read.moves, read.visits, read.utilities) == (record.moves, record.visits, record.utilities)
+
+
+def test_forced_moves_are_played_without_a_search() -> None:
+    game = load_game("hex:size=2")
+    records = finished(played(game, SearchSettings(simulations=2), range(60), 16))
+    forced = [visits is None for record in records for visits in record.visits]
+    assert any(forced)
+    assert not all(forced)
+    for record in records:
+        show_game(record, game, io.StringIO())
+
+
+@pytest.mark.parametrize("slots", [1, 3, 20])
+@pytest.mark.parametrize("options", [{}, {"cache": 4096}, {"leaves": 3}, {"reuse": True}])
+def test_a_game_does_not_depend_on_its_company(slots: int, options: dict[str, int]) -> None:
+    game = load_game("hex:size=3")
+    settings = SearchSettings(simulations=12, **options)
+    alone = SearchSettings(simulations=12, **{name: v for name, v in options.items() if name != "cache"})
+    assert gist(finished(played(game, settings, range(12), slots))) == gist(finished(played(game, alone, range(12), 2)))
+
+
+def test_failed_rows_are_asked_again_and_change_nothing() -> None:
+    game = load_game("connect_four")
+    random = np.random.default_rng(0)
+
+    def fail(lap: int, rows: Rows) -> np.ndarray:
+        if lap % 7 == 0:
+            return np.arange(len(rows.ids))  # all of them
+        return np.flatnonzero(random.random(len(rows.ids)) < 0.3)
+
+    group = played(game, SHORT, range(5), 3, fail)
+    assert gist(finished(group)) == gist(finished(played(game, SHORT, range(5), 3)))
+
+
+def test_a_lower_cap_ends_games_as_timeouts() -> None:
+    game = load_game("hex:size=4")
+    settings = SearchSettings(simulations=4, max_moves=3, timeout_utility=-0.5)
+    group = played(game, settings, range(3), 2)
+    for record in finished(group):
+        assert (len(record.moves), record.status, record.utilities) == (3, "timeout", [-0.5, -0.5])
+    assert (group.tally.games, group.tally.timeouts, group.tally.moves) == (3, 3, 9)
+
+
+def test_the_tally_counts_what_happened() -> None:
+    game = load_game("connect_four")
+    group = played(game, SHORT, range(8), 4)
+    records = finished(group)
+    searched = sum(visits is not None for record in records for visits in record.visits)
+    assert group.tally.games == 8
+    assert group.tally.moves == sum(len(record.moves) for record in records)
+    assert group.tally.decisions == searched
+    assert group.forest.simulations == searched * SHORT.simulations
+    assert group.tally.sampled_decisions == searched // SAMPLE_EVERY
+    assert 0 < group.tally.distinct_evaluations <= group.tally.sampled_evaluations
+    assert group.games_in_progress() == []
+
+
+def test_other_run_seeds_give_other_games() -> None:
+    game = load_game("hex:size=4")
+    moves = set()
+    for seed in range(4):
+        group = Group(game, game.name, SHORT, 1, None)
+        group.start(seed, [0])
+        while group.playing:
+            decided = group.forest.grow()
+            if len(decided):
+                group.play(decided)
+                continue
+            rows = group.forest.ask()
+            answer = evaluated(game, rows)
+            group.forest.tell(rows.ids, answer.logits, answer.values)
+        moves.add(tuple(group.finished[0].moves))
+    assert len(moves) == 4
