@@ -17,7 +17,7 @@ from workers.evaluators import Answer, HashEvaluator, row_spec
 from workers.group import SAMPLE_EVERY, Group
 from workers.records import GameRecord, decode_line, encode
 
-Fail = Callable[[int, Rows], np.ndarray]
+Spoil = Callable[[int, Answer], Answer]
 SHORT = SearchSettings(simulations=12)
 
 
@@ -29,8 +29,8 @@ def evaluated(game: Game, rows: Rows) -> Answer:
     return answer
 
 
-def played(game: Game, settings: SearchSettings, indices: range, slots: int, fail: Fail | None = None) -> Group:
-    """Play the games `indices`; `fail` says which rows of a lap get no answer."""
+def played(game: Game, settings: SearchSettings, indices: range, slots: int, spoil: Spoil | None = None) -> Group:
+    """Play the games `indices`; `spoil` makes what it likes of the answers of a lap."""
     group = Group(game, game.name, settings, slots, make_cache(game, settings))
     waiting = list(indices)
     for lap in range(10_000):
@@ -45,9 +45,7 @@ def played(game: Game, settings: SearchSettings, indices: range, slots: int, fai
             return group
         rows = group.forest.ask()
         ids, answer = rows.ids.copy(), evaluated(game, rows)
-        group.version = answer.version
-        failed = fail(lap, rows) if fail else np.empty(0, np.int32)
-        group.tell_partly(ids, answer._replace(failed=failed.astype(np.int32)))
+        group.tell(ids, spoil(lap, answer) if spoil else answer)
     raise AssertionError("the games do not end")
 
 
@@ -101,16 +99,27 @@ def test_a_game_does_not_depend_on_its_company(slots: int, options: dict[str, in
     assert gist(finished(played(game, settings, range(12), slots))) == gist(finished(played(game, alone, range(12), 2)))
 
 
-def test_failed_rows_are_asked_again_and_change_nothing() -> None:
+@pytest.mark.parametrize("fault", ["failed", "nan logits", "infinite values"])
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_failed_rows_are_asked_again_and_change_nothing(fault: str, share: float) -> None:
     game = load_game("connect_four")
     random = np.random.default_rng(0)
 
-    def fail(lap: int, rows: Rows) -> np.ndarray:
-        if lap % 7 == 0:
-            return np.arange(len(rows.ids))  # all of them
-        return np.flatnonzero(random.random(len(rows.ids)) < 0.3)
+    def spoil(lap: int, answer: Answer) -> Answer:
+        rows = np.flatnonzero(random.random(len(answer.values)) < share).astype(np.int32)
+        if lap % 3:
+            return answer
+        if fault == "failed":
+            answer.logits[rows] = answer.values[rows] = 0
+            return answer._replace(failed=rows)
+        if fault == "nan logits":
+            answer.logits[rows] = np.nan
+        else:
+            answer.values[rows] = np.inf
+        return answer
 
-    group = played(game, SHORT, range(5), 3, fail)
+    group = played(game, SHORT, range(5), 3, spoil)
+    assert group.tally.failed_rows > 0
     assert gist(finished(group)) == gist(finished(played(game, SHORT, range(5), 3)))
 
 
@@ -149,7 +158,6 @@ def test_other_run_seeds_give_other_games() -> None:
                 group.play(decided)
                 continue
             rows = group.forest.ask()
-            answer = evaluated(game, rows)
-            group.forest.tell(rows.ids, answer.logits, answer.values)
+            group.tell(rows.ids.copy(), evaluated(game, rows))
         moves.add(tuple(group.finished[0].moves))
     assert len(moves) == 4

@@ -160,21 +160,19 @@ def test_a_worker_with_fewer_games_than_groups(supervise: Any) -> None:
 
 
 def test_a_pause_stops_the_search_and_keeps_the_trees(supervise: Any) -> None:
-    def evaluations() -> float:
-        return float(worker.wait_for("stats")[0]["evaluations"])
-
-    worker = supervise(Watched(), simulations=400)
+    evaluator = Watched()
+    worker = supervise(evaluator, simulations=400)
     worker.port.send("indices", list(range(200)))
-    assert evaluations() >= 0
+    worker.wait_for("stats")
     worker.port.send("pause")
-    while evaluations() != evaluations():  # what is away comes back first
-        pass
-    still = evaluations()
-    assert evaluations() == still
+    (still,) = worker.wait_for("rest")
+    assert evaluator.outstanding == 0
+    assert still["in_progress"] > 0
+    assert worker.port.receive(1.0) is None  # not a word, not a game
     worker.port.send("resume")
     worker.finished(1)
     worker.port.send("stop")
-    assert worker.wait_for("bye")[0]["evaluations"] > still
+    assert worker.wait_for("bye")[0]["evaluations"] > still["evaluations"]
 
 
 def test_a_worker_whose_supervisor_is_gone_ends_with_its_games_on_disk(supervise: Any) -> None:
