@@ -1,0 +1,25 @@
+"""Measuring: modes side by side in interleaved slices of one run, and what the machine delivered meanwhile.
+
+`grove bench compare` is the command. Nothing here imports torch in the supervisor's process; `bench.roof` measures the
+network alone in a process of its own.
+"""
+
+from bench.compare import Outcome, run_comparison
+from bench.modes import MODES, Asked, parse_modes
+from bench.probe import Probe, burn_probe
+from bench.report import print_table, write_header, write_results
+from bench.results import rows
+
+__all__ = [
+    "MODES",
+    "Asked",
+    "Outcome",
+    "Probe",
+    "burn_probe",
+    "parse_modes",
+    "print_table",
+    "rows",
+    "run_comparison",
+    "write_header",
+    "write_results",
+]

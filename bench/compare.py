@@ -1,0 +1,213 @@
+"""The comparison: warm pools play in turn, slice by slice, with the roof and a burn probe beside every round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bench.modes import Asked, Variant, direct_at_pool_workers, direct_kinds, pool_plan
+from bench.probe import burn_probe
+from bench.roof import Roof, RoofJob
+from bench.rounds import LEAST_ROUNDS, Round, median_rates
+from bench.slices import Slice, WarmPool, cpu_seconds
+from common.errors import PoolError
+from game import load_game
+from workers.evaluators import row_spec
+
+PROBE_S = 0.1
+"""Seconds of each half of a burn probe."""
+WANTED_ROUNDS = 7
+"""Rounds to aim at; more when slices would become longer than `LONGEST_SLICE_S`."""
+LONGEST_SLICE_S = 3.0
+SHORTEST_SLICE_S = 0.2
+VARIANT_SHARE = 0.2
+"""Part of the measuring time that goes into the choice of the direct baseline, at most `VARIANT_SLICE_S` a slice."""
+VARIANT_ROUNDS = 3
+VARIANT_SLICE_S = 1.0
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Measured:
+    """One mode, or one variant of it, with its pool (stopped by the time a comparison returns) and its rounds."""
+
+    name: str
+    pool: WarmPool
+    rounds: Sequence[Round]
+    start_s: float = 0.0
+    variant: str = ""
+    """For `direct`: which variant the baseline is."""
+
+
+@dataclass
+class Outcome:
+    """What a comparison found."""
+
+    rounds: list[Round] = field(default_factory=list)
+    modes: list[Measured] = field(default_factory=list)
+    """The modes in the order asked for, as far as they could be measured."""
+    variants: list[Measured] = field(default_factory=list)
+    """The variants of `direct`; their rounds are those of the choice."""
+    not_measured: dict[str, str] = field(default_factory=dict)
+    """Mode or variant -> why it could not be measured here."""
+    roof: dict[str, Any] = field(default_factory=dict)
+    slice_s: float = 0.0
+    idle_cpu: float = 0.0
+    """Processors that all paused processes together used during the slices of others."""
+
+
+def run_comparison(asked: Asked, say: Say) -> Outcome:
+    """Measure all modes and return what was found; every process has ended by then.
+
+    Raises:
+        GroveError: the network cannot be run, a pool died while it was measured, or no mode could be measured.
+    """
+    outcome = Outcome()
+    with ExitStack() as stack:
+        roof = stack.enter_context(_start_roof(asked, say))
+        outcome.roof = roof.found
+        # Every mode computes in the number format that was found best, but for `direct`: one position a call is
+        # faster in fp32, whose set-up costs less.
+        same = replace(asked, network=replace(asked.network, dtype=roof.found["backend"]["dtype"]))
+        warm: dict[str, WarmPool] = {}
+        left_s = asked.seconds
+        for mode in asked.modes:
+            if mode == "direct":
+                left_s *= 1 - VARIANT_SHARE
+                baseline = _choose_direct(asked, outcome, stack, say)
+                if baseline is not None:
+                    warm[mode] = baseline
+            else:
+                started = _started(mode, WarmPool(mode, pool_plan(same, mode)), outcome, stack, say)
+                if started is not None:
+                    warm[mode] = started
+        if not warm:
+            raise PoolError(f"no mode could be measured: {'; '.join(outcome.not_measured.values())}")
+        _play_rounds(warm, roof, left_s, outcome, say)
+        outcome.modes = [
+            Measured(mode, pool, outcome.rounds, variant=pool.name if mode == "direct" else "")
+            for mode, pool in warm.items()
+        ]
+    return outcome
+
+
+def _start_roof(asked: Asked, say: Say) -> Roof:
+    job = RoofJob(
+        row_spec=row_spec(load_game(asked.game_spec)), network=asked.network, max_batch=asked.server.max_batch
+    )
+    roof = Roof(job, asked.game_spec)
+    try:
+        roof.wait_ready()
+    except BaseException:
+        roof.__exit__()
+        raise
+    found = roof.found
+    best = max(item["rows_per_second"] for item in found["tried"])
+    backend = found["backend"]
+    say(
+        f"roof: {best:,.0f} rows/s, {found['lanes']} lanes of {found['bucket']} rows, {backend['dtype']} "
+        f"{backend['kind']} on {backend['device']}"
+    )
+    return roof
+
+
+def _started(name: str, pool: WarmPool, outcome: Outcome, stack: ExitStack, say: Say) -> WarmPool | None:
+    """Start and warm one pool; None, with the reason noted, when it cannot work here."""
+    stack.enter_context(pool)
+    try:
+        pool.start()
+    except PoolError as error:
+        pool.pool.stop()
+        outcome.not_measured[name] = str(error)
+        say(f"{name}: not measured; {error}")
+        return None
+    chosen = pool.pool.sizes
+    say(f"{name}: warm; {chosen.workers} workers x {chosen.games} games in {pool.pool.plan.groups} groups")
+    return pool
+
+
+# -- the baseline ------------------------------------------------------------------------------------------------------
+
+
+def _choose_direct(asked: Asked, outcome: Outcome, stack: ExitStack, say: Say) -> WarmPool | None:
+    """Try the variants of `direct` in short rounds of their own and return the pool of the fastest; stop the others."""
+    slice_s = VARIANT_SHARE * asked.seconds / VARIANT_ROUNDS / 4
+    slice_s = min(max(slice_s, SHORTEST_SLICE_S), VARIANT_SLICE_S)
+    kinds = {variant.name: variant for variant in direct_kinds(asked)}
+    best = _fastest(list(kinds.values()), {}, slice_s, (outcome, stack, say))
+    if best is None:
+        outcome.not_measured["direct"] = "none of its variants can run here"
+        return None
+    more = direct_at_pool_workers(asked, kinds[best.name])
+    if more is not None:
+        best = _fastest([more], {best.name: best}, slice_s, (outcome, stack, say)) or best
+    say(f"direct: the baseline is {best.name}")
+    return best
+
+
+def _fastest(
+    variants: Sequence[Variant], running: dict[str, WarmPool], slice_s: float, context: tuple[Outcome, ExitStack, Say]
+) -> WarmPool | None:
+    outcome, stack, say = context
+    pools = dict(running)
+    for variant in variants:
+        if variant.fault:
+            outcome.not_measured[variant.name] = variant.fault
+            say(f"{variant.name}: not measured; {variant.fault}")
+        elif pool := _started(variant.name, WarmPool(variant.name, variant.plan), outcome, stack, say):
+            pools[variant.name] = pool
+    if not pools:
+        return None
+    rounds = [_play_round(pools, None, slice_s) for _ in range(VARIANT_ROUNDS)]
+    rates = median_rates(rounds)
+    fastest = max(rates, key=lambda name: rates[name])
+    for name, pool in pools.items():
+        if name not in running:
+            outcome.variants.append(Measured(name, pool, rounds))
+        if name != fastest:
+            pool.pool.stop()
+    return pools[fastest]
+
+
+# -- rounds ------------------------------------------------------------------------------------------------------------
+
+
+def slice_length(seconds: float, modes: int) -> tuple[float, int]:
+    """Return the seconds of a slice and how many rounds of `modes` slices fit into `seconds`."""
+    slice_s = min(max(seconds / (WANTED_ROUNDS * modes), SHORTEST_SLICE_S), LONGEST_SLICE_S)
+    return slice_s, max(LEAST_ROUNDS, int(seconds / (slice_s * modes + 2 * PROBE_S)))
+
+
+def _play_rounds(warm: Mapping[str, WarmPool], roof: Roof, seconds: float, outcome: Outcome, say: Say) -> None:
+    outcome.slice_s, count = slice_length(seconds, len(warm) + 1)
+    say(f"{count} rounds of {outcome.slice_s:.1f} s a mode")
+    processes = {mode: pool.pool.processes for mode, pool in warm.items()} | {"roof": roof.processes}
+    for number in range(count):
+        done = _play_round(warm, roof, outcome.slice_s, processes)
+        outcome.rounds.append(done)
+        rates = ", ".join(f"{mode} {part.evaluations_per_second:,.0f}" for mode, part in done.slices.items())
+        say(f"round {number + 1} of {count}: roof {done.roof:,.0f}, {rates} evaluations/s")
+    used = [done.idle_cpu for done in outcome.rounds]
+    outcome.idle_cpu = sum(used) / len(used)
+
+
+def _play_round(
+    warm: Mapping[str, WarmPool], roof: Roof | None, seconds: float, processes: Mapping[str, list[int]] | None = None
+) -> Round:
+    """Play one slice of every mode and of the roof, all others paused, between two burn probes."""
+    before = burn_probe(PROBE_S)
+    rate = roof.measure(seconds) if roof is not None else 0.0
+    slices: dict[str, Slice] = {}
+    idle = 0.0
+    for mode, pool in warm.items():
+        paused = [number for other, ids in (processes or {}).items() if other != mode for number in ids]
+        used = cpu_seconds(paused)
+        slices[mode] = pool.play(seconds)
+        idle += cpu_seconds(paused) - used
+        for other in warm.values():
+            other.look_after()
+    played_s = sum(part.seconds for part in slices.values())
+    return Round((before, burn_probe(PROBE_S)), rate, slices, idle / played_s)

@@ -1,0 +1,145 @@
+"""The modes of a comparison and the pools that play them, each with its best fair chance.
+
+direct          a network in every worker, one position a call: the baseline. Its variants (eager, compiled, compiled
+                with the C++ wrapper, at one process a core and at the pool's worker count, on the CPU and on CUDA
+                where there is one) are tried briefly; the fastest is the baseline, all are shown.
+local           a network in every worker, which evaluates the worker's own batch; one process a core
+server-thread   search threads beside the lanes, in the server's process
+server-process  search processes and one server
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from common.errors import SettingError
+from common.machine import gpus, usable_cores
+from game import load_game
+from inference_server import ServerSettings
+from inference_server.network_settings import NetworkSettings
+from inference_server.toolchain import compiler_fault
+from mcts import SearchSettings
+from workers.pool import PoolPlan, Sizes
+from workers.settings import PoolSettings
+from workers.sizing import check_memory, check_requests, sizes
+
+MODES = ("direct", "local", "server-thread", "server-process")
+DIRECT_GAMES = 64
+"""Games of a direct worker, in one group. Measured: 8 games are a tenth slower and one game 40 %, because the search's
+calls are shared by fewer rows; with 64 the network takes 98 % of a worker's time, so more games cannot help."""
+_PLENTY = 1 << 30
+"""Games to size the pools for: a comparison ends by the clock."""
+
+Compile = Literal["eager", "compiled", "cpp_wrapper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the user asked to compare; resolved settings."""
+
+    game_spec: str
+    modes: tuple[str, ...]
+    seconds: float
+    """Seconds of measuring, over all modes."""
+    out: Path
+    """Folder of the results; the modes' games go below `out`/games."""
+    seed: int
+    search: SearchSettings
+    pool: PoolSettings
+    network: NetworkSettings
+    server: ServerSettings
+    probe_limit: float
+    """Relative change of the burn probe from which a round is dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way to run `direct`."""
+
+    name: str
+    plan: PoolPlan
+    fault: str = ""
+    """Why it cannot run on this machine; empty when it can."""
+
+
+def parse_modes(text: str) -> tuple[str, ...]:
+    """Return the modes of a comma-separated list, each once. Raises SettingError for unknown ones, or none."""
+    modes = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [mode for mode in modes if mode not in MODES]
+    if unknown or not modes:
+        raise SettingError.of(
+            "modes",
+            text,
+            f"{unknown[0]!r} is no mode" if unknown else "it names no mode",
+            f"choose from {', '.join(MODES)}",
+        )
+    return modes
+
+
+def pool_plan(asked: Asked, mode: str) -> PoolPlan:
+    """Return the pool of one mode other than `direct`.
+
+    Raises SettingError when its trees do not fit into memory or its groups into one request.
+    """
+    thread, process = sizes(asked.pool, asked.server, _PLENTY, asked.network.device)
+    if mode == "local":
+        # One group: nothing is away while a worker computes its own batch, so a second group would only halve it.
+        games = asked.pool.games_per_worker or asked.server.max_batch
+        return _plan(asked, mode, "local", Sizes(workers=usable_cores(), games=games), groups=1)
+    chosen = thread if mode == "server-thread" else process
+    return _plan(asked, mode, "server", chosen, groups=asked.pool.groups)
+
+
+def direct_kinds(asked: Asked) -> list[Variant]:
+    """Return the ways to run one direct process a core."""
+    fault = compiler_fault()
+    per_core = Sizes(workers=usable_cores(), games=DIRECT_GAMES)
+    kinds: tuple[tuple[str, Compile, str], ...] = (
+        ("direct-eager", "eager", ""),
+        ("direct-compiled", "compiled", fault),
+        ("direct-cpp-wrapper", "cpp_wrapper", fault),
+    )
+    on_gpu = asked.network.device != "cpu" and bool(gpus().devices)
+    on_cpu = replace(asked, network=replace(asked.network, device="cpu"))
+    variants = []
+    if asked.network.device != "cuda":
+        variants = [
+            Variant(name=name, plan=replace(_plan(on_cpu, name, "direct", per_core, groups=1), direct_compile=how),
+                    fault=why)
+            for name, how, why in kinds
+        ]  # fmt: skip
+    if on_gpu:
+        on_cuda = replace(asked, network=replace(asked.network, device="cuda"))
+        variants.append(Variant(name="direct-cuda", plan=_plan(on_cuda, "direct-cuda", "direct", per_core, groups=1)))
+    return variants
+
+
+def direct_at_pool_workers(asked: Asked, fastest: Variant) -> Variant | None:
+    """Return the fastest kind at the process pool's worker count; None when that is one process a core anyway."""
+    workers = sizes(asked.pool, asked.server, _PLENTY, asked.network.device)[1].workers
+    if workers == fastest.plan.process_sizes.workers:
+        return None
+    name = f"{fastest.name}-{workers}-workers"
+    sized = Sizes(workers=workers, games=fastest.plan.process_sizes.games)
+    return Variant(name=name, plan=replace(fastest.plan, process_sizes=sized, games_folder=asked.out / "games" / name))
+
+
+def _plan(asked: Asked, name: str, evaluator: str, chosen: Sizes, groups: int) -> PoolPlan:
+    check_memory(load_game(asked.game_spec), asked.search, groups, chosen)
+    if evaluator == "server":
+        check_requests(asked.search, asked.server, groups, chosen)
+    return PoolPlan(
+        game_spec=asked.game_spec,
+        run_seed=asked.seed,
+        games_folder=asked.out / "games" / name,
+        search=asked.search,
+        network=asked.network,
+        server=asked.server,
+        evaluator=evaluator,
+        pool="thread" if name == "server-thread" else "process",
+        groups=groups,
+        thread_sizes=chosen,
+        process_sizes=chosen,
+    )

@@ -1,0 +1,114 @@
+"""What is left of a comparison: results.json, run.json, chart.png and a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.compare import Outcome
+from bench.modes import Asked
+from bench.results import Row, raw_rounds
+from common import machine
+
+_COLUMNS = (
+    *("mode", "evaluations/s", "of the roof", "vs direct", "lowest..highest", "simulations/s", "games/min"),
+    *("rows/batch", "fill", "distinct", "entropy"),
+)
+
+
+def write_header(asked: Asked, outcome: Outcome, settings: dict[str, Any], command: Sequence[str]) -> Path:
+    """Write run.json: the command, the resolved settings, the machine, the roof's sweep and every round's raw rates."""
+    head = {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": list(command),
+        **machine.provenance(),
+        "settings": settings,
+        "clock": "a slice runs from the order to go on until the last worker is at rest; start and warm-up left out",
+        "slice_seconds": outcome.slice_s,
+        "probe_limit": asked.probe_limit,
+        "idle_cpu": outcome.idle_cpu,
+        "roof": outcome.roof,
+        "not_measured": outcome.not_measured,
+        "rounds": raw_rounds(outcome.rounds, asked.probe_limit),
+    }
+    return _write(asked.out / "run.json", head)
+
+
+def write_results(asked: Asked, rows: Sequence[Row]) -> list[Path]:
+    """Write results.json and chart.png; return their paths."""
+    measured = [row for row in rows if not row["not_measured"]]
+    return [_write(asked.out / "results.json", list(rows)), _draw(asked, measured)]
+
+
+def print_table(rows: Sequence[Row], console: Console) -> None:
+    """Print the rows as a table, or as plain aligned lines when the console is no terminal."""
+    texts = [_texts(row) for row in rows if not row["not_measured"]]
+    if console.is_terminal:
+        table = Table(*_COLUMNS[:1], box=None, pad_edge=False)
+        for name in _COLUMNS[1:]:
+            table.add_column(name, justify="right")
+        for line in texts:
+            table.add_row(*line)
+        console.print(table)
+    else:
+        widths = [max(map(len, column)) for column in zip(_COLUMNS, *texts, strict=True)]
+        for line in (_COLUMNS, *texts):
+            first, *rest = (text.rjust(width) for text, width in zip(line, widths, strict=True))
+            console.print("  ".join((first.lstrip().ljust(widths[0]), *rest)), soft_wrap=True)
+    for row in rows:
+        if row["not_measured"]:
+            console.print(f"{row['mode']}: not measured: {row['not_measured']}", soft_wrap=True)
+
+
+def _texts(row: Row) -> tuple[str, ...]:
+    low, high = row["ratio_low"], row["ratio_high"]
+    name = f"{row['mode']} ({row['variant']})" if row["variant"] else row["mode"]
+    return (
+        name,
+        f"{row['evaluations_per_second']:,.0f}",
+        _form(row["roof_share"], "{:.1%}"),
+        _form(row["ratio_to_direct"], "{:.2f}x"),
+        f"{low:.2f}..{high:.2f}" if low is not None else "-",
+        f"{row['simulations_per_second']:,.0f}",
+        f"{row['games_per_minute']:,.0f}",
+        _form(row["mean_batch_rows"], "{:.0f}"),
+        _form(row["fill"], "{:.1%}"),
+        _form(row["distinct_share"], "{:.1%}"),
+        _form(row["mean_visit_entropy"], "{:.2f}"),
+    )
+
+
+def _form(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _draw(asked: Asked, rows: Sequence[Row]) -> Path:
+    """Draw the modes, fastest first; the variants of `direct` are in the table and in results.json."""
+    from bench.chart import (
+        draw_comparison,
+    )  # matplotlib takes half a second to import; processes of bench do not need it
+
+    modes = [row for row in rows if row["mode"] in asked.modes]
+    modes.sort(key=lambda row: -float(row["evaluations_per_second"]))
+    here = machine.describe()
+    probe = modes[0]["probe"]
+    search = asked.search
+    cache = "off" if not search.cache else f"{search.cache:,}"
+    return draw_comparison(
+        modes,
+        asked.out / "chart.png",
+        title=f"{asked.game_spec}, {asked.network.model or asked.network.network}",
+        subtitle=f"{search.simulations} simulations, cache {cache}; {here['cpu']}, "
+        f"{probe['delivered_cores']:.1f} cores delivered; {modes[0]['rounds']} rounds of paired slices",
+    )
+
+
+def _write(path: Path, content: Any) -> Path:
+    path.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    return path

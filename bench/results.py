@@ -1,0 +1,156 @@
+"""From a comparison to the rows of results.json: the keys of summary.json and what only a comparison knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any
+
+from bench.compare import Measured, Outcome
+from bench.counting import total
+from bench.rounds import Round, check_enough, kept, probe_figures, ratio, roof_share
+from common.errors import PoolError
+from workers import figures
+from workers.records import GameRecord, read_folder
+
+Row = dict[str, Any]
+LEAST_GAMES = 5
+"""Fewest finished games that a mode's row may rest on."""
+
+
+def rows(outcome: Outcome, probe_limit: float) -> list[Row]:
+    """Return one row per mode in the order asked for, then one per variant of `direct`, then what was not measured.
+
+    Raises PoolError, with the numbers, when too few rounds or games are left to report.
+    """
+    check_enough(outcome.rounds, probe_limit)
+    out = [_row(mode, outcome, probe_limit, "direct") for mode in outcome.modes]
+    chosen = next((mode.variant for mode in outcome.modes if mode.name == "direct"), "")
+    out += [_row(variant, outcome, probe_limit, chosen) for variant in outcome.variants]
+    few = [f"{row['mode']} {row['games']}" for row in out[: len(outcome.modes)] if row["games"] < LEAST_GAMES]
+    if few:
+        raise PoolError(
+            f"no figures: finished games are {', '.join(few)} and {LEAST_GAMES} a mode are needed; "
+            "use more --seconds, fewer --simulations or fewer --games-per-worker"
+        )
+    keys = dict.fromkeys(out[0])
+    return out + [{**keys, "mode": name, "not_measured": why} for name, why in outcome.not_measured.items()]
+
+
+def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str) -> Row:
+    counted = kept(mode.rounds, probe_limit) or list(mode.rounds)
+    name = mode.name
+    slices = [done.slices[name] for done in counted]
+    seconds = sum(part.seconds for part in slices)
+    server = total(part.server for part in slices)
+    workers = total(part.workers for part in slices)
+    rates = [part.evaluations_per_second for part in slices]
+    share, against = roof_share(counted, name), ratio(counted, name, base)
+    records = list(read_folder(mode.pool.pool.plan.games_folder))
+    return {
+        "mode": mode.name,
+        "variant": mode.variant or None,
+        **_summary(mode, {"seconds": seconds, "workers": workers, "server": server}, outcome, records),
+        "roof": median(done.roof for done in counted) if share else None,
+        "roof_share": share.middle if share else None,
+        "roof_share_low": share.low if share else None,
+        "roof_share_high": share.high if share else None,
+        "ratio_to_direct": against.middle if against else None,
+        "ratio_low": against.low if against else None,
+        "ratio_high": against.high if against else None,
+        "error": (max(rates) - min(rates)) / 2,
+        "rounds": len(counted),
+        "rounds_dropped": len(mode.rounds) - len(counted),
+        "probe": probe_figures(counted),
+        **_proof(workers, records, mode),
+        "not_measured": None,
+    }
+
+
+def _summary(mode: Measured, played: figures.Counters, outcome: Outcome, records: Sequence[GameRecord]) -> Row:
+    """Return the keys of summary.json: rates and counts of the counted slices alone."""
+    pool, workers = mode.pool.pool, played["workers"]
+    chosen = pool.sizes
+    sizes = {"workers": chosen.workers, "games_per_worker": chosen.games, "groups": pool.plan.groups}
+    row = figures.summary(pool, played, sizes)
+    for key in ("games", "evaluations", "simulations", "moves", "timeouts"):
+        row[key] = int(workers.get(key, 0))
+    row["games_this_start"], row["games_left"] = row["games"], 0
+    row["games_recorded"] = len(records)
+    row["lane_idle"] = [max(0.0, 1 - lane["busy_s"] / played["seconds"]) for lane in played["server"].get("lanes", ())]
+    if not pool.host_ready.get("backend"):
+        row |= _own_network(mode, outcome)
+    row["model_version"] = row["model_version"] or _models(records)
+    return row
+
+
+def _own_network(mode: Measured, outcome: Outcome) -> Row:
+    """Return device and dtype of a network in every worker."""
+    network = mode.pool.pool.plan.network
+    backend = outcome.roof["backend"]
+    if mode.pool.pool.plan.evaluator == "local":
+        return {"device": backend["device"], "dtype": network.dtype}
+    on_cpu = network.device == "cpu" or str(backend["device"]).startswith("cpu")
+    # One position a call on the CPU runs in fp32 unless bf16 was asked for.
+    dtype = ("bf16" if network.dtype == "bf16" else "fp32") if on_cpu else backend["dtype"]
+    return {"device": "cpu" if on_cpu else backend["device"], "dtype": dtype}
+
+
+def _models(records: Sequence[GameRecord]) -> str:
+    found = {model for record in records for model in record.models if model}
+    return ", ".join(sorted(found))
+
+
+def _proof(workers: dict[str, float], records: Sequence[GameRecord], mode: Measured) -> Row:
+    """Return the columns that show that real search was done, and by all workers."""
+    sampled = workers.get("sampled_evaluations", 0)
+    each = mode.pool.pool.games_by_worker()
+    return {
+        "distinct_evaluations": int(workers.get("distinct_evaluations", 0)),
+        "sampled_evaluations": int(sampled),
+        "sampled_decisions": int(workers.get("sampled_decisions", 0)),
+        "distinct_share": workers.get("distinct_evaluations", 0) / sampled if sampled else None,
+        "mean_visit_entropy": mean_visit_entropy(record.visits for record in records),
+        "mean_game_moves": sum(len(record.moves) for record in records) / len(records) if records else None,
+        "slowest_worker_games": min(each, default=0),
+        "fastest_worker_games": max(each, default=0),
+    }
+
+
+def mean_visit_entropy(games: Iterable[Sequence[Sequence[Sequence[int]] | None]]) -> float | None:
+    """Return the mean entropy, in nats, of the root visits of all searched decisions; None without any.
+
+    ln(legal moves) would mean that the search spread its visits evenly: a broken search looks like that.
+    """
+    entropies = [_entropy([count for _, count in pairs]) for visits in games for pairs in visits if pairs]
+    return sum(entropies) / len(entropies) if entropies else None
+
+
+def _entropy(counts: Sequence[int]) -> float:
+    whole = sum(counts)
+    return -sum(count / whole * math.log(count / whole) for count in counts if count)
+
+
+def raw_rounds(rounds: Sequence[Round], probe_limit: float) -> list[Row]:
+    """Return what every round measured, dropped ones included, for run.json."""
+    good = {id(done) for done in kept(rounds, probe_limit)} if rounds else set()
+    return [
+        {
+            "kept": id(done) in good,
+            "roof": done.roof,
+            "probes": [probe._asdict() for probe in done.probes],
+            "idle_cpu": done.idle_cpu,
+            **{mode: _raw(part) for mode, part in done.slices.items()},
+        }
+        for done in rounds
+    ]
+
+
+def _raw(part: Any) -> Row:
+    return {
+        "seconds": part.seconds,
+        "evaluations_per_second": part.evaluations_per_second,
+        "simulations_per_second": part.simulations_per_second,
+        "games": part.workers.get("games", 0),
+    }

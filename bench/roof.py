@@ -1,0 +1,182 @@
+"""The roof: the same network alone, full batches, same cores, best lanes and bucket, in a process of its own.
+
+The process finds the best lanes and bucket in a short sweep, then sits paused and measures for a slice when told, so
+that the roof is taken beside every round of a comparison. The supervisor itself never imports torch.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from common.errors import GroveError, PoolError
+from common.machine import gpus, usable_cores
+from inference_server import RowSpec
+from inference_server.network_settings import NetworkSettings
+from workers.pool import process_context
+from workers.port import Port
+
+if TYPE_CHECKING:
+    from inference_server.backend import Backend
+
+SWEEP_S = 0.4
+"""Seconds of measuring each candidate."""
+_CPU_BUCKETS = (64, 128, 256, 512)
+_CUDA_BUCKETS = (256, 512, 1024, 2048, 4096)
+_COMPILE_S = 600.0
+_IDLE_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoofJob:
+    """Whose roof it is; plain values."""
+
+    row_spec: RowSpec
+    network: NetworkSettings
+    max_batch: int
+    """The server's top bucket: one of the candidates."""
+
+
+class Roof:
+    """The process that measures the roof; use as a context manager."""
+
+    def __init__(self, job: RoofJob, game_spec: str) -> None:
+        """Start the process; see `wait_ready`. `game_spec` names the kernels that the forkserver preloads."""
+        context = process_context(game_spec)
+        mine, theirs = context.Pipe()
+        self._port = Port(mine)
+        self._process = context.Process(target=main, args=(job, theirs), name="grove-roof")
+        self._process.start()
+        theirs.close()
+        self.found: dict[str, Any] = {}
+        """Of the sweep: `lanes`, `bucket`, `backend` (as described by itself) and `tried`, a list of its rates."""
+
+    @property
+    def processes(self) -> list[int]:
+        """Its process number."""
+        return [self._process.pid]
+
+    def wait_ready(self) -> None:
+        """Wait for the end of the sweep. Raises PoolError with the process's own words when it fails."""
+        self.found = self._expect("ready", _COMPILE_S)
+
+    def measure(self, seconds: float) -> float:
+        """Return the network's rows per second over `seconds`."""
+        self._port.send("measure", seconds)
+        return float(self._expect("rate", seconds + 60.0))
+
+    def __enter__(self) -> Roof:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._port.send("stop")
+        self._process.join(5.0)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._port.close()
+
+    def _expect(self, kind: str, limit_s: float) -> Any:
+        message = self._port.receive(limit_s)
+        if message is None:
+            raise PoolError(f"the network alone gave no {kind} within {limit_s:.0f} s; see `grove doctor`")
+        if message[0] != kind:
+            raise PoolError(str(message[1]) if len(message) > 1 else "the process of the roof has ended")
+        return message[1]
+
+
+def main(job: RoofJob, connection: Connection) -> None:
+    """Sweep, then measure on demand until told to stop or the supervisor is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    port = Port(connection)
+    try:
+        _serve(job, port)
+    except GroveError as error:
+        port.send("failed", str(error))
+    except Exception as error:
+        port.send("failed", f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        port.close()
+
+
+def _serve(job: RoofJob, port: Port) -> None:
+    from inference_server.backend import network_rate
+
+    backends, found = _sweep(job)
+    port.send("ready", found)
+    while True:
+        message = port.receive(_IDLE_S)
+        if message is None:
+            continue
+        if message[0] == "stop":
+            return
+        port.send("rate", network_rate(backends, message[1]))
+
+
+def _sweep(job: RoofJob) -> tuple[list[Backend], dict[str, Any]]:
+    """Try every bucket with the usual lanes, then other numbers of lanes with the best bucket; keep the fastest."""
+    from inference_server.backend import make_backends
+
+    first = make_backends(job.row_spec, job.network, job.max_batch, 0)
+    described = first[0].describe()
+    _close(first)
+    # The number format is decided once: the candidates must not differ in it.
+    network = replace(job.network, dtype=described["dtype"])
+    on_gpu = not str(described["device"]).startswith("cpu")
+    usual, other = _lane_counts(on_gpu)
+    buckets = sorted({job.max_batch, *(_CUDA_BUCKETS if on_gpu else _CPU_BUCKETS)})
+    best: tuple[float, list[Backend]] = (0.0, [])
+    tried: list[dict[str, float]] = []
+
+    def attempt(lanes: int, bucket: int) -> None:
+        nonlocal best
+        backends = make_backends(job.row_spec, network, bucket, lanes)
+        rate = _warm_rate(backends)
+        tried.append({"lanes": lanes, "bucket": bucket, "rows_per_second": rate})
+        loser, best = (best[1], (rate, backends)) if rate > best[0] else (backends, best)
+        _close(loser)
+
+    for bucket in buckets:
+        attempt(usual, bucket)
+    for lanes in other:
+        attempt(lanes, best[1][0].buckets[-1])
+    backends = best[1]
+    found = {"lanes": len(backends), "bucket": backends[0].buckets[-1], "tried": tried, "backend": described}
+    return backends, found
+
+
+def _lane_counts(on_gpu: bool) -> tuple[int, tuple[int, ...]]:
+    """Return the usual number of lanes and the others worth trying."""
+    if on_gpu:
+        devices = len(gpus().devices)
+        return devices, (2 * devices,)
+    cores = usable_cores()
+    # Half of them: two hyperthreads of one core may do no more than one.
+    return cores, ((cores // 2,) if cores > 1 else ())
+
+
+def _warm_rate(backends: list[Backend]) -> float:
+    from inference_server.backend import network_rate
+
+    for backend in backends:
+        backend.warm()
+    for waiting in _waits(backends):
+        waiting(_COMPILE_S)
+    network_rate(backends, SWEEP_S / 4)
+    return network_rate(backends, SWEEP_S)
+
+
+def _waits(backends: list[Backend]) -> Iterator[Any]:
+    """Yield what waits for background compilation, where there is any."""
+    for backend in backends:
+        if hasattr(backend, "wait_compiled"):
+            yield backend.wait_compiled
+
+
+def _close(backends: list[Backend]) -> None:
+    for backend in backends:
+        backend.close()

@@ -1,0 +1,151 @@
+"""A mode under measurement: a warm pool that plays for one slice when told and holds still otherwise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from bench.counting import difference
+from common.errors import PoolError
+from inference_server import stats as server_stats
+from workers.index_book import IndexBook
+from workers.pool import Pool, PoolPlan
+
+ENDLESS = 1 << 40
+"""Games of a mode's index book: more than any measurement plays."""
+WARM_S = 1.0
+"""Seconds of playing before a mode counts as warm, from its first evaluations on."""
+_START_S = 600.0
+"""Longest wait for all workers of a mode to be ready and evaluating: compilation included."""
+_REST_S = 60.0
+"""Longest wait for a paused pool's last answers."""
+_QUIET_S = 300.0
+"""Longest wait for background work, such as compilation, of a paused pool."""
+_QUIET_SHARE = 0.05
+"""Processors that a quiet pool may use."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What one mode did in one slice.
+
+    The clock runs from the order to go on until the last worker is at rest: what was evaluated was timed, the filling
+    and the emptying of the pipeline included.
+    """
+
+    seconds: float
+    workers: dict[str, float]
+    """Workers' counts, all workers together."""
+    server: dict[str, Any]
+    """The server's counters; empty without a server."""
+
+    @property
+    def evaluations_per_second(self) -> float:
+        """Rows that the network computed, per second."""
+        return self.workers.get("evaluations", 0) / self.seconds
+
+    @property
+    def simulations_per_second(self) -> float:
+        """Descents per second."""
+        return self.workers.get("simulations", 0) / self.seconds
+
+
+class WarmPool:
+    """One mode's pool; use as a context manager around `start`."""
+
+    def __init__(self, name: str, plan: PoolPlan) -> None:
+        """Nothing is started; games go to `plan.games_folder`."""
+        self.name = name
+        self.pool = Pool(plan, IndexBook(range(ENDLESS)))
+        self._workers: dict[str, float] = {}
+        self._server: dict[str, Any] = {}
+
+    def start(self) -> None:
+        """Start, wait until all workers are ready and rows flow, play `WARM_S`, pause, and wait until all is quiet.
+
+        Raises PoolError, with the children's words, when the pool cannot work.
+        """
+        self.pool.plan.games_folder.mkdir(parents=True, exist_ok=True)
+        self.pool.start()
+        self._until(self._flowing, _START_S, "evaluate anything")
+        self._pump_for(WARM_S)
+        self._rest()
+        self._wait_until_quiet()
+
+    def play(self, seconds: float) -> Slice:
+        """Play for one slice and return what was done in it."""
+        began = time.perf_counter()
+        self.pool.resume()
+        self._pump_for(seconds)
+        ended = self._rest()
+        workers, server = self.pool.totals(), dict(self.pool.host_stats)
+        before = self._workers, self._server
+        self._workers, self._server = workers, server
+        done = server_stats.difference(server, before[1]) if "batches" in server else {}
+        return Slice(ended - began, difference(workers, before[0]), done)
+
+    def look_after(self) -> None:
+        """Handle what the paused pool has to say; raises PoolError when it died."""
+        self.pool.pump(0)
+
+    def __enter__(self) -> WarmPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.stop()
+
+    def _flowing(self) -> bool:
+        pool = self.pool
+        return pool.ready >= pool.sizes.workers and pool.totals().get("evaluations", 0) > 0
+
+    def _rest(self) -> float:
+        """Pause, wait for rest, take the counters; return when the last worker came to rest."""
+        self.pool.pause()
+        self._until(lambda: self.pool.at_rest, _REST_S, "come to rest")
+        ended = time.perf_counter()
+        self.pool.pump(0)
+        if self.pool.host_stats:
+            former = self.pool.host_stats
+            self.pool.ask_report()
+            self._until(lambda: self.pool.host_stats is not former, _REST_S, "report its counters")
+        self._workers = self._workers or self.pool.totals()
+        self._server = self._server or dict(self.pool.host_stats)
+        return ended
+
+    def _wait_until_quiet(self) -> None:
+        def quiet() -> bool:
+            before = cpu_seconds(self.pool.processes)
+            self._pump_for(0.3)
+            return cpu_seconds(self.pool.processes) - before < 0.3 * _QUIET_SHARE
+
+        self._until(lambda: quiet() and quiet(), _QUIET_S, "hold still")
+
+    def _until(self, condition: Any, limit_s: float, what: str) -> None:
+        deadline = time.monotonic() + limit_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise PoolError(f"{self.name} did not {what} within {limit_s:.0f} s")
+            self.pool.pump(0.05)
+
+    def _pump_for(self, seconds: float) -> None:
+        deadline = time.perf_counter() + seconds
+        while (left := deadline - time.perf_counter()) > 0:
+            self.pool.pump(left)
+
+
+def cpu_seconds(processes: Iterable[int]) -> float:
+    """Return the processor seconds that the processes and their children have used so far; dead ones count nothing."""
+    total = 0.0
+    for number in processes:
+        try:
+            parent = psutil.Process(number)
+            for process in (parent, *parent.children(recursive=True)):
+                times = process.cpu_times()
+                total += times.user + times.system
+        except psutil.Error:
+            continue
+    return total

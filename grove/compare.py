@@ -1,0 +1,56 @@
+"""`grove bench compare`: maps the settings, keeps the folder, prints."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+import bench
+from common.errors import SettingError
+from game import check, load_game
+from grove.settings import Compare, flatten
+
+
+def compare(settings: Compare) -> int:
+    """Compare the modes and write results.json, run.json and chart.png; returns the exit status."""
+    modes = bench.parse_modes(settings.modes)
+    game = load_game(settings.game)
+    check(game, games=2)
+    asked = bench.Asked(
+        game_spec=game.name,
+        modes=modes,
+        seconds=settings.seconds,
+        out=_new_folder(settings.out, game.name),
+        seed=settings.seed,
+        search=settings.search,
+        pool=settings.pool,
+        network=settings.network,
+        server=settings.server,
+        probe_limit=settings.probe_limit,
+    )
+    console = Console(highlight=False, soft_wrap=True)
+    outcome = bench.run_comparison(asked, console.print)
+    bench.write_header(asked, outcome, flatten(settings) | {"game": game.name, "out": str(asked.out)}, sys.argv)
+    rows = bench.rows(outcome, asked.probe_limit)
+    paths = bench.write_results(asked, rows)
+    console.print()
+    bench.print_table(rows, console)
+    console.print(f"\n{rows[0]['rounds']} rounds, {rows[0]['rounds_dropped']} dropped; {', '.join(map(str, paths))}")
+    return 0
+
+
+def _new_folder(out: str | None, game: str) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = "".join(c if c.isalnum() else "-" for c in game)
+    path = Path(out) if out else Path("runs") / f"compare-{name}-{stamp}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        foreign = next((item.name for item in path.iterdir()), None)
+    except OSError as error:
+        raise SettingError.of("out", str(path), f"it cannot be used ({error})", "give a folder to write to") from None
+    if foreign:
+        raise SettingError.of("out", str(path), f"it holds {foreign!r} already", "give a new or empty folder")
+    return path

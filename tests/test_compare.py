@@ -1,0 +1,184 @@
+"""`grove bench compare` end to end on a tiny network, and the arithmetic behind its figures. Nothing asserts a speed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from matplotlib.image import imread
+
+from bench.compare import slice_length
+from bench.counting import difference, total
+from bench.modes import parse_modes
+from bench.probe import Probe
+from bench.results import mean_visit_entropy
+from bench.rounds import LEAST_ROUNDS, Round, Spread, check_enough, kept, ratio, roof_share
+from bench.slices import Slice
+from common.errors import PoolError, SettingError
+
+SUMMARY_KEYS = (
+    *("games", "seconds", "games_per_minute", "evaluations_per_second", "simulations_per_second"),
+    *("distinct_evaluations", "mean_batch_rows", "fill", "dispatch_reasons", "cache_hit_rate", "model_version"),
+    *("worker_peak_rss_mb", "server_peak_rss_mb", "device", "dtype", "pool"),
+)
+OWN_KEYS = (
+    *("mode", "roof", "roof_share", "ratio_to_direct", "ratio_low", "ratio_high", "rounds", "rounds_dropped"),
+    *("probe", "sampled_evaluations", "distinct_share", "mean_visit_entropy"),
+    *("slowest_worker_games", "fastest_worker_games"),
+)
+
+
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "grove", "bench", "compare", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+
+
+def descendants(marker: str) -> list[psutil.Process]:
+    """Return the living processes that carry `marker` in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and marker in process.environ().get("GROVE_TEST_MARK", ""):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("compare") / "out"
+    mark = f"compare-{os.getpid()}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GROVE_TEST_MARK", mark)
+        done = run(
+            *("--network", "resnet:blocks=1,channels=8", "--simulations", "8", "--seconds", "5"),
+            *("--modes", "server-thread,local", "--games-per-worker", "16", "--workers", "2"),
+            # The machine that runs the tests need not be quiet.
+            *("--probe-limit", "1", "--device", "cpu", "--out", str(out)),
+        )
+    assert done.returncode == 0, done.stderr
+    psutil.wait_procs(descendants(mark), timeout=5)
+    assert not descendants(mark)
+    return out, done.stdout
+
+
+def test_results_have_every_key_and_the_modes_asked_for(compared: tuple[Path, str]) -> None:
+    rows: list[dict[str, Any]] = json.loads((compared[0] / "results.json").read_text())
+    assert [row["mode"] for row in rows] == ["server-thread", "local"]
+    for row in rows:
+        assert set(SUMMARY_KEYS) | set(OWN_KEYS) <= set(row)
+        assert row["games"] > 0
+        assert row["rounds"] >= LEAST_ROUNDS
+        assert row["roof"] > 0
+        assert 0 < row["distinct_share"] <= 1
+        assert 0 < row["mean_visit_entropy"] < math.log(7)
+        assert row["evaluations"] == pytest.approx(row["evaluations_per_second"] * row["seconds"], rel=0.01)
+    assert {row["model_version"] for row in rows} == {rows[0]["model_version"]}
+    assert rows[0]["ratio_to_direct"] is None, "direct was not among the modes"
+
+
+def test_header_names_command_machine_and_raw_rounds(compared: tuple[Path, str]) -> None:
+    head = json.loads((compared[0] / "run.json").read_text())
+    assert head["settings"]["simulations"] == 8
+    assert head["machine"]["cores"] >= 1
+    assert len(head["roof"]["tried"]) >= 4
+    assert all(set(done) >= {"kept", "roof", "probes", "server-thread", "local"} for done in head["rounds"])
+
+
+def test_table_chart_and_games_are_there(compared: tuple[Path, str]) -> None:
+    out, said = compared
+    assert "server-thread  " in said
+    assert "of the roof" in said
+    assert imread(out / "chart.png").shape[1] == 1500
+    assert sorted(path.name for path in (out / "games").iterdir()) == ["local", "server-thread"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--modes", "direct,fast"), "'fast' is no mode; choose from direct, local"),
+        (("--modes", ","), "it names no mode"),
+        (("--seconds", "0"), "seconds is 0"),
+        (("--game", "chess"), "chess"),
+    ],
+)
+def test_bad_settings_end_with_one_line(flags: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    done = run(*flags, "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_in_use_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results.json").touch()
+    done = run("--out", str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "it holds 'results.json' already" in done.stderr
+
+
+def a_slice(evaluations: float, seconds: float = 1.0) -> Slice:
+    return Slice(seconds, {"evaluations": evaluations, "simulations": evaluations}, {})
+
+
+def a_round(speed: float, after: float | None = None, **modes: float) -> Round:
+    probes = Probe(speed, 2 * speed, 2), Probe(after or speed, 2 * (after or speed), 2)
+    return Round(probes, 1000.0 * speed, {mode: a_slice(rate * speed) for mode, rate in modes.items()})
+
+
+def test_rounds_whose_probe_moved_are_dropped() -> None:
+    rounds = [a_round(1.0), a_round(1.05), a_round(0.5), a_round(1.0, after=0.7), a_round(1.0)]
+    assert kept(rounds, 0.1) == [rounds[0], rounds[1], rounds[4]]
+    check_enough(rounds, 0.1)
+    with pytest.raises(PoolError, match="2 of 3 rounds are left and 3 are needed"):
+        check_enough([rounds[0], rounds[0], rounds[2]], 0.1)
+
+
+def test_ratios_pair_the_slices_of_one_round() -> None:
+    rounds = [a_round(1.0, a=90, b=10), a_round(0.5, a=100, b=10), a_round(2.0, a=80, b=10)]
+    assert ratio(rounds, "a", "b") == Spread(9.0, 8.0, 10.0)
+    assert roof_share(rounds, "a") == Spread(0.09, 0.08, 0.1)
+    assert ratio(rounds, "a", "direct") is None
+    assert ratio([a_round(1.0, a=1, b=0)], "a", "b") is None
+
+
+def test_counters_add_up_over_slices() -> None:
+    later, earlier = {"games": 5.0, "peak_rss_mb": 90.0}, {"games": 2.0, "peak_rss_mb": 80.0}
+    assert difference(later, earlier) == {"games": 3.0, "peak_rss_mb": 90.0}
+    parts = [
+        {"rows": 3, "sizes": [1, 2], "reasons": {"full": 1}, "epoch": "a", "peak_rss_mb": 9},
+        {"rows": 4, "sizes": [0, 5], "reasons": {"full": 2, "delay": 1}, "epoch": "a", "peak_rss_mb": 8},
+    ]
+    assert total(parts) == {
+        "rows": 7,
+        "sizes": [1, 7],
+        "reasons": {"full": 3, "delay": 1},
+        "epoch": "a",
+        "peak_rss_mb": 9,
+    }
+
+
+def test_slices_fill_the_time() -> None:
+    for seconds, modes in ((5, 3), (100, 5), (600, 5), (3600, 2)):
+        length, rounds = slice_length(seconds, modes)
+        assert rounds >= 5
+        assert 0.8 * seconds <= rounds * (length * modes + 0.2) <= 1.1 * seconds + 0.2
+
+
+def test_modes_are_taken_once_in_their_order() -> None:
+    assert parse_modes(" local, direct,local") == ("local", "direct")
+    with pytest.raises(SettingError, match="no mode"):
+        parse_modes("server")
+
+
+def test_entropy_of_visits() -> None:
+    assert mean_visit_entropy([[[[0, 50], [1, 50]], None, [[3, 9]]]]) == pytest.approx(math.log(2) / 2)
+    assert mean_visit_entropy([[None]]) is None
