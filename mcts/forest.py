@@ -67,6 +67,7 @@ class Forest:
         self._slots = _Slots(game, trees, settings.leaves)
         self._decided = np.zeros(trees, np.int32)
         self.simulations = 0  # descents made for the moves chosen so far
+        self._bare = False  # some tree may lack a root
         self._still = False  # every tree waits or is decided, until something is planted, told or dropped
         self._configure()
 
@@ -88,6 +89,7 @@ class Forest:
         if (roots["target"] > self.settings.simulations).any():
             raise ValueError(f"a tree has room for {self.settings.simulations} simulations")
         self._still = False
+        self._bare = True
         roots["kept"] = 0
         if self.settings.reuse:
             reroot(self._trees, self._nodes, self._edges, self._legal, self._states, roots)
@@ -122,8 +124,10 @@ class Forest:
     def _walk_all(self) -> bool:
         """Take every tree to a leaf once; return whether a cache hit let some tree go on."""
         lap = self._lap
-        count = descend.plant(self._trees, self._nodes, lap.work)
-        if count:
+        count = 0
+        if self._bare:
+            self._bare = False
+            count = descend.plant(self._trees, self._nodes, lap.work)
             self._fetch(0, count)
         going_on = True
         while going_on and count < lap.size:
@@ -212,6 +216,7 @@ class Forest:
     def drop(self, ids: Ints) -> None:
         """Take back rows `ids` [B] that will not be answered; their trees stand as before they asked."""
         told = self._told(ids, 0)
+        self._bare = True
         expand.withdraw(self._trees, self._nodes, self._edges, self._legal, self._slots.leaves, told)
         if self._slots.count:
             self._slots.forget_dropped()

@@ -18,6 +18,8 @@ from workers.records import GameRecord
 Ints = npt.NDArray[np.int32]
 _SEARCH_STREAM = 1 << 40
 """Sub-stream of a game's key for its search; the game itself draws from the lower ones."""
+PLAYED_TOGETHER = 1 / 16
+"""Share of a group's games whose decided moves may wait, so that one call plays several; playing one costs as much."""
 SAMPLE_EVERY = 64
 """One decision in so many is looked into for `distinct_evaluations`."""
 
@@ -130,7 +132,7 @@ class Group:
     def _tell_partly(self, ids: Ints, answer: Answer) -> int:
         offsets, _ = self.forest.legal_of(ids)
         by_row = np.split(answer.logits, offsets[1:-1]) if answer.logits.ndim == 1 else list(answer.logits)
-        finite = [bool(np.isfinite(row).all()) for row in by_row] & np.isfinite(answer.values).all(axis=1)
+        finite = np.isfinite(answer.values).all(axis=1) & np.array([np.isfinite(row).all() for row in by_row])
         finite[answer.failed] = False
         good = np.flatnonzero(finite)
         if len(good):
@@ -139,6 +141,10 @@ class Group:
             self.forest.tell(ids[good], logits, answer.values[good], answer.version)
         self.forest.drop(ids[~finite])
         return len(ids) - len(good)
+
+    def may_wait(self, decided: int) -> bool:
+        """Return whether `decided` moves may wait to be played together with later ones: others still search."""
+        return decided == 0 or (decided < PLAYED_TOGETHER * len(self._plays) and decided < self.playing)
 
     def games_in_progress(self) -> list[int]:
         """Return the indices of the games in progress."""

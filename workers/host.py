@@ -128,10 +128,9 @@ class _Host:
                 port.send("failed", str(error))
             except Exception as error:
                 port.send("failed", f"{type(error).__name__}: {error}")
-            message = port.receive(pause)
-            if message is not None and message[0] == "stop":
+            if not _may_start_anew(port, pause):
                 return
-            pause = min(2 * pause, 8.0)
+            pause *= 2
 
     def _evaluator(self, game: Game, job: WorkerJob) -> Evaluator:
         if self._server is None:
@@ -142,3 +141,13 @@ class _Host:
     def _stats(self) -> dict[str, Any]:
         stats = self._server.stats() if self._server else {}
         return {**stats, "peak_rss_mb": peak_rss_mb()}
+
+
+def _may_start_anew(port: Port, pause_s: float) -> bool:
+    """Wait for the supervisor's word, and a while; what it handed out before that word it has taken back."""
+    kind = ""
+    while kind not in ("again", "stop"):
+        message = port.receive(1.0)
+        kind = message[0] if message else ""
+    message = port.receive(pause_s)
+    return kind == "again" and (message is None or message[0] != "stop")

@@ -71,6 +71,7 @@ class _Handle:
     earlier: dict[str, float] = field(default_factory=dict)  # counts of former lives
     restarts: int = 0
     restart_at: float = 0.0
+    fault: str = ""  # what it said last
     alive: bool = True
     at_rest: bool = False
 
@@ -163,7 +164,8 @@ class Pool:
 
         Raises PoolError when the server has ended or no worker is left.
         """
-        ports: list[Any] = [handle.port for handle in self._handles.values() if handle.process or self._host_alive]
+        # A worker that has ended would be reported again and again.
+        ports: list[Any] = [handle.port for handle in self._handles.values() if handle.alive and not handle.restart_at]
         if self._host and self._host_alive:
             ports.append(self._host[1])
         ready: list[Any] = connection.wait(ports, timeout_s) if ports else []
@@ -310,10 +312,24 @@ class Pool:
 
     def _failed(self, handle: _Handle, text: str) -> None:
         """Note a worker's last words; a search thread starts anew by itself, a process is about to end."""
-        self.problems.append(f"worker {handle.worker}: {text}")
-        if handle.process is None:
-            self._take_back(handle)
-            handle.ready = False
+        handle.fault = text
+        if handle.process is not None:
+            return
+        self._take_back(handle)
+        handle.ready = False
+        if self._may_restart(handle, text):
+            self.restarted += 1
+            handle.port.send("again")
+        else:
+            handle.port.send("stop")
+
+    def _may_restart(self, handle: _Handle, why: str) -> bool:
+        """Count a restart and say so; a worker that only ever fails is given up."""
+        handle.restarts += 1
+        handle.alive = handle.restarts <= MOST_RESTARTS
+        fate = "started again" if handle.alive else f"given up after {MOST_RESTARTS} restarts"
+        self.problems.append(f"worker {handle.worker} is {fate}: {why}")
+        return handle.alive
 
     def _take_back(self, handle: _Handle) -> None:
         """Book the games a dead worker wrote, and let others play what it held."""
@@ -335,14 +351,8 @@ class Pool:
             return
         _end(handle.process, 1.0)
         self._take_back(handle)
-        handle.restarts += 1
-        if handle.restarts > MOST_RESTARTS:
-            handle.alive = False
-            self.problems.append(f"worker {handle.worker} is given up after {MOST_RESTARTS} restarts; {why}")
-        else:
-            pause = 0.25 * 2 ** (handle.restarts - 1)
-            handle.restart_at = time.monotonic() + pause
-            self.problems.append(f"worker {handle.worker}: {why}; started again in {pause:.2g} s")
+        if self._may_restart(handle, handle.fault or why):
+            handle.restart_at = time.monotonic() + 0.25 * 2 ** (handle.restarts - 1)
 
     def _restart_due(self) -> None:
         for handle in list(self._handles.values()):
@@ -350,7 +360,7 @@ class Pool:
                 self.restarted += 1
                 self._start_process(handle.worker, handle)
         if self._handles and not self.alive:
-            raise PoolError(f"no worker is left; the last fault: {self.problems[-1] if self.problems else 'unknown'}")
+            raise PoolError(f"no worker is left; the last fault: {self.problems[-1]}")
 
     def _hand_out(self) -> None:
         if not self.book.unassigned:

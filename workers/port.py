@@ -1,6 +1,6 @@
 """The pipe between a worker, or the server's process, and the supervisor: small msgpack lists `[kind, ...]`.
 
-    to a worker        indices [..] | pause | resume | stop
+    to a worker        indices [..] | pause | resume | again (a failed thread may start anew) | stop
     from a worker      ready | finished [..] | stats {..} | rest {..} | failed text | bye {..}
     to the host        report | stop
     from the host      ready {..} | stats {..} | failed text

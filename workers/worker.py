@@ -28,6 +28,8 @@ WAIT_S = 0.1
 """Longest wait for an answer before the worker looks at its pipe."""
 REST_S = 5.0
 """Longest wait of a paused worker, which only its pipe can wake; it uses no processor meanwhile."""
+LISTEN_S = 0.002
+"""Seconds between two looks at the pipe while rows are away; a look costs a system call."""
 MOST_FAILURES = 50
 """Answers in a row that may contain failed rows before the worker gives up."""
 
@@ -65,7 +67,7 @@ class Worker:
         self._window = -1
         self._failures = 0
         self._waited_s = 0.0
-        self._reported = 0.0
+        self._reported = self._listened = 0.0
 
     def run(self) -> None:
         """Play until told to stop or until the supervisor is gone; finished games are on disk then."""
@@ -85,6 +87,10 @@ class Worker:
 
     def _listen(self) -> None:
         """Take all waiting messages; with nothing to do, wait for one."""
+        now = time.monotonic()
+        if self._away and now - self._listened < LISTEN_S:
+            return
+        self._listened = now
         busy = self._away or (not self._paused and any(g.playing or (g.free and self._indices) for g in self._idle))
         message = self._port.receive(0.0 if busy else REST_S if self._at_rest else WAIT_S)
         while message is not None:
@@ -103,7 +109,7 @@ class Worker:
         while True:
             self._start_games(group)
             decided = group.forest.grow()
-            if not len(decided):
+            if group.may_wait(len(decided)):
                 break
             group.play(decided)
             if group.finished:
