@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import time
 from dataclasses import dataclass, field
 from multiprocessing import connection
@@ -169,6 +170,8 @@ class Pool:
         if self._host and self._host_alive:
             ports.append(self._host[1])
         ready: list[Any] = connection.wait(ports, timeout_s) if ports else []
+        if not ports:  # every worker waits for its restart
+            time.sleep(timeout_s)
         for handle in list(self._handles.values()):
             if handle.port in ready:
                 self._read(handle)
@@ -196,6 +199,7 @@ class Pool:
             _end(process, max(0.1, deadline - time.monotonic()))
         for handle in self._handles.values():
             handle.port.close()
+        _remove_socket_folder(str(self.host_ready.get("endpoint", "")))
 
     def __enter__(self) -> Pool:
         return self
@@ -360,7 +364,8 @@ class Pool:
                 self.restarted += 1
                 self._start_process(handle.worker, handle)
         if self._handles and not self.alive:
-            raise PoolError(f"no worker is left; the last fault: {self.problems[-1]}")
+            last = self.problems[-1] if self.problems else "the process of the search threads was killed"
+            raise PoolError(f"no worker is left; the last fault: {last}")
 
     def _hand_out(self) -> None:
         if not self.book.unassigned:
@@ -407,3 +412,9 @@ def _end(process: BaseProcess, patience_s: float) -> None:
     if process.is_alive():
         process.kill()
         process.join()
+
+
+def _remove_socket_folder(endpoint: str) -> None:
+    """Remove the private socket's folder in place of a server that was killed; it removes it itself as a rule."""
+    if endpoint.startswith("ipc://"):
+        shutil.rmtree(Path(endpoint.removeprefix("ipc://")).parent, ignore_errors=True)
