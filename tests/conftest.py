@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -36,6 +37,7 @@ LIMIT_S = 90.0
 @pytest.fixture(scope="session", autouse=True)
 def session_mark() -> Iterator[str]:
     """Mark every process started from here on, and give them a temporary folder of their own."""
+    multiprocessing.util.get_temp_dir()  # lives longer than this fixture
     former = os.environ.get("TMPDIR")
     mark = uuid.uuid4().hex
     with tempfile.TemporaryDirectory(prefix="gt") as folder:
