@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from common.kernels import kernel
-from mcts.layout import NONE
+from mcts.layout import NONE, WALKER
 
 
 @kernel
@@ -39,62 +41,110 @@ def descend(trees, nodes, edges, legal, explore, work):  # -> number of rows
     """Walk every tree that may go on to one new leaf each and write it to `work`.
 
     `explore[n]` is c(n) * sqrt(n), float64. Known terminal leaves are backed up on the way and the tree walks again.
+    All trees take a step before any takes the next: their memory is fetched side by side instead of one after another.
     """
-    capacity = nodes.shape[0] // trees.shape[0]
+    walkers = np.empty(trees.shape[0], WALKER)
+    walking = _set_out(trees, nodes, walkers)
     rows = 0
-    for t in range(trees.shape[0]):
-        tree = trees[t]
-        if tree.nodes == 0 or tree.collided or tree.pending >= tree.leaves:
-            continue
-        while tree.simulations + tree.pending < tree.target:
-            node, edge = _walk(tree, nodes, edges, legal, explore, t * capacity)
-            if edge == nodes[node].first_edge + nodes[node].visited:
-                _open_edge(nodes[node], edges, legal)
-                mark(tree, nodes, edges, node, edge, 1)
-                _write_row(work[rows], t, node, edge, nodes[node].ply + 1)
+    while walking > 0:
+        still = 0
+        for i in range(walking):
+            walker = walkers[i]
+            tree, node = trees[walker.tree], nodes[walker.node]
+            e = _select(tree, node, edges, legal, explore[walker.visits], walker.mean)
+            if e == node.first_edge + node.visited:
+                _open_edge(node, edges, legal)
+                mark(tree, nodes, edges, walker.node, e, 1)
+                _write_row(work[rows], walker.tree, walker.node, e, node.ply + 1)
                 rows += 1
-                break
-            if edges[edge].child == NONE:  # it waits for its evaluation
-                tree.collided = 1
-                break
-            back_up(tree, nodes, edges, edges[edge].child, 0)
+            elif _walk_on(walker, tree, nodes, edges, e):
+                walkers[still] = walker
+                still += 1
+        walking = still
     return rows
 
 
 @kernel
-def _walk(tree, nodes, edges, legal, explore, root):  # -> node, edge
-    """Follow the best edges from `root` to one that was never descended, that waits, or whose child is terminal."""
-    node = root
-    visits = tree.simulations + tree.pending + 1
-    mean = tree.value[nodes[node].to_play] / (tree.simulations + 1)
-    while True:
-        edge = _select(tree, nodes[node], edges, legal, explore[visits], mean)
-        if edge == nodes[node].first_edge + nodes[node].visited:
-            return node, edge
-        child = edges[edge].child
-        if child == NONE or nodes[child].terminal:
-            return node, edge
-        node = child
-        visits = edges[edge].visits + edges[edge].pending
-        mean = edges[edge].value[nodes[node].to_play] / edges[edge].visits
+def _set_out(trees, nodes, walkers):  # -> number of walkers
+    """Place a walker at the root of every tree that may go on."""
+    capacity = nodes.shape[0] // trees.shape[0]
+    walking = 0
+    for t in range(trees.shape[0]):
+        tree = trees[t]
+        if tree.nodes > 0 and not tree.collided and tree.pending < tree.leaves and _wants_more(tree):
+            walkers[walking].tree = t
+            _to_root(walkers[walking], tree, nodes, t * capacity)
+            walking += 1
+    return walking
+
+
+@kernel
+def _wants_more(tree):
+    return tree.simulations + tree.pending < tree.target
+
+
+@kernel
+def _to_root(walker, tree, nodes, root):
+    walker.node = walker.root = root
+    walker.visits = tree.simulations + tree.pending + 1
+    walker.mean = tree.value[nodes[root].to_play] / (tree.simulations + 1)
+
+
+@kernel
+def _walk_on(walker, tree, nodes, edges, e):  # -> whether there is more to walk
+    """Go to the child of visited edge `e`; from a terminal child back to the root, if simulations are left."""
+    edge = edges[e]
+    if edge.child == NONE:  # it waits for its evaluation
+        tree.collided = 1
+        return False
+    child = nodes[edge.child]
+    if child.terminal:
+        back_up(tree, nodes, edges, edge.child, 0)
+        if _wants_more(tree):
+            _to_root(walker, tree, nodes, walker.root)
+            return True
+        return False
+    walker.node = edge.child
+    walker.visits = edge.visits + edge.pending
+    walker.mean = edge.value[child.to_play] / edge.visits
+    return True
 
 
 @kernel
 def _select(tree, node, edges, legal, scale, mean):  # -> edge
-    """Return the edge with the highest PUCT score; only the best unvisited edge needs a look."""
-    best, best_score = NONE, -math.inf
-    mover = node.to_play
+    """Return the edge with the highest PUCT score; only the best unvisited move needs a look."""
+    best, best_score, equals = NONE, -math.inf, 0
     end = node.first_edge + node.visited
     for e in range(node.first_edge, end):
-        edge = edges[e]
-        n = edge.visits + edge.pending
-        score = (edge.value[mover] - tree.virtual_loss * edge.pending) / n + scale * edge.prior / (1 + n)
-        if score > best_score or (score == best_score and legal[e].action < legal[best].action):
-            best, best_score = e, score
+        score = _score(tree, edges[e], node.to_play, scale)
+        # Without branches on the score, which nothing could predict.
+        equals = 0 if score > best_score else equals + (score == best_score)
+        best = e if score > best_score else best
+        best_score = max(score, best_score)
+    if equals > 0:
+        best = _lowest_of_equals(tree, node, edges, legal, scale, best_score)
     if node.visited < node.edges:
-        score = mean - tree.fpu_reduction * math.sqrt(node.visited_prior) + scale * legal[end].prior
-        if score > best_score or (score == best_score and legal[end].action < legal[best].action):
+        score = mean - tree.fpu_reduction * math.sqrt(node.visited_prior) + scale * node.next_prior
+        if score > best_score or (score == best_score and node.next_action < legal[best].action):
             best = end
+    return best
+
+
+@kernel
+def _score(tree, edge, mover, scale):
+    """Return PUCT's score of a visited edge; a waiting visit counts as a loss of `virtual_loss`."""
+    n = edge.visits + edge.pending
+    return (edge.value[mover] - tree.virtual_loss * edge.pending) / n + scale * edge.prior / (1 + n)
+
+
+@kernel
+def _lowest_of_equals(tree, node, edges, legal, scale, best_score):  # -> edge
+    best = NONE
+    for e in range(node.first_edge, node.first_edge + node.visited):
+        if _score(tree, edges[e], node.to_play, scale) == best_score and (
+            best == NONE or legal[e].action < legal[best].action
+        ):
+            best = e
     return best
 
 
@@ -103,7 +153,7 @@ def _open_edge(node, edges, legal):
     """Count the first unvisited edge of `node` as visited and bring the best of the rest behind it."""
     e = node.first_edge + node.visited
     edge = edges[e]
-    edge.prior = legal[e].prior
+    edge.prior = node.next_prior
     edge.visits = 0
     edge.pending = 0
     edge.child = NONE
@@ -128,6 +178,8 @@ def lead_with_best(node, legal):
         prior, action = legal[start].prior, legal[start].action
         legal[start].prior, legal[start].action = legal[best].prior, legal[best].action
         legal[best].prior, legal[best].action = prior, action
+    if node.visited < node.edges:
+        node.next_prior, node.next_action = legal[start].prior, legal[start].action
 
 
 @kernel

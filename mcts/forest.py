@@ -57,9 +57,9 @@ class Forest:
         self.capacity = forest_capacity(game, trees, settings)
         players, slots = game.num_players, trees * settings.leaves
         self._trees = np.zeros(trees, layout.tree_dtype(players))
-        self._nodes = np.zeros(trees * self.capacity.nodes, layout.node_dtype(players))
-        self._edges = np.zeros(trees * self.capacity.edges, layout.edge_dtype(players))
-        self._legal = np.zeros(trees * self.capacity.edges, layout.LEGAL)
+        self._nodes = layout.pool(trees * self.capacity.nodes, layout.node_dtype(players))
+        self._edges = layout.pool(trees * self.capacity.edges, layout.edge_dtype(players))
+        self._legal = layout.pool(trees * self.capacity.edges, layout.LEGAL)
         self._states = np.zeros((len(self._nodes), game.state_dtype.itemsize), np.uint8)
         self._explore = exploration(settings, self.capacity.nodes + settings.leaves + 1)
         self._temperatures = temperature_table(settings.temperature)

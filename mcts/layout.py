@@ -15,7 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+_LINE = 64
 NONE = -1
 """No node, no edge, no leaf."""
 FREE, PLACED, MERGED, NAMED = 0, 1, 2, 3
@@ -42,12 +44,13 @@ def tree_dtype(players: int) -> np.dtype[np.void]:
 
 
 def node_dtype(players: int) -> np.dtype[np.void]:
-    """Return the record of one node; an expanded or terminal position."""
+    """Return the record of one node; an expanded or terminal position. 64 bytes, a cache line, for two players."""
     return np.dtype([
         ("value", "f8", (players,)),  # own evaluation or terminal utility, absolute seats
         ("visited_prior", "f8"),  # sum of the priors of the visited edges, in the order of first visits
         ("parent", "i4"), ("parent_edge", "i4"),
         ("first_edge", "i4"), ("edges", "i4"), ("visited", "i4"),
+        ("next_prior", "f4"), ("next_action", "i4"),  # of the first unvisited move, so that a descent need not fetch it
         ("ply", "i4"),
         ("to_play", "i4"),
         ("terminal", "i4"),
@@ -64,6 +67,9 @@ def edge_dtype(players: int) -> np.dtype[np.void]:
         ("child", "i4"),
     ])  # fmt: skip
 
+
+WALKER = np.dtype([("tree", "i4"), ("node", "i4"), ("root", "i4"), ("visits", "i4"), ("mean", "f8")])
+"""A descent under way: where it stands, where it began, the visits of that node and its mean value for the mover."""
 
 LEGAL = np.dtype([("prior", "f4"), ("action", "i4")])
 """A legal move of an expanded node; entry e of this pool belongs to entry e of the edges."""
@@ -116,3 +122,10 @@ def capacity(trees: int, simulations: int, leaves: int, max_legal: int, row_byte
     slot_bytes = 2 * (LEAF.itemsize + state_bytes + 4 * max_legal) + 2 * observation_bytes
     total = trees * (nodes * node_bytes + edges * (edge_dtype(players).itemsize + LEGAL.itemsize)) + slots * slot_bytes
     return Capacity(trees=trees, nodes=nodes, edges=edges, leaves=leaves, total_bytes=total)
+
+
+def pool(entries: int, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    """Return a zeroed array of records that begins on a cache line (64 bytes)."""
+    raw = np.zeros(entries * dtype.itemsize + _LINE, np.uint8)
+    start = -raw.ctypes.data % _LINE
+    return raw[start : start + entries * dtype.itemsize].view(dtype)
