@@ -27,6 +27,8 @@ VARIANT_SHARE = 0.2
 VARIANT_ROUNDS = 3
 VARIANT_SLICE_S = 1.0
 
+_ROOF = "roof"
+
 Say = Callable[[str], None]
 
 
@@ -161,7 +163,7 @@ def _fastest(
             pools[variant.name] = pool
     if not pools:
         return None
-    rounds = [_play_round(pools, None, slice_s) for _ in range(VARIANT_ROUNDS)]
+    rounds = [_play_round(pools, None, slice_s, first=number) for number in range(VARIANT_ROUNDS)]
     rates = median_rates(rounds)
     fastest = max(rates, key=lambda name: rates[name])
     for name, pool in pools.items():
@@ -184,30 +186,40 @@ def slice_length(seconds: float, modes: int) -> tuple[float, int]:
 def _play_rounds(warm: Mapping[str, WarmPool], roof: Roof, seconds: float, outcome: Outcome, say: Say) -> None:
     outcome.slice_s, count = slice_length(seconds, len(warm) + 1)
     say(f"{count} rounds of {outcome.slice_s:.1f} s a mode")
-    processes = {mode: pool.pool.processes for mode, pool in warm.items()} | {"roof": roof.processes}
+    processes = {mode: pool.pool.processes for mode, pool in warm.items()} | {_ROOF: roof.processes}
     for number in range(count):
-        done = _play_round(warm, roof, outcome.slice_s, processes)
+        done = _play_round(warm, roof, outcome.slice_s, processes, number)
         outcome.rounds.append(done)
-        rates = ", ".join(f"{mode} {part.evaluations_per_second:,.0f}" for mode, part in done.slices.items())
+        rates = ", ".join(f"{mode} {done.slices[mode].evaluations_per_second:,.0f}" for mode in warm)
         say(f"round {number + 1} of {count}: roof {done.roof:,.0f}, {rates} evaluations/s")
     used = [done.idle_cpu for done in outcome.rounds]
     outcome.idle_cpu = sum(used) / len(used)
 
 
 def _play_round(
-    warm: Mapping[str, WarmPool], roof: Roof | None, seconds: float, processes: Mapping[str, list[int]] | None = None
+    warm: Mapping[str, WarmPool],
+    roof: Roof | None,
+    seconds: float,
+    processes: Mapping[str, list[int]] | None = None,
+    first: int = 0,
 ) -> Round:
-    """Play one slice of every mode and of the roof, all others paused, between two burn probes."""
+    """Play one slice of every mode and of the roof, all others paused, between two burn probes.
+
+    `first` is the place to begin at: taking turns at it, no mode always has the machine fresh from the same neighbour.
+    """
     before = burn_probe(PROBE_S)
-    rate = roof.measure(seconds) if roof is not None else 0.0
     slices: dict[str, Slice] = {}
-    idle = 0.0
-    for mode, pool in warm.items():
-        paused = [number for other, ids in (processes or {}).items() if other != mode for number in ids]
+    rate = roof_cpu = idle = 0.0
+    order = [*warm, *([_ROOF] if roof is not None else [])]
+    start = first % len(order)
+    for name in order[start:] + order[:start]:
+        paused = [number for other, ids in (processes or {}).items() if other != name for number in ids]
         used = cpu_seconds(paused)
-        slices[mode] = pool.play(seconds)
+        if name == _ROOF and roof is not None:
+            rate, roof_cpu = roof.measure(seconds)
+        else:
+            slices[name] = warm[name].play(seconds)
         idle += cpu_seconds(paused) - used
-        for other in warm.values():
-            other.look_after()
-    played_s = sum(part.seconds for part in slices.values())
-    return Round((before, burn_probe(PROBE_S)), rate, slices, idle / played_s)
+        for pool in warm.values():
+            pool.look_after()
+    return Round((before, burn_probe(PROBE_S)), rate, slices, roof_cpu, idle / (seconds * len(order)))

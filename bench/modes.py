@@ -26,9 +26,9 @@ from workers.settings import PoolSettings
 from workers.sizing import check_memory, check_requests, sizes
 
 MODES = ("direct", "local", "server-thread", "server-process")
-DIRECT_GAMES = 64
-"""Games of a direct worker, in one group. Measured: 8 games are a tenth slower and one game 40 %, because the search's
-calls are shared by fewer rows; with 64 the network takes 98 % of a worker's time, so more games cannot help."""
+DIRECT_GAMES = 16
+"""Games of a direct worker, in one group. One game at a time is 40 % slower, because every row then pays for the
+search's calls alone; 16 are about 3 % slower than 64, of which few would end within a measurement."""
 _PLENTY = 1 << 30
 """Games to size the pools for: a comparison ends by the clock."""
 

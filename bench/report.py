@@ -18,7 +18,7 @@ from common import machine
 
 _COLUMNS = (
     *("mode", "evaluations/s", "of the roof", "vs direct", "lowest..highest", "simulations/s", "games/min"),
-    *("rows/batch", "fill", "distinct", "entropy"),
+    *("cpu us/row", "rows/batch", "fill", "distinct", "entropy"),
 )
 
 
@@ -64,6 +64,8 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
     for row in rows:
         if row["not_measured"]:
             console.print(f"{row['mode']}: not measured: {row['not_measured']}", soft_wrap=True)
+        elif row["note"]:
+            console.print(f"{row['mode']}: {row['note']}", soft_wrap=True)
 
 
 def _texts(row: Row) -> tuple[str, ...]:
@@ -76,7 +78,8 @@ def _texts(row: Row) -> tuple[str, ...]:
         _form(row["ratio_to_direct"], "{:.2f}x"),
         f"{low:.2f}..{high:.2f}" if low is not None else "-",
         f"{row['simulations_per_second']:,.0f}",
-        f"{row['games_per_minute']:,.0f}",
+        _form(row["games_per_minute"], "{:,.0f}"),
+        _form(row["cpu_us_per_evaluation"], "{:.1f}"),
         _form(row["mean_batch_rows"], "{:.0f}"),
         _form(row["fill"], "{:.1%}"),
         _form(row["distinct_share"], "{:.1%}"),

@@ -10,30 +10,24 @@ from typing import Any
 from bench.compare import Measured, Outcome
 from bench.counting import total
 from bench.rounds import Round, check_enough, kept, probe_figures, ratio, roof_share
-from common.errors import PoolError
 from workers import figures
 from workers.records import GameRecord, read_folder
 
 Row = dict[str, Any]
 LEAST_GAMES = 5
-"""Fewest finished games that a mode's row may rest on."""
+"""Fewest games finished in the counted slices for games per minute to be given; the other rates need none."""
 
 
 def rows(outcome: Outcome, probe_limit: float) -> list[Row]:
     """Return one row per mode in the order asked for, then one per variant of `direct`, then what was not measured.
 
-    Raises PoolError, with the numbers, when too few rounds or games are left to report.
+    Games per minute are withheld (None, with a note) when fewer than `LEAST_GAMES` ended. Raises PoolError, with the
+    numbers, when too few rounds are left to report anything.
     """
     check_enough(outcome.rounds, probe_limit)
     out = [_row(mode, outcome, probe_limit, "direct") for mode in outcome.modes]
     chosen = next((mode.variant for mode in outcome.modes if mode.name == "direct"), "")
     out += [_row(variant, outcome, probe_limit, chosen) for variant in outcome.variants]
-    few = [f"{row['mode']} {row['games']}" for row in out[: len(outcome.modes)] if row["games"] < LEAST_GAMES]
-    if few:
-        raise PoolError(
-            f"no figures: finished games are {', '.join(few)} and {LEAST_GAMES} a mode are needed; "
-            "use more --seconds, fewer --simulations or fewer --games-per-worker"
-        )
     keys = dict.fromkeys(out[0])
     return out + [{**keys, "mode": name, "not_measured": why} for name, why in outcome.not_measured.items()]
 
@@ -59,11 +53,14 @@ def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str) -> Row
         "ratio_to_direct": against.middle if against else None,
         "ratio_low": against.low if against else None,
         "ratio_high": against.high if against else None,
+        "cpu_us_per_evaluation": _per_row(sum(part.cpu_seconds for part in slices), workers),
+        "roof_cpu_us": median(done.roof_cpu for done in counted) * 1e6 if share else None,
         "error": (max(rates) - min(rates)) / 2,
         "rounds": len(counted),
         "rounds_dropped": len(mode.rounds) - len(counted),
         "probe": probe_figures(counted),
         **_proof(workers, records, mode),
+        **_withheld(int(workers.get("games", 0)), seconds),
         "not_measured": None,
     }
 
@@ -95,6 +92,20 @@ def _own_network(mode: Measured, outcome: Outcome) -> Row:
     # One position a call on the CPU runs in fp32 unless bf16 was asked for.
     dtype = ("bf16" if network.dtype == "bf16" else "fp32") if on_cpu else backend["dtype"]
     return {"device": "cpu" if on_cpu else backend["device"], "dtype": dtype}
+
+
+def _withheld(games: int, seconds: float) -> Row:
+    """Return nothing, or what withholds games per minute and says why."""
+    if games >= LEAST_GAMES:
+        return {"note": None}
+    note = f"{games} games ended in {seconds:.0f} s of its slices; games/min needs {LEAST_GAMES}: use more --seconds"
+    return {"games_per_minute": None, "note": note}
+
+
+def _per_row(cpu_seconds: float, workers: dict[str, float]) -> float | None:
+    """Return processor microseconds for each evaluation: unlike a rate, hardly touched by what else is running."""
+    rows = workers.get("evaluations", 0)
+    return cpu_seconds / rows * 1e6 if rows else None
 
 
 def _models(records: Sequence[GameRecord]) -> str:
@@ -139,6 +150,7 @@ def raw_rounds(rounds: Sequence[Round], probe_limit: float) -> list[Row]:
         {
             "kept": id(done) in good,
             "roof": done.roof,
+            "roof_cpu_us": done.roof_cpu * 1e6,
             "probes": [probe._asdict() for probe in done.probes],
             "idle_cpu": done.idle_cpu,
             **{mode: _raw(part) for mode, part in done.slices.items()},
@@ -153,4 +165,5 @@ def _raw(part: Any) -> Row:
         "evaluations_per_second": part.evaluations_per_second,
         "simulations_per_second": part.simulations_per_second,
         "games": part.workers.get("games", 0),
+        "cpu_seconds": part.cpu_seconds,
     }

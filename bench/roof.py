@@ -7,11 +7,13 @@ that the roof is taken beside every round of a comparison. The supervisor itself
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from bench.slices import cpu_seconds
 from common.errors import GroveError, PoolError
 from common.machine import gpus, usable_cores
 from inference_server import RowSpec
@@ -63,10 +65,13 @@ class Roof:
         """Wait for the end of the sweep. Raises PoolError with the process's own words when it fails."""
         self.found = self._expect("ready", _COMPILE_S)
 
-    def measure(self, seconds: float) -> float:
-        """Return the network's rows per second over `seconds`."""
+    def measure(self, seconds: float) -> tuple[float, float]:
+        """Return the network's rows per second over `seconds`, and the processor seconds each row took."""
+        used, began = cpu_seconds(self.processes), time.perf_counter()
         self._port.send("measure", seconds)
-        return float(self._expect("rate", seconds + 60.0))
+        rate = float(self._expect("rate", seconds + 60.0))
+        rows = rate * (time.perf_counter() - began)
+        return rate, (cpu_seconds(self.processes) - used) / rows
 
     def __enter__(self) -> Roof:
         return self

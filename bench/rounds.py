@@ -24,6 +24,8 @@ class Round:
     roof: float
     """Rows per second of the network alone, in its own slice; 0 when it was not measured."""
     slices: dict[str, Slice]
+    roof_cpu: float = 0.0
+    """Processor seconds that the network alone took for a row."""
     idle_cpu: float = 0.0
     """Processors that paused processes used meanwhile."""
 

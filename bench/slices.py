@@ -42,6 +42,8 @@ class Slice:
     """Workers' counts, all workers together."""
     server: dict[str, Any]
     """The server's counters; empty without a server."""
+    cpu_seconds: float = 0.0
+    """Processor seconds that the mode's processes used."""
 
     @property
     def evaluations_per_second(self) -> float:
@@ -78,15 +80,16 @@ class WarmPool:
 
     def play(self, seconds: float) -> Slice:
         """Play for one slice and return what was done in it."""
-        began = time.perf_counter()
+        used, began = cpu_seconds(self.pool.processes), time.perf_counter()
         self.pool.resume()
         self._pump_for(seconds)
         ended = self._rest()
+        used = cpu_seconds(self.pool.processes) - used
         workers, server = self.pool.totals(), dict(self.pool.host_stats)
         before = self._workers, self._server
         self._workers, self._server = workers, server
         done = server_stats.difference(server, before[1]) if "batches" in server else {}
-        return Slice(ended - began, difference(workers, before[0]), done)
+        return Slice(ended - began, difference(workers, before[0]), done, used)
 
     def look_after(self) -> None:
         """Handle what the paused pool has to say; raises PoolError when it died."""

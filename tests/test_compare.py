@@ -1,4 +1,4 @@
-"""`grove bench compare` end to end on a tiny network, and the arithmetic behind its figures. Nothing asserts a speed."""
+"""`grove bench compare` end to end on a tiny network, and the arithmetic of its figures. Nothing asserts a speed."""
 
 from __future__ import annotations
 
