@@ -26,8 +26,8 @@ def draw_comparison(rows: Sequence[Row], path: Path, *, title: str, subtitle: st
     """Draw the rows of one comparison to the PNG `path` and return it.
 
     Keys of a row: `mode`, `evaluations_per_second` (needed), `games_per_minute`, `ratio_to_direct`, `roof` (rows per
-    second; the same in all rows), `error` (half the width of the spread, in evaluations per second). The first row is
-    drawn on top. `subtitle` is for the machine and the settings.
+    second; the same in all rows), `roof_share` (of paired slices), `error` (half the width of the spread, in
+    evaluations per second). The first row is drawn on top. `subtitle` is for the machine and the settings.
     """
     roof = next((float(row["roof"]) for row in rows if row.get("roof")), None)
     columns = table_columns(rows, roof)
@@ -50,7 +50,7 @@ def draw_comparison(rows: Sequence[Row], path: Path, *, title: str, subtitle: st
 def table_columns(rows: Sequence[Row], roof: float | None) -> dict[str, list[str]]:
     """Return heading -> one text per row for the columns beside the bars; a column that no row fills is left out."""
     columns = {
-        "of the roof": [f"{100 * _rate(row) / roof:.0f} %" if roof else "" for row in rows],
+        "of the roof": [_share(row, roof) for row in rows],
         "vs direct": [_number(row.get("ratio_to_direct"), "{:.1f}x") for row in rows],
         "games/min": [_number(row.get("games_per_minute"), "{:,.0f}") for row in rows],
     }
@@ -64,6 +64,14 @@ def short(value: float) -> str:
             scaled = value / size
             return f"{scaled:.0f}{letter}" if scaled >= 99.95 or scaled == int(scaled) else f"{scaled:.1f}{letter}"
     return f"{value:.0f}"
+
+
+def _share(row: Row, roof: float | None) -> str:
+    """Return the paired share of the roof where rounds gave one, else the quotient of the two rates."""
+    share = row.get("roof_share")
+    if share is None:
+        share = _rate(row) / roof if roof else None
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def _number(value: float | None, form: str) -> str:
