@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from common.errors import SettingError
+from common.errors import PoolError, SettingError
 from game import check, load_game
 from game.contract import Game
 from grove.live import LiveView, Snapshot, print_summary
@@ -42,8 +43,12 @@ def selfplay(settings: SelfPlay) -> int:
     settings = replace(settings, run=replace(settings.run, game=game.name))
     pool, server = settings.pool, settings.server
     thread, process = sizes(pool, server, settings.run.games, settings.network.device)
-    for chosen in (thread, process):
+    kind = _pool_kind(pool, game)
+    possible = {"auto": (thread, process), "thread": (thread,), "process": (process,)}[kind]
+    for chosen in possible:
         check_requests(settings.search, server, pool.groups, chosen)
+    # What `auto` takes is known later; here only what cannot be at all is refused.
+    check_memory(game, settings.search, pool.groups, min(possible, key=lambda one: one.workers * one.games))
     with _folder(settings, settings.run.out, game) as folder:
         plan = PoolPlan(
             game_spec=game.name,
@@ -53,7 +58,7 @@ def selfplay(settings: SelfPlay) -> int:
             network=settings.network,
             server=server,
             evaluator=pool.evaluator,
-            pool=pool.pool,
+            pool=kind,
             groups=pool.groups,
             thread_sizes=thread,
             process_sizes=process,
@@ -65,11 +70,11 @@ def work(settings: Work) -> int:
     """Play games with worker processes on a server elsewhere; returns the exit status."""
     from inference_server.zmq_client import ask_server
 
-    game = _checked_game(ask_server(settings.connect).game)
     wanted = _index_range(settings)
     pool = PoolSettings(
         workers=settings.workers, games_per_worker=settings.games_per_worker, groups=settings.groups, pool="process"
     )
+    game = _checked_game(ask_server(settings.connect).game)
     _, process = sizes(pool, ServerSettings(), len(wanted), "cpu")
     with _folder(settings, settings.out, game) as folder:
         plan = PoolPlan(
@@ -89,6 +94,13 @@ def work(settings: Work) -> int:
         return _Run(folder, plan, game, wanted).play()
 
 
+def _pool_kind(pool: PoolSettings, game: Game) -> str:
+    """Return `thread`, `process`, or `auto` where only a measurement beside the network can tell."""
+    if pool.pool == "auto" and pool.evaluator != "server" and not game.compiled:
+        return "process"
+    return pool.pool
+
+
 def _checked_game(spec: str) -> Game:
     """Return the game; one that is not built in must first keep the contract on a few random games."""
     game = load_game(spec)
@@ -99,6 +111,8 @@ def _checked_game(spec: str) -> Game:
 
 def _index_range(settings: Work) -> range:
     if settings.indices is None:
+        if settings.games < 1:
+            raise SettingError.of("games", settings.games, "it must be at least 1", "choose how many games to play")
         return range(settings.games)
     first, _, last = settings.indices.partition(":")
     if first.isdigit() and last.isdigit() and int(first) < int(last):
@@ -140,6 +154,7 @@ class _Run:
             folder.log(str(problem))
         self._torn = len(done.problems)
         self._pool = Pool(plan, IndexBook(wanted, done.indices))
+        self._before = self._pool.book.finished
         self._stop = False
         self._began: float | None = None
 
@@ -152,11 +167,21 @@ class _Run:
                 view.message(f"{self._torn} torn or damaged lines skipped; see {self._folder.path / 'log.txt'}")
             if book.left:
                 with self._pool as pool:
-                    pool.start()
-                    self._say_sizes(view, pool.sizes)
-                    view.update(_head(pool, self._game.name, str(self._folder.path)))
-                    self._watch(view)
+                    self._start()
+                    if not self._stop:
+                        self._say_sizes(view, pool.sizes)
+                        view.update(_head(pool, self._game.name, str(self._folder.path)))
+                        self._watch(view)
         return self._close()
+
+    def _start(self) -> None:
+        """Start the pool; a new folder of a run that cannot start goes again, so that mended settings may use it."""
+        try:
+            self._pool.start(lambda: self._stop)
+        except PoolError:
+            if not self._folder.resumed:
+                shutil.rmtree(self._folder.path, ignore_errors=True)
+            raise
 
     def _watch(self, view: LiveView) -> None:
         pool = self._pool
@@ -183,7 +208,7 @@ class _Run:
     def _counters(self) -> figures.Counters | None:
         """Return the counters once the first rows were evaluated; the clock starts there, warm-up left out."""
         if self._began is None:
-            if not self._pool.totals().get("evaluations") and not self._pool.book.finished:
+            if not self._pool.totals().get("evaluations") and self._pool.book.finished == self._before:
                 return None
             self._began = time.monotonic()
         return figures.counters(self._pool, time.monotonic() - self._began)

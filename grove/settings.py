@@ -9,12 +9,11 @@ import contextlib
 import dataclasses
 import difflib
 import io
-import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -143,7 +142,8 @@ def parse(kind: type[T], arguments: Sequence[str], program: str) -> T:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=list(arguments), prog=program, config=_FLAT, **extra)
+            settings: T = tyro.cli(kind, args=list(arguments), prog=program, config=_FLAT, **extra)
+            return settings
     except SystemExit as stop:
         if stop.code == 0:
             raise
@@ -179,8 +179,7 @@ def _with_file(kind: type[T], path: str) -> T:
         raise SettingError.of("config", path, f"it cannot be read ({error})", "give a readable TOML file") from None
     settings, unused = _fill(kind, content)
     if unused:
-        known = list(flatten(kind())) + [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
-        close = difflib.get_close_matches(min(unused), known, n=1)
+        close = difflib.get_close_matches(min(unused), _names(kind), n=1)
         remedy = f"did you mean {close[0]}?" if close else "see the command's --help for all names"
         raise SettingError.of("config", path, f"{min(unused)!r} is no setting of this command", remedy)
     return settings
@@ -196,6 +195,7 @@ def _fill(kind: type[T], content: dict[str, Any]) -> tuple[T, set[str]]:
             unused &= left
         elif item.name in content:
             _check_type(item.name, content[item.name], item.default)
+            _check_choice(item.name, content[item.name], get_type_hints(kind)[item.name])
             values[item.name] = content[item.name]
             unused.discard(item.name)
     return kind(**values), unused
@@ -209,12 +209,25 @@ def _check_type(name: str, value: Any, default: Any) -> None:
         raise SettingError.of(name, value, f"the config file must give it as {wanted}", "correct the file")
 
 
+def _check_choice(name: str, value: Any, hint: Any) -> None:
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        raise SettingError.of(name, value, f"it must be {' or '.join(get_args(hint))}", "correct the file")
+
+
+def _names(kind: Any) -> list[str]:
+    """Return the names of all settings of a command."""
+    parts = [item.default_factory for item in dataclasses.fields(kind)]
+    own = [item.name for item in dataclasses.fields(kind) if item.default_factory is dataclasses.MISSING]
+    return sum((_names(part) for part in parts if part is not dataclasses.MISSING), own)
+
+
 def _one_line(box: str, program: str) -> str:
-    """Return the message inside the parser's box as one line."""
-    lines = []
+    """Return the message inside the parser's box (drawn in Unicode or ASCII) as one line."""
+    lines: list[str] = []
     for line in box.splitlines()[1:]:
-        text = re.sub(r"[│╭╮╰╯]", "", line).strip()
-        if set(text) <= {"─"}:
+        text = line.strip().strip("│╭╮╰╯|+").strip()
+        if not set(text) <= set("─-"):
+            lines.append(text)
+        elif lines:
             break
-        lines.append(text)
     return f"{' '.join(lines).rstrip('.')}; see `{program} --help`"

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from common.errors import GroveError
 from game import load_game
 from game.contract import Game
 from inference_server import InferenceServer, ServerSettings, private_endpoint
 from inference_server.network_settings import NetworkSettings
 from workers.evaluators import Evaluator, ServedEvaluator, row_spec
 from workers.gil import thread_verdict
-from workers.port import Port
+from workers.port import Port, last_words
 from workers.process_worker import EvaluatorJob, make_evaluator
 from workers.worker import Worker, WorkerJob, peak_rss_mb
 
@@ -52,11 +51,8 @@ def main(job: HostJob, connection: Connection, worker_connections: list[Connecti
     try:
         with ExitStack() as stack:
             _Host(job, port, worker_connections, stack).run()
-    except GroveError as error:
-        port.send("failed", str(error))
     except Exception as error:
-        port.send("failed", f"{type(error).__name__}: {error}")
-        raise
+        port.send("failed", last_words(error))
     finally:
         port.close()
 
@@ -73,6 +69,8 @@ class _Host:
     def run(self) -> None:
         if self._job.evaluator == "server":
             self._start_server()
+        else:
+            self._ready["pool_reason"] = f"the {self._job.evaluator} evaluator needs no server"
         if self._ready["pool"] == "thread":
             self._start_threads()
         self._port.send("ready", self._ready)
@@ -124,10 +122,8 @@ class _Host:
             try:
                 Worker(job, self._game, self._evaluator(self._game, job), port).run()
                 return
-            except GroveError as error:
-                port.send("failed", str(error))
             except Exception as error:
-                port.send("failed", f"{type(error).__name__}: {error}")
+                port.send("failed", last_words(error))
             if not _may_start_anew(port, pause):
                 return
             pause *= 2

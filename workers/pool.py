@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -97,8 +98,10 @@ class Pool:
 
     # -- life ----------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Start the server, then the workers; returns when the server is ready and workers are on their way.
+
+        `interrupted` is asked now and then while the server gets ready; when it says so, nothing more is started.
 
         Raises PoolError, with the child's own words, when the server cannot start.
         """
@@ -106,7 +109,9 @@ class Pool:
         threads_possible = plan.pool != "process" and not plan.endpoint and plan.evaluator not in ("local", "direct")
         if (plan.evaluator == "server" and not plan.endpoint) or threads_possible:
             self._start_host(threads_possible)
-            self._wait_for_host()
+            self._wait_for_host(interrupted)
+            if not self.host_ready:
+                return
         if self.pool_kind == "process":
             self._handles.clear()
             for worker in range(plan.process_sizes.workers):
@@ -186,6 +191,8 @@ class Pool:
         if self._stopping:
             return
         self._stopping = True
+        if self._host and not self.host_ready:
+            self._host[0].kill()  # it reads its pipe only when it is ready, and has nothing to lose
         self._tell_all("stop")
         deadline = time.monotonic() + STOP_S
         while time.monotonic() < deadline and any(h.alive for h in self._handles.values()):
@@ -259,9 +266,9 @@ class Pool:
             end.close()
         self._host, self._host_alive = (process, Port(mine)), True
 
-    def _wait_for_host(self) -> None:
+    def _wait_for_host(self, interrupted: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_S
-        while not self.host_ready:
+        while not self.host_ready and not interrupted():
             if time.monotonic() > deadline:
                 raise PoolError(f"the server was not ready within {START_S:.0f} s; see `grove doctor`")
             self.pump(0.1)

@@ -11,10 +11,13 @@ One whose pipe ends has lost its supervisor and stops.
 from __future__ import annotations
 
 import contextlib
+import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
 import msgpack
+
+from common.errors import GroveError
 
 
 class Port:
@@ -45,3 +48,13 @@ class Port:
     def close(self) -> None:
         """Close the pipe."""
         self._connection.close()
+
+
+def last_words(error: Exception) -> str:
+    """Return `error` as one line for the supervisor; where it comes from, too, unless Grove raised it on purpose."""
+    text = " ".join(str(error).split())
+    if isinstance(error, GroveError):
+        return text
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
+    return f"{type(error).__name__}: {text}{where}"

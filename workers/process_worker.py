@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Literal
 
-from common.errors import GroveError
 from game import load_game
 from game.contract import Game
 from inference_server import ZmqClient
@@ -21,7 +20,7 @@ from workers.evaluators import (
     ServedEvaluator,
     row_spec,
 )
-from workers.port import Port
+from workers.port import Port, last_words
 from workers.worker import Worker, WorkerJob
 
 
@@ -46,11 +45,8 @@ def main(job: WorkerJob, evaluator_job: EvaluatorJob, connection: Connection) ->
         game = load_game(job.game_spec)
         evaluator = make_evaluator(game, job, evaluator_job)
         Worker(job, game, evaluator, port).run()
-    except GroveError as error:
-        port.send("failed", str(error))
     except Exception as error:
-        port.send("failed", f"{type(error).__name__}: {error}")
-        raise
+        port.send("failed", last_words(error))
     finally:
         port.close()
 
