@@ -10,6 +10,7 @@ from common.kernels import kernel
 from common.rng import derive, gamma
 from mcts.descend import back_up, lead_with_best, mark
 from mcts.layout import FREE, MERGED, NAMED, NONE, PLACED
+from mcts.softmax import exp_all
 
 NOISE_STREAM, MOVE_STREAM = 0, 1
 """Purposes of a game's random numbers at one ply."""
@@ -127,24 +128,37 @@ def attach(trees, nodes, legal, leaves, leaf_actions, told):
 @kernel
 def set_priors(nodes, legal, leaves, told, logits, dense):
     """Give the new moves the softmax of their logits (flat float32), in float64 and rounded to float32."""
-    most = 0
+    count = 0
     for i in range(told.shape[0]):
-        most = max(most, leaves[told[i].leaf].legal)
-    weights = np.empty(most, np.float64)
+        count += leaves[told[i].leaf].legal
+    weights = np.empty(count, np.float64)
+    start = 0
     for i in range(told.shape[0]):
         node = nodes[leaves[told[i].leaf].node]
-        base = told[i].base
-        first = node.first_edge
         top = -math.inf
         for j in range(node.edges):
-            weights[j] = logits[base + (legal[first + j].action if dense else j)]
-            top = max(top, weights[j])
+            logit = np.float64(logits[told[i].base + (legal[node.first_edge + j].action if dense else j)])
+            weights[start + j] = logit
+            top = max(top, logit)
+        for j in range(start, start + node.edges):
+            weights[j] -= top
+        start += node.edges
+    exp_all(weights, np.empty(count, np.int64))
+    _normalise(nodes, legal, leaves, told, weights)
+
+
+@kernel
+def _normalise(nodes, legal, leaves, told, weights):
+    """Write the told leaves' weights, row after row, as priors that sum to one."""
+    start = 0
+    for i in range(told.shape[0]):
+        node = nodes[leaves[told[i].leaf].node]
         total = 0.0
-        for j in range(node.edges):
-            weights[j] = math.exp(weights[j] - top)
+        for j in range(start, start + node.edges):
             total += weights[j]
         for j in range(node.edges):
-            legal[first + j].prior = np.float32(weights[j] / total)
+            legal[node.first_edge + j].prior = np.float32(weights[start + j] / total)
+        start += node.edges
         lead_with_best(node, legal)
 
 

@@ -20,7 +20,8 @@ import numpy.typing as npt
 from common.errors import SettingError
 from game.contract import Game
 from mcts import cache as caches
-from mcts import descend, expand, layout, moves, rows
+from mcts import expand, layout, moves, rows
+from mcts.bound import BoundKernels
 from mcts.reroot import reroot
 from mcts.settings import SearchSettings, temperature_steps
 
@@ -66,6 +67,8 @@ class Forest:
         self._lap = _Lap(game, slots)
         self._slots = _Slots(game, trees, settings.leaves)
         self._decided = np.zeros(trees, np.int32)
+        pools = (self._trees, self._nodes, self._edges, self._legal, self._states, self._explore)
+        self._kernels = BoundKernels(game, pools, self._lap, self._slots)
         self.simulations = 0  # descents made for the moves chosen so far
         self._bare = False  # some tree may lack a root
         self._still = False  # every tree waits or is decided, until something is planted, told or dropped
@@ -109,7 +112,7 @@ class Forest:
         while self._walk_all():
             pass
         self._still = True
-        return self._decided[: moves.decided(self._trees, self._decided)]
+        return self._decided[: self._kernels.decided(self._trees, self._decided)]
 
     def ask(self) -> Rows:
         """Grow, then return one row for every leaf that has not been asked yet."""
@@ -127,11 +130,11 @@ class Forest:
         count = 0
         if self._bare:
             self._bare = False
-            count = descend.plant(self._trees, self._nodes, lap.work)
+            count = self._kernels.plant(self._trees, self._nodes, lap.work)
             self._fetch(0, count)
         going_on = True
         while going_on and count < lap.size:
-            found = descend.descend(
+            found = self._kernels.descend(
                 self._trees, self._nodes, self._edges, self._legal, self._explore, lap.work[count:]
             )
             kept = self._step(count, count + found) if found else 0
@@ -141,33 +144,33 @@ class Forest:
 
     def _fetch(self, start: int, end: int) -> None:
         lap = self._lap
-        rows.fetch(self._states, self._legal, lap.work[start:end], lap.raw[start:end], lap.actions)
+        self._kernels.fetch(self._states, self._legal, lap.work[start:end], lap.raw[start:end], lap.actions)
 
     def _step(self, start: int, end: int) -> int:
         """Play the rows' moves; settle those that end the game; return how many rows are left."""
-        lap, game, size = self._lap, self.game, end - start
+        lap, kernels, size = self._lap, self._kernels, end - start
         self._fetch(start, end)
         states, done, utility = lap.states[start:end], lap.done[:size], lap.utility[:size]
-        game.step(states, lap.actions[:size])
-        game.outcome(states, done, utility)
-        kept = int(expand.settle(self._trees, self._nodes, self._edges, lap.work[start:end], done, utility))
+        kernels.step(states, lap.actions[:size])
+        kernels.outcome(states, done, utility)
+        kept = int(kernels.settle(self._trees, self._nodes, self._edges, lap.work[start:end], done, utility))
         if kept < size:
-            rows.close_ranks(lap.work[start : start + kept], lap.raw[start:end])
+            kernels.close_ranks(lap.work[start : start + kept], lap.raw[start:end])
         return kept
 
     def _place(self, count: int) -> bool:
         """Give `count` rows their slots and observations; return whether cache hits were settled."""
-        lap, slots, game = self._lap, self._slots, self.game
+        lap, slots, kernels = self._lap, self._slots, self._kernels
         states = lap.states[:count]
         ids = lap.ids[:count]
-        game.legal(states, lap.offsets, lap.legal)
-        game.to_play(states, lap.to_play[:count])
-        rows.take_slots(slots.by_tree, lap.work[:count], lap.to_play, lap.raw, slots.raw, ids)
-        rows.keep_legal(slots.leaves, slots.actions, ids, lap.offsets, lap.legal)
+        kernels.legal(states, lap.offsets, lap.legal)
+        kernels.to_play(states, lap.to_play[:count])
+        kernels.take_slots(slots.by_tree, lap.work[:count], lap.to_play, lap.raw, slots.raw, ids)
+        kernels.keep_legal(slots.leaves, slots.actions, ids, lap.offsets, lap.legal)
         if self.cache is not None:
             return self._place_cached(self.cache, ids, states)
         end = slots.count + count
-        game.observe(states, slots.observations[slots.count : end])
+        kernels.observe(states, slots.observations[slots.count : end])
         slots.asked[slots.count : end] = ids
         slots.count = end
         return False
@@ -201,9 +204,11 @@ class Forest:
         nothing is changed then.
         """
         dense = logits.ndim == 2
+        ids, logits = np.ascontiguousarray(ids, np.int32), np.ascontiguousarray(logits, np.float32)
+        values = np.ascontiguousarray(values, np.float32)
         told = self._told(ids, logits.shape[1] if dense else 0)
         flat = logits.reshape(-1)
-        broken = expand.find_broken(self._slots.leaves, self._slots.actions, told, flat, values, dense)
+        broken = self._kernels.find_broken(self._slots.leaves, self._slots.actions, told, flat, values, dense)
         if broken != layout.NONE:
             row = told["row"][broken]
             expand.unlist(self._slots.leaves, ids, told)
@@ -215,7 +220,7 @@ class Forest:
 
     def drop(self, ids: Ints) -> None:
         """Take back rows `ids` [B] that will not be answered; their trees stand as before they asked."""
-        told = self._told(ids, 0)
+        told = self._told(np.ascontiguousarray(ids, np.int32), 0)
         self._bare = True
         expand.withdraw(self._trees, self._nodes, self._edges, self._legal, self._slots.leaves, told)
         if self._slots.count:
@@ -224,7 +229,7 @@ class Forest:
     def _told(self, ids: Ints, width: int) -> npt.NDArray[np.void]:
         self._still = False
         told = self._slots.told
-        count = int(expand.list_told(self._slots.leaves, ids, told, width))
+        count = int(self._kernels.list_told(self._slots.leaves, ids, told, width))
         if count < 0:
             raise ValueError(f"row {int(ids[-1 - count])} waits for no answer")
         return told[:count]
@@ -237,10 +242,11 @@ class Forest:
         dense: bool,
     ) -> None:
         trees, nodes, edges, slots = self._trees, self._nodes, self._edges, self._slots
-        expand.attach(trees, nodes, self._legal, slots.leaves, slots.actions, told)
-        rows.store_states(self._states, slots.leaves, slots.raw, told)
-        expand.set_priors(nodes, self._legal, slots.leaves, told, logits, dense)
-        if expand.answer(trees, nodes, edges, slots.leaves, told, values):
+        kernels = self._kernels
+        kernels.attach(trees, nodes, self._legal, slots.leaves, slots.actions, told)
+        kernels.store_states(self._states, slots.leaves, slots.raw, told)
+        kernels.set_priors(nodes, self._legal, slots.leaves, told, logits, dense)
+        if kernels.answer(trees, nodes, edges, slots.leaves, told, values):
             leaves = slots.leaves[told["leaf"]]
             expand.add_noise(trees, nodes, edges, self._legal, leaves["tree"][leaves["edge"] == layout.NONE])
 
