@@ -1,0 +1,113 @@
+"""One server and its workers in different terminals: they come and go, and the games are the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import Grove
+
+NETWORK = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
+WORK = ("--workers", 2, "--games-per-worker", 6, "--simulations", 20, "--seed", 5)
+SPEC = "hex:size=4"
+Eventually = Callable[[Callable[[], Any]], Any]
+
+
+class Terminal:
+    """`grove serve` in a subprocess."""
+
+    def __init__(self, grove: Grove, bind: str) -> None:
+        self.process = grove.start("serve", "--game", SPEC, "--bind", bind, *NETWORK)
+        self.said: list[str] = []
+        self.endpoint = ""
+        assert self.process.stdout is not None
+        while not self.endpoint:
+            line = self.process.stdout.readline()
+            assert line, self.process.communicate()
+            self.said.append(line)
+            if line.startswith("workers: grove work --connect "):
+                self.endpoint = line.split()[-1]
+
+    def end(self, grove: Grove) -> subprocess.CompletedProcess[str]:
+        os.killpg(self.process.pid, signal.SIGINT)
+        return grove.end(self.process)
+
+
+@pytest.mark.parametrize("bind", ["tcp://127.0.0.1:*", "ipc://s"])
+def test_two_terminals_do_the_job_of_one(grove: Grove, bind: str) -> None:
+    server = Terminal(grove, bind)
+    assert any(f"serving {SPEC}, model " in line for line in server.said)
+    out = grove.folder / "run"
+    work = ("work", "--connect", server.endpoint, *WORK, "--games", 15, "--out", out)
+    grove.play(*work)
+    records = grove.exactly(out, range(15), SPEC)
+    summary = grove.summary(out)
+    assert (summary["games"], summary["pool"]) == (15, "process")
+    assert "All 15 games are there already" in grove.play(*work)
+    done = server.end(grove)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert {model for record in records for model in record.models} - {None} <= {
+        line.split("model ")[1].split(",")[0] for line in server.said if "model " in line
+    }
+
+
+def test_pools_share_a_plan_come_and_go(grove: Grove, eventually: Eventually) -> None:
+    server = Terminal(grove, "tcp://127.0.0.1:*")
+    work = ("work", "--connect", server.endpoint, *WORK)
+    # Somebody who leaves in the middle, the hard way, ...
+    lost = grove.start(*work, "--games", 100_000, "--out", grove.folder / "lost")
+    eventually(lambda: list((grove.folder / "lost" / "games").glob("*.jsonl")))
+    lost.kill()
+    lost.communicate()
+    # ... does not disturb two others who share the indices 0..29.
+    first = grove.start(*work, "--indices", "0:12", "--out", grove.folder / "a")
+    second = grove.start(*work, "--indices", "12:30", "--out", grove.folder / "b")
+    for process in (first, second):
+        done = grove.end(process)
+        assert (done.returncode, done.stderr) == (0, ""), done
+    assert len(grove.exactly(grove.folder / "a", range(12), SPEC)) == 12
+    assert len(grove.exactly(grove.folder / "b", range(12, 30), SPEC)) == 18
+    assert server.end(grove).returncode == 0
+
+
+def test_work_waits_through_a_restart_of_the_server(grove: Grove, eventually: Eventually) -> None:
+    server = Terminal(grove, "ipc://s")
+    out = grove.folder / "run"
+    worker = grove.start(
+        *("work", "--connect", server.endpoint, "--workers", 1, "--games-per-worker", 8, "--simulations", 60),
+        *("--games", 150, "--out", out),
+    )
+    eventually(lambda: list((out / "games").glob("*.jsonl")))
+    server.process.kill()
+    server.process.communicate()
+    again = Terminal(grove, "ipc://s")
+    done = grove.end(worker)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    grove.exactly(out, range(150), SPEC)
+    assert grove.summary(out)["workers_restarted"] == 0  # the trees stayed
+    assert again.end(grove).returncode == 0
+
+
+def test_ctrl_c_in_the_workers_terminal_is_continued(grove: Grove, eventually: Eventually) -> None:
+    server = Terminal(grove, "tcp://127.0.0.1:*")
+    out = grove.folder / "run"
+    work = ("work", "--connect", server.endpoint, *WORK, "--out", out)
+    process = grove.start(*work, "--games", 100_000)
+    eventually(lambda: list((out / "games").glob("*.jsonl")))
+    os.killpg(process.pid, signal.SIGINT)
+    done = grove.end(process)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert "are left" in done.stdout
+    goal = max(record.index for record in grove.read(out)) + 5
+    grove.play(*work, "--games", goal)
+    grove.exactly(out, range(goal), SPEC)
+    assert server.end(grove).returncode == 0
+
+
+def test_no_server_is_said_with_a_remedy(grove: Grove) -> None:
+    line = grove.refused("work", "--connect", "hex:size=4", "--games", 2, "--out", grove.folder / "run")
+    assert "hex:size=4" in line
