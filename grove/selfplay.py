@@ -154,9 +154,9 @@ class _Run:
             folder.log(str(problem))
         self._torn = len(done.problems)
         self._pool = Pool(plan, IndexBook(wanted, done.indices))
-        self._before = self._pool.book.finished
         self._stop = False
         self._began: float | None = None
+        self._seconds = 0.0  # of playing, once it is over
 
     def play(self) -> int:
         """Play until all games are finished or the user interrupts; returns the exit status."""
@@ -202,13 +202,13 @@ class _Run:
             if written is None or now["seconds"] - written["seconds"] >= METRICS_S:
                 self._folder.write_metrics({"seconds": now["seconds"], **figures.rates(now, written)})
                 written = now
-        self._played = self._counters() or {"seconds": 0.0, "workers": {}, "server": {}}
+        self._seconds = time.monotonic() - self._began if self._began is not None else 0.0
         view.update({"state": "finishing", "games": pool.book.finished})
 
     def _counters(self) -> figures.Counters | None:
-        """Return the counters once the first rows were evaluated; the clock starts there, warm-up left out."""
+        """Return the counters once a worker is ready; the clock starts there, warm-up left out."""
         if self._began is None:
-            if not self._pool.totals().get("evaluations") and self._pool.book.finished == self._before:
+            if not self._pool.ready:
                 return None
             self._began = time.monotonic()
         return figures.counters(self._pool, time.monotonic() - self._began)
@@ -254,7 +254,7 @@ class _Run:
             chosen = asdict(self._pool.sizes)
             summary = figures.summary(
                 self._pool,
-                self._played,
+                figures.counters(self._pool, self._seconds),  # with the workers' last words
                 {"workers": chosen["workers"], "games_per_worker": chosen["games"], "groups": self._plan.groups},
             )
             self._folder.write_summary(summary)
