@@ -51,6 +51,10 @@ numba.config.CACHE_DIR = str(cache_home() / "kernels" / source_hash(kernel_sourc
 kernel = numba.njit(cache=True, nogil=True)
 """Decorate a module-level function: compiled on first call, cached on disk, runs without the GIL."""
 
+lean_kernel = numba.njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
+"""A kernel that allocates no array. Numba counts references on every array that is passed to a function, two atomic
+operations each, which cost short helpers in a loop more than their work; without its runtime there are none."""
+
 
 def bind(function: Any, *examples: Any) -> Any:
     """Return kernel `function` compiled for the types of `examples`, without numba's look-up of types at each call.

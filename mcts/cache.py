@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from common.kernels import kernel
+from common.kernels import lean_kernel
 from mcts.layout import MERGED, NONE
 from mcts.rows import copy_bytes
 
@@ -70,7 +70,7 @@ class EvaluationCache:
         _write_values(self.values, leaves, told, values)
 
 
-@kernel
+@lean_kernel
 def _find(entries, keys, hashes, rows, found, generation):
     hits = 0
     for i in range(hashes.shape[0]):
@@ -85,12 +85,12 @@ def _find(entries, keys, hashes, rows, found, generation):
     return hits
 
 
-@kernel
+@lean_kernel
 def _set_of(entries, key_hash):
     return np.int64(key_hash % np.uint64(entries.shape[0] // _WAYS)) * _WAYS
 
 
-@kernel
+@lean_kernel
 def _newest(entries, first):
     newest = entries[first].stamp
     for e in range(first + 1, first + _WAYS):
@@ -98,7 +98,7 @@ def _newest(entries, first):
     return newest
 
 
-@kernel
+@lean_kernel
 def _claim(entries, keys, leaves, leaf_rows, told, generation):
     """Give every told leaf an entry (its own, or the least recently used of its set); leaf.source says which."""
     for i in range(told.shape[0]):
@@ -120,7 +120,7 @@ def _claim(entries, keys, leaves, leaf_rows, told, generation):
         leaf.source = chosen
 
 
-@kernel
+@lean_kernel
 def _write_logits(table, leaves, leaf_actions, told, logits, dense):
     for i in range(told.shape[0]):
         leaf = leaves[told[i].leaf]
@@ -128,13 +128,14 @@ def _write_logits(table, leaves, leaf_actions, told, logits, dense):
             table[leaf.source, j] = logits[told[i].base + (leaf_actions[told[i].leaf, j] if dense else j)]
 
 
-@kernel
+@lean_kernel
 def _write_values(table, leaves, told, values):
     for i in range(told.shape[0]):
-        table[leaves[told[i].leaf].source, :] = values[told[i].row, :]
+        for v in range(values.shape[1]):
+            table[leaves[told[i].leaf].source, v] = values[told[i].row, v]
 
 
-@kernel
+@lean_kernel
 def same_bytes(a, b):
     """Return whether two uint8 rows of one length are equal."""
     for k in range(a.shape[0]):
@@ -143,7 +144,7 @@ def same_bytes(a, b):
     return True
 
 
-@kernel
+@lean_kernel
 def list_hits(ids, found, told, misses, max_legal):  # -> number of hits
     """Sort the slots `ids[B]` into `told` records that point into the cache's tables, and `misses` int32 [B]."""
     hits = 0
@@ -158,7 +159,7 @@ def list_hits(ids, found, told, misses, max_legal):  # -> number of hits
     return hits
 
 
-@kernel
+@lean_kernel
 def merge(leaves, leaf_rows, misses, table, asked):  # -> number of slots written to `asked`
     """Chain every leaf behind an earlier one of this ask with the same observation; the others go to `asked`.
 

@@ -11,11 +11,11 @@ import math
 
 import numpy as np
 
-from common.kernels import kernel
+from common.kernels import kernel, lean_kernel
 from mcts.layout import NONE, WALKER
 
 
-@kernel
+@lean_kernel
 def plant(trees, nodes, work):  # T, nodes, rows -> number of rows
     """Write a row for every tree that wants simulations and has no root yet; its state stands in the root's place."""
     capacity = nodes.shape[0] // trees.shape[0]
@@ -28,7 +28,7 @@ def plant(trees, nodes, work):  # T, nodes, rows -> number of rows
     return rows
 
 
-@kernel
+@lean_kernel
 def _write_row(row, tree, parent, edge, ply):
     row.tree = tree
     row.parent = parent
@@ -64,7 +64,7 @@ def descend(trees, nodes, edges, legal, explore, work):  # -> number of rows
     return rows
 
 
-@kernel
+@lean_kernel
 def _set_out(trees, nodes, walkers):  # -> number of walkers
     """Place a walker at the root of every tree that may go on."""
     capacity = nodes.shape[0] // trees.shape[0]
@@ -78,19 +78,19 @@ def _set_out(trees, nodes, walkers):  # -> number of walkers
     return walking
 
 
-@kernel
+@lean_kernel
 def _wants_more(tree):
     return tree.simulations + tree.pending < tree.target
 
 
-@kernel
+@lean_kernel
 def _to_root(walker, tree, nodes, root):
     walker.node = walker.root = root
     walker.visits = tree.simulations + tree.pending + 1
     walker.mean = tree.value[nodes[root].to_play] / (tree.simulations + 1)
 
 
-@kernel
+@lean_kernel
 def _walk_on(walker, tree, nodes, edges, e):  # -> whether there is more to walk
     """Go to the child of visited edge `e`; from a terminal child back to the root, if simulations are left."""
     edge = edges[e]
@@ -110,7 +110,7 @@ def _walk_on(walker, tree, nodes, edges, e):  # -> whether there is more to walk
     return True
 
 
-@kernel
+@lean_kernel
 def _select(tree, node, edges, legal, scale, mean):  # -> edge
     """Return the edge with the highest PUCT score; only the best unvisited move needs a look."""
     best, best_score, equals = NONE, -math.inf, 0
@@ -130,14 +130,14 @@ def _select(tree, node, edges, legal, scale, mean):  # -> edge
     return best
 
 
-@kernel
+@lean_kernel
 def _score(tree, edge, mover, scale):
     """Return PUCT's score of a visited edge; a waiting visit counts as a loss of `virtual_loss`."""
     n = edge.visits + edge.pending
     return (edge.value[mover] - tree.virtual_loss * edge.pending) / n + scale * edge.prior / (1 + n)
 
 
-@kernel
+@lean_kernel
 def _lowest_of_equals(tree, node, edges, legal, scale, best_score):  # -> edge
     best = NONE
     for e in range(node.first_edge, node.first_edge + node.visited):
@@ -148,7 +148,7 @@ def _lowest_of_equals(tree, node, edges, legal, scale, best_score):  # -> edge
     return best
 
 
-@kernel
+@lean_kernel
 def _open_edge(node, edges, legal):
     """Count the first unvisited edge of `node` as visited and bring the best of the rest behind it."""
     e = node.first_edge + node.visited
@@ -164,25 +164,31 @@ def _open_edge(node, edges, legal):
     lead_with_best(node, legal)
 
 
-@kernel
+@lean_kernel
 def lead_with_best(node, legal):
     """Swap the unvisited move with the highest prior (lowest action on ties) to the front of the unvisited ones."""
+    if node.visited == node.edges:
+        return
     start = node.first_edge + node.visited
-    best = start
+    best, best_prior, equals = start, legal[start].prior, 0
     for e in range(start + 1, node.first_edge + node.edges):
-        if legal[e].prior > legal[best].prior or (
-            legal[e].prior == legal[best].prior and legal[e].action < legal[best].action
-        ):
-            best = e
+        # Without branches on the prior, which nothing could predict.
+        prior = legal[e].prior
+        equals = 0 if prior > best_prior else equals + (prior == best_prior)
+        best = e if prior > best_prior else best
+        best_prior = max(prior, best_prior)
+    if equals > 0:
+        for e in range(start, node.first_edge + node.edges):
+            if legal[e].prior == best_prior and legal[e].action < legal[best].action:
+                best = e
     if best != start:
-        prior, action = legal[start].prior, legal[start].action
-        legal[start].prior, legal[start].action = legal[best].prior, legal[best].action
-        legal[best].prior, legal[best].action = prior, action
-    if node.visited < node.edges:
-        node.next_prior, node.next_action = legal[start].prior, legal[start].action
+        action = legal[start].action
+        legal[best].prior, legal[start].prior = legal[start].prior, best_prior
+        legal[start].action, legal[best].action = legal[best].action, action
+    node.next_prior, node.next_action = legal[start].prior, legal[start].action
 
 
-@kernel
+@lean_kernel
 def mark(tree, nodes, edges, node, edge, change):
     """Add `change` to the waiting visits of every edge from the leaf's `edge` up to the root, and of the tree."""
     tree.pending += change
@@ -192,7 +198,7 @@ def mark(tree, nodes, edges, node, edge, change):
         node = nodes[node].parent
 
 
-@kernel
+@lean_kernel
 def back_up(tree, nodes, edges, leaf, waited):
     """Add one visit with the value of node `leaf` to every edge from it up to the root, and to the tree.
 

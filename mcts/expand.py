@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from common.kernels import kernel
+from common.kernels import kernel, lean_kernel
 from common.rng import derive, gamma
 from mcts.descend import back_up, lead_with_best, mark
 from mcts.layout import FREE, MERGED, NAMED, NONE, PLACED
@@ -16,7 +16,7 @@ NOISE_STREAM, MOVE_STREAM = 0, 1
 """Purposes of a game's random numbers at one ply."""
 
 
-@kernel
+@lean_kernel
 def settle(trees, nodes, edges, work, done, utility):  # -> rows kept
     """Make terminal nodes of the finished rows, back them up, and move the other rows together.
 
@@ -44,7 +44,7 @@ def settle(trees, nodes, edges, work, done, utility):  # -> rows kept
     return kept
 
 
-@kernel
+@lean_kernel
 def _add_node(trees, nodes, row):
     """Take the next node of the row's tree and link it to its parent; `row.node` says which."""
     tree = trees[row.tree]
@@ -62,7 +62,7 @@ def _add_node(trees, nodes, row):
     node.visited_prior = 0.0
 
 
-@kernel
+@lean_kernel
 def list_told(leaves, ids, told, width):  # -> entries written, or -1 - (position of an id that waits for nothing)
     """List every leaf that `ids` answer, merged ones included.
 
@@ -86,14 +86,14 @@ def list_told(leaves, ids, told, width):  # -> entries written, or -1 - (positio
     return count
 
 
-@kernel
+@lean_kernel
 def unlist(leaves, ids, told):
     """Let the listed leaves wait as before."""
     for i in range(told.shape[0]):
         leaves[told[i].leaf].state = PLACED if told[i].leaf == ids[told[i].row] else MERGED
 
 
-@kernel
+@lean_kernel
 def find_broken(leaves, leaf_actions, told, logits, values, dense):  # -> position in `told`, or NONE
     """Find an answer that is not finite; no search can go on from one (NaN scores choose no edge)."""
     for i in range(told.shape[0]):
@@ -108,7 +108,7 @@ def find_broken(leaves, leaf_actions, told, logits, values, dense):  # -> positi
     return NONE
 
 
-@kernel
+@lean_kernel
 def attach(trees, nodes, legal, leaves, leaf_actions, told):
     """Make a node of every told leaf, with its legal moves; priors follow in `set_priors`."""
     capacity = legal.shape[0] // trees.shape[0]
@@ -147,7 +147,7 @@ def set_priors(nodes, legal, leaves, told, logits, dense):
     _normalise(nodes, legal, leaves, told, weights)
 
 
-@kernel
+@lean_kernel
 def _normalise(nodes, legal, leaves, told, weights):
     """Write the told leaves' weights, row after row, as priors that sum to one."""
     start = 0
@@ -162,7 +162,7 @@ def _normalise(nodes, legal, leaves, told, weights):
         lead_with_best(node, legal)
 
 
-@kernel
+@lean_kernel
 def answer(trees, nodes, edges, leaves, told, values):  # -> roots among them
     """Back up the values of the told leaves and free their slots.
 
@@ -187,7 +187,7 @@ def answer(trees, nodes, edges, leaves, told, values):  # -> roots among them
     return roots
 
 
-@kernel
+@lean_kernel
 def _rotate(relative, mover, out):
     """Write seat-relative `relative[P or 1]` to absolute seats `out[P]`."""
     players = out.shape[0]

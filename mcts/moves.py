@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.kernels import kernel
+from common.kernels import kernel, lean_kernel
 from common.rng import derive, uniform
 from mcts.expand import MOVE_STREAM, actions_ascending
 
 
-@kernel
+@lean_kernel
 def decided(trees, out):  # -> count
     """Write the trees that have their simulations and wait for nothing to `out` int32 [T]."""
     count = 0
@@ -39,7 +39,7 @@ def root_visits(nodes, edges, legal, roots, offsets, pairs):
         offsets[i + 1] = end
 
 
-@kernel
+@lean_kernel
 def choose(trees, which, offsets, pairs, temperatures, out):
     """Draw a move of every tree `which[B]` from visits ** (1 / temperature), or the most visited at temperature 0.
 
@@ -59,7 +59,7 @@ def choose(trees, which, offsets, pairs, temperatures, out):
         out[i] = pairs[best, 0]
 
 
-@kernel
+@lean_kernel
 def _draw(pairs, start, end, most, draw, temperature):  # -> index of the drawn pair
     total = 0.0
     for k in range(start, end):

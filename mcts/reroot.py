@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.kernels import kernel
+from common.kernels import kernel, lean_kernel
 from mcts.layout import NONE
 from mcts.rows import copy_bytes
 
@@ -35,7 +35,7 @@ def reroot(trees, nodes, edges, legal, states, roots):
             nodes[base].parent_edge = NONE
 
 
-@kernel
+@lean_kernel
 def _edge_of(nodes, legal, node, action):  # -> edge or NONE
     first = nodes[node].first_edge
     for e in range(first, first + nodes[node].visited):
@@ -44,7 +44,7 @@ def _edge_of(nodes, legal, node, action):  # -> edge or NONE
     return NONE
 
 
-@kernel
+@lean_kernel
 def _number(nodes, base, new_root, numbers):  # -> nodes kept
     """Write the new place of every node of the subtree to `numbers`, NONE elsewhere."""
     kept = 0
@@ -56,7 +56,7 @@ def _number(nodes, base, new_root, numbers):  # -> nodes kept
     return kept
 
 
-@kernel
+@lean_kernel
 def _move(nodes, edges, legal, states, base, numbers):  # -> edges used
     """Move the numbered nodes, their edges and states to the front; children learn their parents' new places."""
     used = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.kernels import kernel
+from common.kernels import lean_kernel
 from common.rng import mix
 from mcts.layout import FREE, NONE, PLACED
 
@@ -13,7 +13,7 @@ _S40, _S48, _S56 = np.uint64(40), np.uint64(48), np.uint64(56)
 _FOLD = np.uint64(0x9FB21C651E98DF25)
 
 
-@kernel
+@lean_kernel
 def fetch(states, legal, work, work_states, actions):
     """Copy the parent states of `work[B]` to `work_states` uint8 [B, S] and their moves to `actions` int32 [B]."""
     for i in range(work.shape[0]):
@@ -22,13 +22,13 @@ def fetch(states, legal, work, work_states, actions):
             actions[i] = legal[work[i].edge].action
 
 
-@kernel
+@lean_kernel
 def copy_bytes(source, target):
     for k in range(source.shape[0]):
         target[k] = source[k]
 
 
-@kernel
+@lean_kernel
 def close_ranks(work, work_states):
     """Move every row's state from where it stood (`source`) to where the row stands now."""
     for i in range(work.shape[0]):
@@ -36,7 +36,7 @@ def close_ranks(work, work_states):
             copy_bytes(work_states[work[i].source], work_states[i])
 
 
-@kernel
+@lean_kernel
 def plant_states(trees, states, roots, root_states):
     """Empty the trees of `roots[B]` (ROOT records) and give each its root state uint8 [B, S]; kept ones stay."""
     capacity = states.shape[0] // trees.shape[0]
@@ -50,7 +50,7 @@ def plant_states(trees, states, roots, root_states):
         tree.simulations = tree.pending = tree.collided = 0
 
 
-@kernel
+@lean_kernel
 def take_slots(leaves, work, to_play, work_states, leaf_states, ids):
     """Give every row of `work[B]` a free slot of its tree (`leaves` [T, L]); write slot numbers to `ids` int32 [B]."""
     per_tree = leaves.shape[1]
@@ -67,7 +67,7 @@ def take_slots(leaves, work, to_play, work_states, leaf_states, ids):
         copy_bytes(work_states[i], leaf_states[ids[i]])
 
 
-@kernel
+@lean_kernel
 def keep_legal(leaves, leaf_actions, ids, offsets, actions):
     """Store the legal moves of every row (ragged `offsets`, `actions`) beside its slot."""
     for i in range(ids.shape[0]):
@@ -77,14 +77,14 @@ def keep_legal(leaves, leaf_actions, ids, offsets, actions):
             leaf_actions[ids[i], j] = actions[offsets[i] + j]
 
 
-@kernel
+@lean_kernel
 def store_states(states, leaves, leaf_states, told):
     """Copy the states of told leaves to the nodes made of them."""
     for i in range(told.shape[0]):
         copy_bytes(leaf_states[told[i].leaf], states[leaves[told[i].leaf].node])
 
 
-@kernel
+@lean_kernel
 def keep_rows(leaves, ids, rows, leaf_rows, hashes):
     """Store observations uint8 [B, K] and their hashes beside the slots `ids[B]`."""
     for i in range(ids.shape[0]):
@@ -92,7 +92,7 @@ def keep_rows(leaves, ids, rows, leaf_rows, hashes):
         copy_bytes(rows[i], leaf_rows[ids[i]])
 
 
-@kernel
+@lean_kernel
 def list_legal(leaves, leaf_actions, ids, offsets, actions):
     """Write the legal moves of slots `ids[B]` as a ragged list."""
     offsets[0] = 0
@@ -103,14 +103,14 @@ def list_legal(leaves, leaf_actions, ids, offsets, actions):
             actions[offsets[i] + j] = leaf_actions[ids[i], j]
 
 
-@kernel
+@lean_kernel
 def gather(source, indices, target):
     """Copy rows `indices[B]` of `source` uint8 [., K] to `target` uint8 [B, K]."""
     for i in range(indices.shape[0]):
         copy_bytes(source[indices[i]], target[i])
 
 
-@kernel
+@lean_kernel
 def hash_rows(rows, hashes):
     """Write a 64-bit hash of every row of `rows` uint8 [B, K] to `hashes` uint64 [B]."""
     length = rows.shape[1]
@@ -118,7 +118,7 @@ def hash_rows(rows, hashes):
         hashes[i] = hash_bytes(rows[i], length)
 
 
-@kernel
+@lean_kernel
 def hash_bytes(row, length):  # -> uint64
     """Hash `length` bytes, eight at a time: multiply and fold, and SplitMix64's mixer at the end."""
     value = np.uint64(length)
