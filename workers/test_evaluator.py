@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.kernels import kernel
+from common.kernels import lean_kernel
 from common.rng import derive, mix
 from mcts.rows import hash_bytes
 
 _SCALE = 1.0 / 16777216.0
 
 
-@kernel
+@lean_kernel
 def hash_evaluate(rows, logits, values):
     """Write logits in [0, 2) float32 [B, A] and values in [-1, 1) float32 [B, V] for rows uint8 [B, K]."""
     for i in range(rows.shape[0]):
