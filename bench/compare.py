@@ -127,7 +127,7 @@ def _started(name: str, pool: WarmPool, outcome: Outcome, stack: ExitStack, say:
         say(f"{name}: not measured; {error}")
         return None
     chosen = pool.pool.sizes
-    say(f"{name}: warm; {chosen.workers} workers x {chosen.games} games in {pool.pool.plan.groups} groups")
+    say(f"{name}: warm; {chosen.workers} workers x {chosen.games} games in {chosen.groups} groups")
     return pool
 
 

@@ -87,15 +87,15 @@ def pool_plan(asked: Asked, mode: str) -> PoolPlan:
     if mode == "local":
         # One group: nothing is away while a worker computes its own batch, so a second group would only halve it.
         games = asked.pool.games_per_worker or asked.server.max_batch
-        return _plan(asked, mode, "local", Sizes(workers=usable_cores(), games=games), groups=1)
+        return _plan(asked, mode, "local", Sizes(workers=usable_cores(), games=games, groups=1))
     chosen = thread if mode == "server-thread" else process
-    return _plan(asked, mode, "server", chosen, groups=asked.pool.groups)
+    return _plan(asked, mode, "server", chosen)
 
 
 def direct_kinds(asked: Asked) -> list[Variant]:
     """Return the ways to run one direct process a core."""
     fault = compiler_fault()
-    per_core = Sizes(workers=usable_cores(), games=DIRECT_GAMES)
+    per_core = Sizes(workers=usable_cores(), games=DIRECT_GAMES, groups=1)
     kinds: tuple[tuple[str, Compile, str], ...] = (
         ("direct-eager", "eager", ""),
         ("direct-compiled", "compiled", fault),
@@ -106,13 +106,13 @@ def direct_kinds(asked: Asked) -> list[Variant]:
     variants = []
     if asked.network.device != "cuda":
         variants = [
-            Variant(name=name, plan=replace(_plan(on_cpu, name, "direct", per_core, groups=1), direct_compile=how),
+            Variant(name=name, plan=replace(_plan(on_cpu, name, "direct", per_core), direct_compile=how),
                     fault=why)
             for name, how, why in kinds
         ]  # fmt: skip
     if on_gpu:
         on_cuda = replace(asked, network=replace(asked.network, device="cuda"))
-        variants.append(Variant(name="direct-cuda", plan=_plan(on_cuda, "direct-cuda", "direct", per_core, groups=1)))
+        variants.append(Variant(name="direct-cuda", plan=_plan(on_cuda, "direct-cuda", "direct", per_core)))
     return variants
 
 
@@ -122,14 +122,14 @@ def direct_at_pool_workers(asked: Asked, fastest: Variant) -> Variant | None:
     if workers == fastest.plan.process_sizes.workers:
         return None
     name = f"{fastest.name}-{workers}-workers"
-    sized = Sizes(workers=workers, games=fastest.plan.process_sizes.games)
+    sized = Sizes(workers=workers, games=fastest.plan.process_sizes.games, groups=1)
     return Variant(name=name, plan=replace(fastest.plan, process_sizes=sized, games_folder=asked.out / "games" / name))
 
 
-def _plan(asked: Asked, name: str, evaluator: str, chosen: Sizes, groups: int) -> PoolPlan:
-    check_memory(load_game(asked.game_spec), asked.search, groups, chosen)
+def _plan(asked: Asked, name: str, evaluator: str, chosen: Sizes) -> PoolPlan:
+    check_memory(load_game(asked.game_spec), asked.search, chosen)
     if evaluator == "server":
-        check_requests(asked.search, asked.server, groups, chosen)
+        check_requests(asked.search, asked.server, chosen)
     return PoolPlan(
         game_spec=asked.game_spec,
         run_seed=asked.seed,
@@ -139,7 +139,6 @@ def _plan(asked: Asked, name: str, evaluator: str, chosen: Sizes, groups: int) -
         server=asked.server,
         evaluator=evaluator,
         pool="thread" if name == "server-thread" else "process",
-        groups=groups,
         thread_sizes=chosen,
         process_sizes=chosen,
     )

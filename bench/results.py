@@ -69,7 +69,7 @@ def _summary(mode: Measured, played: figures.Counters, outcome: Outcome, records
     """Return the keys of summary.json: rates and counts of the counted slices alone."""
     pool, workers = mode.pool.pool, played["workers"]
     chosen = pool.sizes
-    sizes = {"workers": chosen.workers, "games_per_worker": chosen.games, "groups": pool.plan.groups}
+    sizes = {"workers": chosen.workers, "games_per_worker": chosen.games, "groups": chosen.groups}
     row = figures.summary(pool, played, sizes)
     for key in ("games", "evaluations", "simulations", "moves", "timeouts"):
         row[key] = int(workers.get(key, 0))

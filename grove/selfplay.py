@@ -46,9 +46,9 @@ def selfplay(settings: SelfPlay) -> int:
     kind = _pool_kind(pool, game)
     possible = {"auto": (thread, process), "thread": (thread,), "process": (process,)}[kind]
     for chosen in possible:
-        check_requests(settings.search, server, pool.groups, chosen)
+        check_requests(settings.search, server, chosen)
     # What `auto` takes is known later; here only what cannot be at all is refused.
-    check_memory(game, settings.search, pool.groups, min(possible, key=lambda one: one.workers * one.games))
+    check_memory(game, settings.search, min(possible, key=lambda one: one.workers * one.games))
     with _folder(settings, settings.run.out, game) as folder:
         plan = PoolPlan(
             game_spec=game.name,
@@ -59,7 +59,6 @@ def selfplay(settings: SelfPlay) -> int:
             server=server,
             evaluator=pool.evaluator,
             pool=kind,
-            groups=pool.groups,
             thread_sizes=thread,
             process_sizes=process,
         )
@@ -86,7 +85,6 @@ def work(settings: Work) -> int:
             server=ServerSettings(),
             evaluator="server",
             pool="process",
-            groups=pool.groups,
             thread_sizes=process,
             process_sizes=process,
             endpoint=settings.connect,
@@ -223,10 +221,9 @@ class _Run:
         }
 
     def _say_sizes(self, view: LiveView, chosen: Sizes) -> None:
-        groups = self._plan.groups
-        total = check_memory(self._game, self._plan.search, groups, chosen)
+        total = check_memory(self._game, self._plan.search, chosen)
         text = (
-            f"{chosen.workers} workers x {chosen.games} games in {groups} groups, "
+            f"{chosen.workers} workers x {chosen.games} games in {chosen.groups} groups, "
             f"{self._plan.search.simulations} simulations; trees take {total / 2**20:.0f} MiB"
         )
         view.message(text)
@@ -255,7 +252,7 @@ class _Run:
             summary = figures.summary(
                 self._pool,
                 figures.counters(self._pool, self._seconds),  # with the workers' last words
-                {"workers": chosen["workers"], "games_per_worker": chosen["games"], "groups": self._plan.groups},
+                {"workers": chosen["workers"], "games_per_worker": chosen["games"], "groups": chosen["groups"]},
             )
             self._folder.write_summary(summary)
             print_summary(summary, str(self._folder.path))

@@ -117,8 +117,8 @@ class Work:
     """Worker processes; 0 = one per core."""
     games_per_worker: int = 64
     """Games each worker plays at once."""
-    groups: int = 2
-    """Groups a worker's games are split into."""
+    groups: int = 0
+    """Groups a worker's games are split into; 0 = 3, or 1 with many more workers than cores."""
     games: int = 200
     """Games the folder shall hold in the end."""
     indices: str | None = None

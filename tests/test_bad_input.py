@@ -46,7 +46,7 @@ FLAGS = [
     (("--games", "many"), ("many", "--help")),
     (("--workers", "-1"), ("-1", "0..1024")),
     (("--games-per-worker", "-3"), ("-3", "0..65536")),
-    (("--groups", "0"), ("groups is 0", "1..64")),
+    (("--groups", "-1"), ("groups is -1", "0..64")),
     (("--simulations", "0"), ("simulations is 0", "1..1000000")),
     (("--simulations", "2000000"), ("2000000", "1..1000000")),
     (("--leaves", "0"), ("leaves is 0", "1..256")),

@@ -178,7 +178,7 @@ def test_settings_come_from_defaults_then_the_file_then_flags(grove: Grove) -> N
     resolved = tomllib.loads((out / "config.toml").read_text())
     assert (resolved["simulations"], resolved["c_puct"], resolved["game"]) == (9, 2.0, "hex:size=3")  # the file
     assert (resolved["games"], resolved["reuse"]) == (6, False)  # flags
-    assert (resolved["groups"], resolved["temperature"]) == (2, "0:1,30:0")  # defaults
+    assert (resolved["groups"], resolved["temperature"]) == (0, "0:1,30:0")  # defaults
     grove.exactly(out, range(6), "hex:size=3")
     # The resolved settings are a config file themselves.
     copy = grove.folder / "copy"

@@ -63,7 +63,6 @@ if __name__ == "__main__":
         server=ServerSettings(max_batch=16),
         evaluator="server",
         pool="process",
-        groups=2,
         thread_sizes=Sizes(workers=1, games=4),
         process_sizes=Sizes(workers=2, games=4),
     )

@@ -35,7 +35,6 @@ def plan(folder: Path, pool: str = "process", **changes: Any) -> PoolPlan:
         "server": ServerSettings(max_batch=32),
         "evaluator": "test",
         "pool": pool,
-        "groups": 2,
         "thread_sizes": Sizes(workers=2, games=4),
         "process_sizes": Sizes(workers=2, games=4),
     }

@@ -41,6 +41,8 @@ class Sizes:
 
     workers: int
     games: int
+    groups: int = 2
+    """Groups a worker's games are split into."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,6 @@ class PoolPlan:
     server: ServerSettings
     evaluator: str
     pool: str
-    groups: int
     thread_sizes: Sizes
     process_sizes: Sizes
     endpoint: str = ""
@@ -239,7 +240,7 @@ class Pool:
             run_seed=plan.run_seed,
             search=plan.search,
             games=sizes.games,
-            groups=plan.groups,
+            groups=sizes.groups,
             log_path=str(plan.games_folder / f"worker-{worker:03d}.jsonl"),
         )
 

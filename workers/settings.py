@@ -13,11 +13,12 @@ class PoolSettings:
     """How many workers play how many games at once, where, and who evaluates their rows."""
 
     workers: int = 0
-    """Search workers; 0 = two threads, or one process per core: searching takes a small part of a network's time."""
+    """Search workers; 0 = one thread (half the cores beside a GPU), or one process per core (two at least)."""
     games_per_worker: int = 0
-    """Games each worker plays at once; 0 = enough to fill every lane's batch and one more, at least 64 a worker."""
-    groups: int = 2
-    """Groups a worker's games are split into: while one group's rows are away the next one searches; 2 hide latency."""
+    """Games each worker plays at once; 0 = a full batch for every lane and one more in all, at least 64 a worker."""
+    groups: int = 0
+    """Groups a worker's games are split into: while one group's rows are away the next one searches. 0 = 3, or 1 with
+    many more workers than cores, whose rows hide each other's latency."""
     pool: Literal["auto", "thread", "process"] = "auto"
     """`thread`: search threads in the server's process (compiled games, one machine). `process`: worker processes over
     ZeroMQ. `auto` takes threads for compiled games while the measured share of the GIL allows."""
@@ -26,7 +27,7 @@ class PoolSettings:
     call; `rollout`: random games; `test`: a hash of the row."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (("workers", 0, 1024), ("games_per_worker", 0, 65536), ("groups", 1, 64)):
+        for name, low, high in (("workers", 0, 1024), ("games_per_worker", 0, 65536), ("groups", 0, 64)):
             value = getattr(self, name)
             if not low <= value <= high:
                 flag = name.replace("_", "-")

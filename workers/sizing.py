@@ -10,10 +10,10 @@ from mcts import SearchSettings, forest_capacity
 from workers.pool import Sizes
 from workers.settings import PoolSettings
 
-_THREADS = 2
 _FEWEST_GAMES = 64
-_BATCHES_IN_FLIGHT = 3
-"""Full batches of rows in flight for every two lanes: one in each lane, one being searched."""
+_GROUPS = 3
+_CROWD = 4
+"""Workers a core from which one group each is enough: the others' rows keep the lanes busy, and messages stay long."""
 
 
 def sizes(pool: PoolSettings, server: ServerSettings, games: int, device: str) -> tuple[Sizes, Sizes]:
@@ -24,10 +24,11 @@ def sizes(pool: PoolSettings, server: ServerSettings, games: int, device: str) -
     """
     cores = usable_cores()
     on_gpu = device != "cpu" and bool(gpus().devices)
-    lanes = server.lanes or (len(gpus().devices) * 2 if on_gpu else cores)
-    in_flight = min(games, -(-_BATCHES_IN_FLIGHT * lanes * server.max_batch // 2))
+    lanes = server.lanes or (len(gpus().devices) if on_gpu else cores)
+    # A batch in every lane (two on a GPU: one computes, one is on its way) and one that is being searched.
+    in_flight = min(games, ((2 if on_gpu else 1) * lanes + 1) * server.max_batch)
     return (
-        _size(pool, in_flight, games, pool.workers or _THREADS),
+        _size(pool, in_flight, games, pool.workers or (max(1, cores // 2) if on_gpu else 1)),
         _size(pool, in_flight, games, pool.workers or max(2, cores)),
     )
 
@@ -35,13 +36,14 @@ def sizes(pool: PoolSettings, server: ServerSettings, games: int, device: str) -
 def _size(pool: PoolSettings, in_flight: int, games: int, workers: int) -> Sizes:
     workers = min(workers, games)
     wanted = pool.games_per_worker or max(_FEWEST_GAMES, -(-in_flight // workers))
-    return Sizes(workers=workers, games=min(wanted, games))
+    groups = pool.groups or (1 if workers >= _CROWD * usable_cores() else _GROUPS)
+    return Sizes(workers=workers, games=min(wanted, games), groups=groups)
 
 
-def check_memory(game: Game, search: SearchSettings, groups: int, chosen: Sizes) -> int:
+def check_memory(game: Game, search: SearchSettings, chosen: Sizes) -> int:
     """Return the bytes of all forests of a pool; raises SettingError when they exceed the free memory."""
-    each = -(-chosen.games // groups)
-    total = chosen.workers * groups * forest_capacity(game, each, search).total_bytes
+    each = -(-chosen.games // chosen.groups)
+    total = chosen.workers * chosen.groups * forest_capacity(game, each, search).total_bytes
     free = free_memory_bytes()
     if total > free:
         raise SettingError.of(
@@ -53,9 +55,9 @@ def check_memory(game: Game, search: SearchSettings, groups: int, chosen: Sizes)
     return total
 
 
-def check_requests(search: SearchSettings, server: ServerSettings, groups: int, chosen: Sizes) -> None:
+def check_requests(search: SearchSettings, server: ServerSettings, chosen: Sizes) -> None:
     """Raise SettingError when a group's rows do not fit into one request."""
-    rows = -(-chosen.games // groups) * search.leaves
+    rows = -(-chosen.games // chosen.groups) * search.leaves
     if rows > server.max_request_rows:
         raise SettingError.of(
             "games-per-worker",
