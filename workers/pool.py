@@ -8,10 +8,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
@@ -107,6 +108,7 @@ class Pool:
         Raises PoolError, with the child's own words, when the server cannot start.
         """
         plan = self.plan
+        _start_forkserver(self._context)
         threads_possible = plan.pool != "process" and not plan.endpoint and plan.evaluator not in ("local", "direct")
         if (plan.evaluator == "server" and not plan.endpoint) or threads_possible:
             self._start_host(threads_possible)
@@ -413,6 +415,17 @@ def process_context(game_spec: str) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["workers.preload"])
     return context
+
+
+def _start_forkserver(context: Any) -> None:
+    """Start the forkserver with SIGINT blocked: Ctrl-C reaches the whole terminal, also while it loads the kernels."""
+    if context.get_start_method() != "forkserver":
+        return
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _end(process: BaseProcess, patience_s: float) -> None:
