@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -73,6 +74,7 @@ class _Host:
             self._ready["pool_reason"] = f"the {self._job.evaluator} evaluator needs no server"
         if self._ready["pool"] == "thread":
             self._start_threads()
+        gc.freeze()  # as in a worker process
         self._port.send("ready", self._ready)
         reported = 0.0
         while True:

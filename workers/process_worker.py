@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ def main(job: WorkerJob, evaluator_job: EvaluatorJob, connection: Connection) ->
     try:
         game = load_game(job.game_spec)
         evaluator = make_evaluator(game, job, evaluator_job)
+        gc.freeze()  # what is loaded now stays: the collector need not look through it again and again
         Worker(job, game, evaluator, port).run()
     except Exception as error:
         port.send("failed", last_words(error))
