@@ -284,19 +284,30 @@ def test_the_sound_twin_of_these_games_is_played(grove: Grove) -> None:
     grove.play(*QUICK, "--game", "race:Race", "--evaluator", "test", "--out", grove.folder / "run")
 
 
-def test_a_game_that_fails_in_the_middle_of_a_run_ends_it_with_its_words(grove: Grove) -> None:
+def test_a_game_that_fails_in_the_middle_of_a_run_ends_it_with_its_words(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`check` cannot find everything; what the workers say reaches the user, without a traceback."""
-    broken = SOUND.replace(
-        "        self.moves += 1", "        self.moves += 1\n        if open('count', 'a').write('x') and late(): 1 / 0"
-    )
-    late = "\n\ndef late():\n    import os\n    return os.path.getsize('count') > 3000\n"
-    (grove.folder / "race.py").write_text(broken + late)
-    line = grove.refused(
-        *("selfplay", "--games", 500, "--simulations", 9, "--game", "race:Race", "--evaluator", "test"),
-        *("--workers", 1, "--pool", "process", "--out", grove.folder / "run"),
+    monkeypatch.setattr("workers.pool.MOST_RESTARTS", 1)
+    broken = SOUND.replace("        self.moves += 1\n", "        self.moves += 1\n        count()\n")
+    late = """
+import pathlib
+
+CALLS = pathlib.Path("calls")
+
+
+def count():
+    CALLS.write_text(CALLS.read_text() + "x" if CALLS.exists() else "x")
+    if len(CALLS.read_text()) > 2000:
+        1 / 0
+"""
+    (tmp_path / "late_race.py").write_text(broken + late)
+    line = refused(
+        *("selfplay", "--games", 500, "--simulations", 9, "--game", "late_race:Race", "--evaluator", "test"),
+        *("--workers", 1, "--pool", "process", "--out", tmp_path / "run"),
     )
     assert "ZeroDivisionError: division by zero" in line
-    assert "race.py:" in line
+    assert "late_race.py:" in line
 
 
 # -- commands and sockets ------------------------------------------------------------------------------------------

@@ -81,14 +81,14 @@ def test_a_killed_worker_process_is_replaced_and_the_run_ends_with_exactly_n(
     grove: Grove, eventually: Eventually
 ) -> None:
     out = grove.folder / "run"
-    process = start(grove, eventually, out, "process", 150)
+    process = start(grove, eventually, out, "process", 80)
     children_of(process)[-1].kill()
     done = grove.end(process)
     assert (done.returncode, done.stderr) == (0, ""), done
-    grove.exactly(out, range(150), "hex:size=5")
+    grove.exactly(out, range(80), "hex:size=5")
     summary = grove.summary(out)
     assert summary["workers_restarted"] == 1
-    assert summary["games"] == 150
+    assert summary["games"] == 80
     assert "started again" in done.stdout
     assert "started again" in (out / "log.txt").read_text()
 

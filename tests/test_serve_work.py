@@ -79,7 +79,7 @@ def test_work_waits_through_a_restart_of_the_server(grove: Grove, eventually: Ev
     out = grove.folder / "run"
     worker = grove.start(
         *("work", "--connect", server.endpoint, "--workers", 1, "--games-per-worker", 8, "--simulations", 60),
-        *("--games", 150, "--out", out),
+        *("--games", 80, "--out", out),
     )
     eventually(lambda: list((out / "games").glob("*.jsonl")))
     server.process.kill()
@@ -87,7 +87,7 @@ def test_work_waits_through_a_restart_of_the_server(grove: Grove, eventually: Ev
     again = Terminal(grove, "ipc://s")
     done = grove.end(worker)
     assert (done.returncode, done.stderr) == (0, ""), done
-    grove.exactly(out, range(150), SPEC)
+    grove.exactly(out, range(80), SPEC)
     assert grove.summary(out)["workers_restarted"] == 0  # the trees stayed
     assert again.end(grove).returncode == 0
 

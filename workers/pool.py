@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
@@ -421,6 +421,7 @@ def _start_forkserver(context: Any) -> None:
     """Start the forkserver with SIGINT blocked: Ctrl-C reaches the whole terminal, also while it loads the kernels."""
     if context.get_start_method() != "forkserver":
         return
+    resource_tracker.ensure_running()  # started by the forkserver otherwise, which would unblock SIGINT
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
