@@ -21,7 +21,7 @@ from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
 from inference_server.toolchain import compiler_fault
 from mcts import SearchSettings
-from workers.pool import PoolPlan, Sizes
+from workers.plan import PoolPlan, Sizes
 from workers.settings import PoolSettings
 from workers.sizing import check_memory, check_requests, sizes
 

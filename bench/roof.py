@@ -18,7 +18,7 @@ from common.errors import GroveError, PoolError
 from common.machine import gpus, usable_cores
 from inference_server import RowSpec
 from inference_server.network_settings import NetworkSettings
-from workers.pool import process_context
+from workers.children import process_context
 from workers.port import Port
 
 if TYPE_CHECKING:

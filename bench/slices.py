@@ -13,7 +13,8 @@ from bench.counting import difference
 from common.errors import PoolError
 from inference_server import stats as server_stats
 from workers.index_book import IndexBook
-from workers.pool import Pool, PoolPlan
+from workers.plan import PoolPlan
+from workers.pool import Pool
 
 ENDLESS = 1 << 40
 """Games of a mode's index book: more than any measurement plays."""

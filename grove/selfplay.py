@@ -22,7 +22,8 @@ from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
 from workers import figures
 from workers.index_book import IndexBook
-from workers.pool import Pool, PoolPlan, Sizes
+from workers.plan import PoolPlan, Sizes
+from workers.pool import Pool
 from workers.records import finished_indices
 from workers.settings import PoolSettings
 from workers.sizing import check_memory, check_requests, sizes

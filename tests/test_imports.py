@@ -42,7 +42,8 @@ from inference_server.network_settings import NetworkSettings
 from mcts import SearchSettings
 from workers import process_worker
 from workers.index_book import IndexBook
-from workers.pool import Pool, PoolPlan, Sizes
+from workers.plan import PoolPlan, Sizes
+from workers.pool import Pool
 
 played = process_worker.main
 

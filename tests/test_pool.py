@@ -17,7 +17,8 @@ from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
 from mcts import SearchSettings
 from workers.index_book import IndexBook
-from workers.pool import Pool, PoolPlan, Sizes
+from workers.plan import PoolPlan, Sizes
+from workers.pool import Pool
 from workers.records import read_folder
 
 LIMIT_S = 60.0

@@ -5,27 +5,20 @@ The supervisor's process runs it; it never imports torch. Call `pump` often: all
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import shutil
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from common.errors import PoolError
-from inference_server import ServerSettings
-from inference_server.network_settings import NetworkSettings
-from mcts import SearchSettings
 from workers import host, process_worker
+from workers.children import end_process, process_context, remove_socket_folder, start_forkserver
 from workers.index_book import IndexBook, share
+from workers.plan import PoolPlan, Sizes
 from workers.port import Port
 from workers.records import read_log
-from workers.warm import GAME_VARIABLE
 from workers.worker import WorkerJob
 
 START_S = 300.0
@@ -34,35 +27,6 @@ STOP_S = 10.0
 """Longest wait for workers and server to end by themselves before they are killed."""
 MOST_RESTARTS = 5
 """Restarts of one worker without a finished game in between, before it is given up."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """Workers and games a worker, for one kind of pool."""
-
-    workers: int
-    games: int
-    groups: int = 2
-    """Groups a worker's games are split into."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolPlan:
-    """Everything a pool needs to know; resolved settings only."""
-
-    game_spec: str
-    run_seed: int
-    games_folder: Path
-    search: SearchSettings
-    network: NetworkSettings
-    server: ServerSettings
-    evaluator: str
-    pool: str
-    thread_sizes: Sizes
-    process_sizes: Sizes
-    endpoint: str = ""
-    """A server that runs elsewhere; empty = start one where the evaluator needs it."""
-    direct_compile: Literal["eager", "compiled", "cpp_wrapper"] = "eager"
 
 
 @dataclass
@@ -108,7 +72,7 @@ class Pool:
         Raises PoolError, with the child's own words, when the server cannot start.
         """
         plan = self.plan
-        _start_forkserver(self._context)
+        start_forkserver(self._context)
         threads_possible = plan.pool != "process" and not plan.endpoint and plan.evaluator not in ("local", "direct")
         if (plan.evaluator == "server" and not plan.endpoint) or threads_possible:
             self._start_host(threads_possible)
@@ -206,10 +170,10 @@ class Pool:
                 self.pump(0.05)
         processes = [h.process for h in self._handles.values() if h.process] + ([self._host[0]] if self._host else [])
         for process in processes:
-            _end(process, max(0.1, deadline - time.monotonic()))
+            end_process(process, max(0.1, deadline - time.monotonic()))
         for handle in self._handles.values():
             handle.port.close()
-        _remove_socket_folder(str(self.host_ready.get("endpoint", "")))
+        remove_socket_folder(str(self.host_ready.get("endpoint", "")))
 
     def __enter__(self) -> Pool:
         return self
@@ -363,7 +327,7 @@ class Pool:
         if self._stopping or handle.process is None:
             handle.alive = False
             return
-        _end(handle.process, 1.0)
+        end_process(handle.process, 1.0)
         self._take_back(handle)
         if self._may_restart(handle, handle.fault or why):
             handle.restart_at = time.monotonic() + 0.25 * 2 ** (handle.restarts - 1)
@@ -405,38 +369,3 @@ class Pool:
             else:
                 self.host_stats = values[0]
             message = self._host[1].receive()
-
-
-def process_context(game_spec: str) -> Any:
-    """Return the forkserver context with the game's kernels preloaded, or spawn where there is none."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    os.environ[GAME_VARIABLE] = game_spec
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["workers.preload"])
-    return context
-
-
-def _start_forkserver(context: Any) -> None:
-    """Start the forkserver with SIGINT blocked: Ctrl-C reaches the whole terminal, also while it loads the kernels."""
-    if context.get_start_method() != "forkserver":
-        return
-    resource_tracker.ensure_running()  # started by the forkserver otherwise, which would unblock SIGINT
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
-
-
-def _end(process: BaseProcess, patience_s: float) -> None:
-    process.join(patience_s)
-    if process.is_alive():
-        process.kill()
-        process.join()
-
-
-def _remove_socket_folder(endpoint: str) -> None:
-    """Remove the private socket's folder in place of a server that was killed; it removes it itself as a rule."""
-    if endpoint.startswith("ipc://"):
-        shutil.rmtree(Path(endpoint.removeprefix("ipc://")).parent, ignore_errors=True)

@@ -7,7 +7,7 @@ from common.machine import free_memory_bytes, gpus, usable_cores
 from game.contract import Game
 from inference_server import ServerSettings
 from mcts import SearchSettings, forest_capacity
-from workers.pool import Sizes
+from workers.plan import Sizes
 from workers.settings import PoolSettings
 
 _FEWEST_GAMES = 64

@@ -1,0 +1,40 @@
+"""What a pool is told: resolved settings only, nothing left to derive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from inference_server import ServerSettings
+from inference_server.network_settings import NetworkSettings
+from mcts import SearchSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Workers and games a worker, for one kind of pool."""
+
+    workers: int
+    games: int
+    groups: int = 2
+    """Groups a worker's games are split into."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolPlan:
+    """Everything a pool needs to know; resolved settings only."""
+
+    game_spec: str
+    run_seed: int
+    games_folder: Path
+    search: SearchSettings
+    network: NetworkSettings
+    server: ServerSettings
+    evaluator: str
+    pool: str
+    thread_sizes: Sizes
+    process_sizes: Sizes
+    endpoint: str = ""
+    """A server that runs elsewhere; empty = start one where the evaluator needs it."""
+    direct_compile: Literal["eager", "compiled", "cpp_wrapper"] = "eager"
