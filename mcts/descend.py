@@ -44,38 +44,81 @@ def descend(trees, nodes, edges, legal, explore, work):  # -> number of rows
     All trees take a step before any takes the next: their memory is fetched side by side instead of one after another.
     """
     walkers = np.empty(trees.shape[0], WALKER)
-    walking = _set_out(trees, nodes, walkers)
+    walking = _set_out(trees, walkers, nodes.shape[0] // trees.shape[0])
     rows = 0
     while walking > 0:
+        walkers[0].touched = _touch(walkers, walking, nodes, edges)
         still = 0
         for i in range(walking):
             walker = walkers[i]
             tree, node = trees[walker.tree], nodes[walker.node]
-            e = _select(tree, node, edges, legal, explore[walker.visits], walker.mean)
-            if e == node.first_edge + node.visited:
-                _open_edge(node, edges, legal)
-                mark(tree, nodes, edges, walker.node, e, 1)
-                _write_row(work[rows], walker.tree, walker.node, e, node.ply + 1)
-                rows += 1
-            elif _walk_on(walker, tree, nodes, edges, e):
-                walkers[still] = walker
-                still += 1
+            if node.terminal:
+                back_up(tree, nodes, edges, walker.node, 0)
+                if not _wants_more(tree):
+                    continue
+                walker.node, walker.edge = walker.root, NONE
+            else:
+                e = _select(tree, node, edges, legal, explore, walker.edge)
+                if e == node.first_edge + node.visited:
+                    _write_row(work[rows], walker.tree, walker.node, e, node.ply + 1)
+                    rows += 1
+                    continue
+                if edges[e].child == NONE:  # it waits for its evaluation
+                    tree.collided = 1
+                    continue
+                walker.node, walker.edge = edges[e].child, e
+            walkers[still] = walker
+            still += 1
         walking = still
+    _open_edges(trees, nodes, edges, legal, work[:rows])
     return rows
 
 
 @lean_kernel
-def _set_out(trees, nodes, walkers):  # -> number of walkers
+def _open_edges(trees, nodes, edges, legal, work):
+    """Open the edges that the rows lead through and mark their paths as waiting; touched first, as in `_touch`."""
+    total = 0
+    for i in range(work.shape[0]):
+        node = nodes[work[i].parent]
+        total += edges[work[i].edge].visits + legal[work[i].edge].action
+        total += legal[node.first_edge + node.edges - 1].action
+    for i in range(work.shape[0]):
+        row = work[i]
+        row.source = total
+        _open_edge(nodes[row.parent], edges, legal)
+        mark(trees[row.tree], nodes, edges, row.parent, row.edge, 1)
+
+
+@lean_kernel
+def _set_out(trees, walkers, capacity):  # -> number of walkers
     """Place a walker at the root of every tree that may go on."""
-    capacity = nodes.shape[0] // trees.shape[0]
     walking = 0
     for t in range(trees.shape[0]):
         tree = trees[t]
         if tree.nodes > 0 and not tree.collided and tree.pending < tree.leaves and _wants_more(tree):
-            walkers[walking].tree = t
-            _to_root(walkers[walking], tree, nodes, t * capacity)
+            walker = walkers[walking]
+            walker.tree = t
+            walker.node = walker.root = t * capacity
+            walker.edge = NONE
             walking += 1
     return walking
+
+
+@lean_kernel
+def _touch(walkers, walking, nodes, edges):  # -> a number nobody needs
+    """Read what the next step will read, and do nothing with it.
+
+    The network has driven the trees from the near caches. These short loops wait for many lines of memory at a time,
+    where the step itself would wait for one after another.
+    """
+    total = 0
+    for i in range(walking):
+        total += nodes[walkers[i].node].visited
+    for i in range(walking):
+        node = nodes[walkers[i].node]
+        for e in range(node.first_edge, node.first_edge + node.visited, 2):
+            total += edges[e].visits
+    return total
 
 
 @lean_kernel
@@ -84,35 +127,17 @@ def _wants_more(tree):
 
 
 @lean_kernel
-def _to_root(walker, tree, nodes, root):
-    walker.node = walker.root = root
-    walker.visits = tree.simulations + tree.pending + 1
-    walker.mean = tree.value[nodes[root].to_play] / (tree.simulations + 1)
+def _select(tree, node, edges, legal, explore, parent_edge):  # -> edge
+    """Return the edge with the highest PUCT score; only the best unvisited move needs a look.
 
-
-@lean_kernel
-def _walk_on(walker, tree, nodes, edges, e):  # -> whether there is more to walk
-    """Go to the child of visited edge `e`; from a terminal child back to the root, if simulations are left."""
-    edge = edges[e]
-    if edge.child == NONE:  # it waits for its evaluation
-        tree.collided = 1
-        return False
-    child = nodes[edge.child]
-    if child.terminal:
-        back_up(tree, nodes, edges, edge.child, 0)
-        if _wants_more(tree):
-            _to_root(walker, tree, nodes, walker.root)
-            return True
-        return False
-    walker.node = edge.child
-    walker.visits = edge.visits + edge.pending
-    walker.mean = edge.value[child.to_play] / edge.visits
-    return True
-
-
-@lean_kernel
-def _select(tree, node, edges, legal, scale, mean):  # -> edge
-    """Return the edge with the highest PUCT score; only the best unvisited move needs a look."""
+    The node was reached by `parent_edge`, or is the root.
+    """
+    if parent_edge == NONE:
+        scale = explore[tree.simulations + tree.pending + 1]
+        mean = tree.value[node.to_play] / (tree.simulations + 1)
+    else:
+        scale = explore[edges[parent_edge].visits + edges[parent_edge].pending]
+        mean = edges[parent_edge].value[node.to_play] / edges[parent_edge].visits
     best, best_score, equals = NONE, -math.inf, 0
     end = node.first_edge + node.visited
     for e in range(node.first_edge, end):

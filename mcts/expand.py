@@ -169,6 +169,7 @@ def answer(trees, nodes, edges, leaves, told, values):  # -> roots among them
     `values` float32 [B, P], seat-relative with the mover first, or [B, 1] of a two-player zero-sum network.
     """
     roots = 0
+    told[0].touched = _touch_paths(nodes, edges, leaves, told)
     for i in range(told.shape[0]):
         leaf = leaves[told[i].leaf]
         tree = trees[leaf.tree]
@@ -185,6 +186,25 @@ def answer(trees, nodes, edges, leaves, told, values):  # -> roots among them
         tree.collided = 0
         leaf.state = FREE
     return roots
+
+
+@lean_kernel
+def _touch_paths(nodes, edges, leaves, told):  # -> a number nobody needs
+    """Read the paths that are about to be backed up, all a step higher at a time; see `descend._touch`."""
+    total = 0
+    for i in range(told.shape[0]):
+        told[i].at = leaves[told[i].leaf].node
+    rising = told.shape[0]
+    while rising > 0:
+        rising = 0
+        for i in range(told.shape[0]):
+            if told[i].at != NONE:
+                node = nodes[told[i].at]
+                if node.parent_edge != NONE:
+                    total += edges[node.parent_edge].visits
+                    rising += 1
+                told[i].at = node.parent
+    return total
 
 
 @lean_kernel

@@ -68,8 +68,8 @@ def edge_dtype(players: int) -> np.dtype[np.void]:
     ])  # fmt: skip
 
 
-WALKER = np.dtype([("tree", "i4"), ("node", "i4"), ("root", "i4"), ("visits", "i4"), ("mean", "f8")])
-"""A descent under way: where it stands, where it began, the visits of that node and its mean value for the mover."""
+WALKER = np.dtype([("tree", "i4"), ("node", "i4"), ("root", "i4"), ("edge", "i4"), ("touched", "i8")])
+"""A descent under way: where it stands, where it began, the edge that led here (NONE at the root)."""
 
 LEGAL = np.dtype([("prior", "f4"), ("action", "i4")])
 """A legal move of an expanded node; entry e of this pool belongs to entry e of the edges."""
@@ -85,8 +85,9 @@ LEAF = np.dtype([
 ])  # fmt: skip
 """A leaf on its way: a row of the lap being gathered, or a slot waiting for its answer."""
 
-TOLD = np.dtype([("leaf", "i4"), ("row", "i4"), ("base", "i8")])
-"""One leaf that is being told: its slot, its row of values, where its logits start in the flat array."""
+TOLD = np.dtype([("leaf", "i4"), ("row", "i4"), ("base", "i8"), ("touched", "i8"), ("at", "i8")])
+"""One leaf that is being told: its slot, its row of values, where its logits start in the flat array; and how far up its
+path was touched."""
 
 
 ROOT = np.dtype([
