@@ -118,7 +118,7 @@ class Work:
     games_per_worker: int = 64
     """Games each worker plays at once."""
     groups: int = 0
-    """Groups a worker's games are split into; 0 = 3, or 1 with many more workers than cores."""
+    """Groups a worker's games are split into; 0 = 4, or 1 with many more workers than cores."""
     games: int = 200
     """Games the folder shall hold in the end."""
     indices: str | None = None

@@ -86,8 +86,8 @@ LEAF = np.dtype([
 """A leaf on its way: a row of the lap being gathered, or a slot waiting for its answer."""
 
 TOLD = np.dtype([("leaf", "i4"), ("row", "i4"), ("base", "i8"), ("touched", "i8"), ("at", "i8")])
-"""One leaf that is being told: its slot, its row of values, where its logits start in the flat array; and how far up its
-path was touched."""
+"""One leaf that is being told: its slot, its row of values, where its logits start in the flat array; and how far up
+its path was touched."""
 
 
 ROOT = np.dtype([

@@ -12,7 +12,7 @@ from game.hex import Hex
 from mcts import NONE, ROOT, Forest, SearchSettings
 from tests.naive import NaiveSearch, Node, legal_actions
 from tests.three_player import ThreePlayer
-from workers.test_evaluator import hash_evaluate
+from workers.row_kernels import hash_evaluate
 
 GAMES = {"connect_four": ConnectFour(), "ring": ThreePlayer()} | {f"hex{n}": Hex(n) for n in (2, 3, 4, 5, 7)}
 """Games by short name. Ring has three players who may move twice in a row, and its utilities do not sum to zero."""

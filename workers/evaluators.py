@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from common.rng import below, derive
+from common.rng import derive
 from game.contract import Game
 from inference_server.client import Client
 from inference_server.rows import RowSpec
 from mcts import Rows
-from workers.test_evaluator import hash_evaluate
+from workers.row_kernels import draw_moves, hash_evaluate, state_keys
 
 KINDS = ("server", "local", "direct", "rollout", "test")
 NO_FAILURES = np.empty(0, np.int32)
@@ -165,8 +165,7 @@ class RolloutEvaluator(OwnEvaluator):
     def __init__(self, game: Game, playouts: int = 1, seed: int = 0) -> None:
         super().__init__(game.num_actions, game.num_players, "rollout")
         self._game, self._playouts = game, playouts
-        self._key = np.uint64(derive(np.uint64(seed), 0))
-        self._played = 0
+        self._seed = np.uint64(seed)
 
     def take(self, rows: Rows) -> Any:
         """Random games need the states themselves."""
@@ -177,33 +176,31 @@ class RolloutEvaluator(OwnEvaluator):
         logits, values = self._outputs(len(taken))
         mover = np.empty(len(taken), np.int8)
         self._game.to_play(taken, mover)
-        for _ in range(self._playouts):
-            values += self._play_out(taken.copy())
+        for playout in range(self._playouts):
+            values += self._play_out(taken.copy(), playout)
         order = (mover[:, None] + np.arange(self._game.num_players)) % self._game.num_players
         relative = np.take_along_axis(values / np.float32(self._playouts), order, axis=1)
         return logits, np.ascontiguousarray(relative, np.float32)
 
-    def _play_out(self, states: npt.NDArray[np.void]) -> npt.NDArray[np.float32]:
+    def _play_out(self, states: npt.NDArray[np.void], playout: int) -> npt.NDArray[np.float32]:
         """Play all states to their ends and return the utilities, absolute seats, float32 [B, P]."""
         game, players = self._game, self._game.num_players
         result = np.zeros((len(states), players), np.float32)
-        alive = np.arange(len(states))
-        for _ in range(game.max_moves + 1):
+        alive, keys = np.arange(len(states)), np.empty(len(states), np.uint64)
+        state_keys(states.view(np.uint8).reshape(len(states), -1), np.uint64(derive(self._seed, playout)), keys)
+        for turn in range(game.max_moves + 1):
             done, utility = np.zeros(len(states), np.bool_), np.zeros((len(states), players))
             game.outcome(states, done, utility)
             result[alive[done]] = utility[done]
-            states, alive = states[~done], alive[~done]
+            states, alive, keys = states[~done], alive[~done], keys[~done]
             if not len(states):
                 break
             offsets, actions = np.zeros(len(states) + 1, np.int64), np.zeros(len(states) * game.max_legal, np.int32)
             game.legal(states, offsets, actions)
-            game.step(states, actions[offsets[:-1] + self._draws(np.diff(offsets))])
+            chosen = np.empty(len(states), np.int32)
+            draw_moves(keys, turn, offsets, actions, chosen)
+            game.step(states, chosen)
         return result
-
-    def _draws(self, bounds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        self._played += 1
-        key = np.uint64(derive(self._key, self._played))
-        return np.array([below(key, i, bound) for i, bound in enumerate(bounds)], np.int64)
 
 
 def row_spec(game: Game) -> RowSpec:

@@ -11,7 +11,7 @@ from workers.plan import Sizes
 from workers.settings import PoolSettings
 
 _FEWEST_GAMES = 64
-_GROUPS = 3
+_GROUPS = 4
 _CROWD = 4
 """Workers a core from which one group each is enough: the others' rows keep the lanes busy, and messages stay long."""
 
@@ -25,8 +25,8 @@ def sizes(pool: PoolSettings, server: ServerSettings, games: int, device: str) -
     cores = usable_cores()
     on_gpu = device != "cpu" and bool(gpus().devices)
     lanes = server.lanes or (len(gpus().devices) if on_gpu else cores)
-    # A batch in every lane (two on a GPU: one computes, one is on its way) and one that is being searched.
-    in_flight = min(games, ((2 if on_gpu else 1) * lanes + 1) * server.max_batch)
+    # A batch in every lane (two on a GPU: one computes, one is on its way), one that waits, one that is searched.
+    in_flight = min(games, ((2 if on_gpu else 1) * lanes + 2) * server.max_batch)
     return (
         _size(pool, in_flight, games, pool.workers or (max(1, cores // 2) if on_gpu else 1)),
         _size(pool, in_flight, games, pool.workers or max(2, cores)),
