@@ -1,7 +1,7 @@
 """Kernels of the evaluators that need no network.
 
-The test evaluator draws logits and values from a hash of the observation, the rollout evaluator moves from a hash
-of the state. Both depend on nothing but the row: the same position gets the same answer in every process, batch and run.
+The test evaluator draws logits and values from a hash of the observation, the rollout evaluator moves from a hash of
+the state. Both depend on nothing but the row: the same position gets the same answer in every process, batch and run.
 """
 
 from __future__ import annotations
