@@ -1,0 +1,81 @@
+"""Every command of the README, run as it stands there, with smaller numbers where it would take minutes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALLER = {"--games": "6", "--seconds": "6", "--simulations": "8", "--workers": "2"}
+SMALL_NETWORK = ("--network", "mlp:layers=1,width=8", "--compile", "off", "--dtype", "fp32")
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def grove(line: str) -> list[str]:
+    """Return the command line with this interpreter and smaller numbers."""
+    words = shlex.split(line)
+    assert words[0] == ".venv/bin/grove"
+    words = [sys.executable, "-m", "grove", *words[1:]]
+    for flag, value in SMALLER.items():
+        if flag in words:
+            words[words.index(flag) + 1] = value
+    return words
+
+
+def run(words: list[str], folder: Path) -> str:
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_make_targets_exist() -> None:
+    targets = [line.split()[1] for line in commands() if line.startswith("make ")]
+    assert targets == ["selfplay", "test"]
+    for target in targets:
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_selfplay_then_show(tmp_path: Path) -> None:
+    play, show = (next(line for line in commands() if f"grove {name}" in line) for name in ("selfplay", "show"))
+    assert "runs/hex7" in run(grove(play), tmp_path)
+    assert "result:" in run(grove(show), tmp_path)
+
+
+def test_doctor(tmp_path: Path) -> None:
+    assert "memory" in run(grove(next(line for line in commands() if "doctor" in line)), tmp_path).lower()
+
+
+def test_serve_and_work(tmp_path: Path) -> None:
+    serve, work = (next(line for line in commands() if f"grove {name}" in line) for name in ("serve", "work"))
+    server = subprocess.Popen([*grove(serve), *SMALL_NETWORK], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    try:
+        assert "games/min" in run(grove(work), tmp_path)
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+
+
+@pytest.mark.timeout(180)
+def test_compare(tmp_path: Path) -> None:
+    line = next(line for line in commands() if "bench compare" in line)
+    words = [*grove(line), *SMALL_NETWORK, "--modes", "local,server-thread", "--probe-limit", "1"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=170, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/compare/chart.png").exists()
+
+
+def test_no_command_is_left_out() -> None:
+    tested = ("make ", "grove selfplay", "grove show", "grove doctor", "grove serve", "grove work", "grove bench compare")
+    assert [line for line in commands() if not any(name in line for name in tested)] == []
