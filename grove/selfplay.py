@@ -137,10 +137,17 @@ def _head(pool: Pool, game: str, folder: str) -> Snapshot:
         device=str(backend.get("device", "elsewhere" if pool.plan.endpoint else "cpu")),
         device_reason=str(backend.get("device_reason", where)),
         dtype=str(backend.get("dtype", "as served" if pool.plan.endpoint else "-")),
-        dtype_reason=str(backend.get("dtype_reason", where)),
+        dtype_reason=_dtype_reason(backend) or where,
         pool=pool.pool_kind,
         pool_reason=str(pool.host_ready.get("pool_reason") or f"{where} runs in worker processes"),
     )
+
+
+def _dtype_reason(backend: dict[str, Any]) -> str:
+    """Return why the dtype was taken, with the measured drift against fp32 where there is one."""
+    drift = backend.get("policy_drift", 0.0), backend.get("value_drift", 0.0)
+    text = str(backend.get("dtype_reason", ""))
+    return f"{text}; differs from fp32 by {drift[0]:.1g} in policy, {drift[1]:.1g} in value" if any(drift) else text
 
 
 class _Run:
