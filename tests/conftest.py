@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import multiprocessing.util
@@ -12,11 +13,10 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -27,7 +27,7 @@ from grove.show import show_game
 from workers.records import GameRecord, Problem, read_folder
 
 ROOT = Path(__file__).resolve().parent.parent
-MARK = "GROVE_TEST_SESSION"
+STARTED = psutil.Process().create_time()
 LEAVE_S = 15.0
 """Longest time that processes, threads and folders may take to go once a test is over."""
 LIMIT_S = 90.0
@@ -35,15 +35,13 @@ LIMIT_S = 90.0
 
 
 @pytest.fixture(scope="session", autouse=True)
-def session_mark() -> Iterator[str]:
-    """Mark every process started from here on, and give them a temporary folder of their own."""
+def temporary_folder() -> Iterator[None]:
+    """Give this session and every process it starts a temporary folder of its own."""
     multiprocessing.util.get_temp_dir()  # lives longer than this fixture
     former = os.environ.get("TMPDIR")
-    mark = uuid.uuid4().hex
     with tempfile.TemporaryDirectory(prefix="gt") as folder:
-        os.environ |= {MARK: mark, "TMPDIR": folder}
-        tempfile.tempdir = folder
-        yield mark
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        yield
         os.environ.pop("TMPDIR")
         if former is not None:
             os.environ["TMPDIR"] = former
@@ -51,21 +49,21 @@ def session_mark() -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(session_mark: str) -> Iterator[None]:
+def nothing_left() -> Iterator[None]:
     """Fail a test that leaves a process, a thread or a socket folder behind."""
-    threads, processes, folders = own_threads(), marked(session_mark), socket_folders()
+    threads, processes, folders = own_threads(), processes_left(), socket_folders()
     yield
     deadline = time.monotonic() + LEAVE_S
     while time.monotonic() < deadline:
         left = [
             *(f"thread {thread.name}" for thread in own_threads() - threads),
-            *(describe(process) for process in marked(session_mark) - processes),
+            *(describe(process) for process in processes_left() - processes),
             *(str(folder) for folder in socket_folders() - folders),
         ]
         if not left:
             return
         time.sleep(0.02)
-    for process in marked(session_mark) - processes:
+    for process in processes_left() - processes:
         process.kill()
     pytest.fail(f"left behind: {', '.join(left)}")
 
@@ -75,20 +73,23 @@ def own_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if not type(thread).__module__.startswith("zmq.")}
 
 
-def marked(mark: str) -> set[psutil.Process]:
-    """Return the processes started by this session, children of dead ones included, without what stays on purpose."""
+def processes_left() -> set[psutil.Process]:
+    """Return the processes this session started, children of dead ones included, without what stays on purpose.
+
+    Nothing is asked of processes of others: reading their environment or command line may block.
+    """
     staying = {os.getpid(), forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid}
+    children = {child.pid for child in psutil.Process().children(recursive=True)}
     found = set()
     for process in psutil.process_iter():
-        try:
-            if process.pid in staying or process.status() == psutil.STATUS_ZOMBIE:
-                continue
-            compiles = "torch/_inductor" in " ".join(process.cmdline())  # torch's pool of compiler processes
-            if process.environ().get(MARK) == mark and not compiles:
+        with contextlib.suppress(psutil.Error, OSError):
+            session = os.getsid(process.pid)
+            orphan = session == os.getsid(0) and process.ppid() <= 1 and process.create_time() >= STARTED
+            ours = process.pid in children or session in Grove.sessions or orphan
+            if ours and process.pid not in staying and process.status() != psutil.STATUS_ZOMBIE:
                 found.add(process)
-        except (psutil.Error, OSError):
-            continue
-    return found
+    # torch keeps a pool of compiler processes.
+    return {process for process in found if "torch/_inductor" not in describe(process)}
 
 
 def describe(process: psutil.Process) -> str:
@@ -104,6 +105,9 @@ def socket_folders() -> set[Path]:
 
 class Grove:
     """The command `grove` in subprocesses, and what they leave in run folders."""
+
+    sessions: ClassVar[set[int]] = set()
+    """Process sessions started so far: what runs in one of them is ours."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -123,6 +127,7 @@ class Grove:
             start_new_session=True,
         )
         self._running.append(process)
+        self.sessions.add(process.pid)
         return process
 
     def run(self, *arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Grove, marked
+from conftest import Grove, processes_left
 
 from workers.records import read_folder
 
@@ -110,15 +110,13 @@ def test_a_killed_server_ends_the_run_with_one_line_and_its_games_are_kept(
 
 
 @pools
-def test_children_end_when_the_supervisor_is_killed(
-    grove: Grove, eventually: Eventually, session_mark: str, pool: str
-) -> None:
+def test_children_end_when_the_supervisor_is_killed(grove: Grove, eventually: Eventually, pool: str) -> None:
     out = grove.folder / "run"
     process = start(grove, eventually, out, pool)
-    assert len(marked(session_mark)) >= 3
+    assert len(processes_left()) >= 3
     process.kill()
     process.communicate()
-    eventually(lambda: not marked(session_mark))
+    eventually(lambda: not processes_left())
     goal = lines(out) + 5
     grove.play(*RUN, "--games", goal, "--pool", pool, "--out", out)
     assert len({record.index for record in grove.read(out)}) == len(grove.read(out)) >= goal
