@@ -87,6 +87,9 @@ def test_a_killed_process_stops_counting_at_once() -> None:
         )
         assert victim.stdout is not None
         assert victim.stdout.readline() == "sent\n"
+        deadline = time.monotonic() + 10
+        while server.stats()["waiting_rows"] < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)  # sent is not yet received
         client = server.connect(1)
         client.submit(random_rows(SPEC, 4, 1))
         assert client.collect(0.3) is None  # the victim has room in its window: it is waited for
