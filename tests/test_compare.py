@@ -20,6 +20,7 @@ from bench.modes import parse_modes
 from bench.probe import Probe
 from bench.results import mean_visit_entropy
 from bench.rounds import LEAST_ROUNDS, Round, Spread, check_enough, kept, ratio, roof_share
+from bench.search import REPEATS, simulations_per_second
 from bench.slices import Slice
 from common.errors import PoolError, SettingError
 
@@ -182,3 +183,9 @@ def test_modes_are_taken_once_in_their_order() -> None:
 def test_entropy_of_visits() -> None:
     assert mean_visit_entropy([[[[0, 50], [1, 50]], None, [[3, 9]]]]) == pytest.approx(math.log(2) / 2)
     assert mean_visit_entropy([[None]]) is None
+
+
+def test_the_search_alone_can_be_measured() -> None:
+    rates = simulations_per_second("connect_four", 4)
+    assert len(rates) == REPEATS
+    assert min(rates) > 0
