@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from common.errors import ContractError, SettingError
-from game.contract import Symmetry
+from game.contract import PerfectInformation, Symmetry
 
 CACHED_OBJECTS = 4096
 """Live objects kept per game: enough for the positions that a few hundred trees are working on."""
@@ -62,7 +62,7 @@ _REQUIRED = [
 ]
 
 
-class AdaptedGame:
+class AdaptedGame(PerfectInformation):
     """A :class:`PythonGame` class behind the Game contract; safe to share between threads."""
 
     compiled = False

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.errors import SettingError
 from common.kernels import kernel
-from game.contract import Symmetry
+from game.contract import PerfectInformation, Symmetry
 
 ROWS, COLUMNS = 6, 7
 CELLS = ROWS * COLUMNS
@@ -129,7 +129,7 @@ def _mirror() -> Symmetry:
     return Symmetry(np.arange(COLUMNS, dtype=np.int32)[::-1].copy(), planes[:, :, ::-1].ravel())
 
 
-class ConnectFour:
+class ConnectFour(PerfectInformation):
     """Connect Four as a :class:`game.contract.Game`; actions are the columns 0..6 from the left."""
 
     name = "connect_four"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from common.errors import SettingError
 from common.kernels import kernel
-from game.contract import Symmetry
+from game.contract import PerfectInformation, Symmetry
 
 MIN_SIZE, MAX_SIZE = 2, 19
 
@@ -157,7 +157,7 @@ def _half_turn(size: int) -> Symmetry:
     return Symmetry(np.arange(size * size, dtype=np.int32)[::-1].copy(), planes[:, ::-1].ravel())
 
 
-class Hex:
+class Hex(PerfectInformation):
     """Hex as a :class:`game.contract.Game`; action r * N + c is the cell in row r, column c, written e.g. ``c4``."""
 
     num_players = 2

@@ -13,7 +13,7 @@ from typing import Any, cast
 from common.errors import ContractError, SettingError
 from game.adapter import AdaptedGame
 from game.connect_four import ConnectFour
-from game.contract import Game
+from game.contract import Game, PerfectInformation
 from game.hex import Hex
 
 BUILT_IN: dict[str, Callable[..., Game]] = {"connect_four": ConnectFour, "hex": Hex}
@@ -108,12 +108,10 @@ def _import_module(spec: str, module_name: str) -> Any:
 
 def _batch_game(spec: str, cls: type[Any]) -> Game:
     try:
-        game = cls()
+        game = type(cls.__name__, (cls, PerfectInformation), {})()  # the class's own members come first
     except Exception as error:  # as above
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise SettingError.of("game", spec, f"making it failed ({reason})", "it is made without arguments") from error
-    if not hasattr(game, "symmetries"):
-        game.symmetries = None
     missing = [member for member in _MEMBERS if not hasattr(game, member)]
     if missing:
         plain = "a plain Python game has legal_actions instead"

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from common.errors import ContractError
-from game import AdaptedGame, Symmetry, check
+from game import AdaptedGame, PerfectInformation, Symmetry, check
 from tests.naive_games import NaiveConnectFour
 
 STATE = np.dtype([("pile", np.uint8), ("taken", np.uint8), ("seat", np.uint8)])
 
 
-class Pile:
+class Pile(PerfectInformation):
     """Take one to three from a pile of 5 to 8; who takes the last wins; taking what was just taken is forbidden."""
 
     name = "tests.test_game_contract:Pile"
@@ -26,7 +26,6 @@ class Pile:
     observation_shape = (2,)
     observation_dtype = np.dtype(np.uint8)
     zero_sum = True
-    symmetries: Any = None
     compiled = False
 
     def initial(self, seeds: Any, out: Any) -> None:
@@ -60,9 +59,6 @@ class Pile:
 
     def parse(self, text: str) -> int:
         return int(text)
-
-    def render_action(self, action: int) -> str:
-        return str(action)
 
     def render(self, state: Any) -> str:
         return f"{state.reshape(-1)[0]['pile']} left"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.kernels import kernel
+from game.contract import PerfectInformation
 
 CELLS, SEATS, ENOUGH = 9, 3, 12
 WORTH = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5], np.int64)
@@ -108,7 +109,7 @@ def observe(states, out):  # S[B], u8[B, 4, 9]
             out[i, SEATS, cell] = states[i].last == cell
 
 
-class ThreePlayer:
+class ThreePlayer(PerfectInformation):
     """Ring as a :class:`game.contract.Game`; spec ``tests.three_player:ThreePlayer``."""
 
     name = "tests.three_player:ThreePlayer"
@@ -120,7 +121,6 @@ class ThreePlayer:
     observation_shape = (SEATS + 1, CELLS)
     observation_dtype = np.dtype(np.uint8)
     zero_sum = False
-    symmetries = None
     compiled = True
 
     initial = staticmethod(initial)
@@ -133,10 +133,6 @@ class ThreePlayer:
     def parse(self, text: str) -> int:
         """Return the cell number 0..8."""
         return int(text)
-
-    def render_action(self, action: int) -> str:
-        """Return the cell number."""
-        return str(int(action))
 
     def render(self, state: NDArray[Any]) -> str:
         """Return the owners around the ring, dots for free cells."""
