@@ -10,6 +10,12 @@ from game.contract import Game, PerfectInformation, Symmetry
 from game.registry import canonical_spec, load_game
 
 __all__ = [
-    *("AdaptedGame", "Game", "PerfectInformation", "PythonGame", "Symmetry"),
-    *("canonical_spec", "check", "load_game"),
+    "AdaptedGame",
+    "Game",
+    "PerfectInformation",
+    "PythonGame",
+    "Symmetry",
+    "canonical_spec",
+    "check",
+    "load_game",
 ]

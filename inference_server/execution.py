@@ -11,9 +11,9 @@ from torch import Tensor
 from common.errors import SettingError
 from inference_server.model_file import LoadedModel
 from inference_server.network_settings import NetworkSettings
-from inference_server.networks import Outputs, ResNet
-from inference_server.onednn import onednn_fault
-from inference_server.served_network import ServedNetwork, random_rows
+from inference_server.networks import Outputs
+from inference_server.onednn import has_fused_form, onednn_fault
+from inference_server.served_network import ServedNetwork, random_rows, row_unit_of
 from inference_server.toolchain import compiler_fault
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -92,9 +92,9 @@ def _choose_kind(
         return (
             ("compiled", "asked for") if settings.compile == "on" else ("eager", "CUDA graphs of torch's own kernels")
         )
-    if isinstance(model.network, ResNet) and settings.compile != "on":
+    if has_fused_form(type(model.network)) and settings.compile != "on":
         fault = onednn_fault(torch.float32)
-        return ("eager", fault) if fault else ("onednn", "fused oneDNN operators beat torch.compile on residual nets")
+        return ("eager", fault) if fault else ("onednn", "fused oneDNN operators beat torch.compile on this network")
     if deterministic:
         return "eager", "deterministic runs must not change over to compiled code half-way"
     if settings.compile == "off":
@@ -112,7 +112,7 @@ def _choose_dtype(
         return torch.float32, "deterministic", None
     if settings.dtype == "fp32":
         return torch.float32, "asked for", None
-    rows = random_rows(model.row_spec, onednn_rows or 256, device)
+    rows = random_rows(model.row_spec, onednn_rows or 256, device, row_unit_of(model.network))
     exact = ServedNetwork(model, device, torch.float32, onednn_rows)
     try:
         rounded = ServedNetwork(model, device, torch.bfloat16, onednn_rows if not onednn_fault(torch.bfloat16) else 0)

@@ -17,8 +17,9 @@ class NetworkSettings:
     """The network, its weights and how it is run."""
 
     network: str = "resnet:blocks=3,channels=32"
-    """`resnet:blocks=B,channels=C`, `mlp:layers=L,width=W` or a torch.nn.Module as `package.module:Class`. The default
-    plays small boards well above 100k rows/s on two cores."""
+    """`resnet:blocks=B,channels=C` for boards, `mlp:layers=L,width=W`, for blob games `blobnet` (4.1M parameters),
+    `blobnet:small` (372 thousand) or `blobnet:origin` (4.9M), or a torch.nn.Module as `package.module:Class`. The
+    default plays small boards well above 100k rows/s on two cores."""
     model: str | None = None
     """Path of a model file to load; without one the network starts from `network_seed`."""
     network_seed: int = 0
@@ -28,8 +29,8 @@ class NetworkSettings:
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` measures both number formats for a moment on this machine and takes the faster that stays accurate."""
     compile: Literal["auto", "off", "on"] = "auto"
-    """`auto` runs residual nets on CPU with fused oneDNN operators (faster than torch.compile, ready at once) and
-    compiles other networks in the background; `off` never compiles; `on` always does."""
+    """`auto` runs residual nets and blobnet on CPU with fused oneDNN operators (faster than torch.compile, ready at
+    once) and compiles other networks in the background; `off` never compiles; `on` always does."""
 
     def __post_init__(self) -> None:
         """Raise SettingError for values no machine could use."""

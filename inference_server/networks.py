@@ -1,4 +1,4 @@
-"""The networks: a residual net for boards, a multilayer perceptron, and a user's own torch.nn.Module.
+"""The networks: a residual net for boards, a multilayer perceptron, blobnet, and a user's own torch.nn.Module.
 
 All take observations [B, *observation_shape] in the delivered dtype and convert them to the dtype of their own weights,
 so that rows travel to the device in their smallest form. All return float32 logits [B, A] and values [B, V] in (-1, 1),
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import SettingError
+from inference_server.blobnet import BLOBNET_SPECS, BlobNet, blobnet_shape
 from inference_server.rows import RowSpec
 
 Outputs = tuple[Tensor, Tensor]
@@ -27,6 +28,7 @@ Outputs = tuple[Tensor, Tensor]
 _POLICY_PLANES = 2
 """Planes of the policy head before its linear layer, as in AlphaGo Zero (Silver et al. 2017)."""
 _VALUE_PLANES = 1
+_BUILT_IN = ("resnet", "mlp", "blobnet")
 
 
 class ResidualBlock(nn.Module):
@@ -118,6 +120,8 @@ def build_network(spec: str, row_spec: RowSpec, seed: int = 0) -> nn.Module:
 def is_user_class(spec: str) -> bool:
     """Return whether `spec` names a Python class (`package.module:Class`) instead of a built-in network."""
     name, colon, rest = spec.partition(":")
+    if name in _BUILT_IN:  # `blobnet:small` would be a class by its form
+        return False
     return bool(colon) and rest.isidentifier() and all(part.isidentifier() for part in name.split("."))
 
 
@@ -163,7 +167,8 @@ def _board_shape(row_spec: RowSpec) -> tuple[int, int, int]:
     if len(shape) == 2:
         return 1, shape[0], shape[1]
     if len(shape) != 3:
-        raise SettingError.of("network", "resnet", f"{row_spec.game} has rows of shape {shape}", "use mlp:...")
+        fault = f"it needs boards and {row_spec.game} has rows of shape {shape}"
+        raise SettingError.of("network", "resnet", fault, "use mlp:layers=2,width=128 or, for blob games, blobnet")
     return shape[0], shape[1], shape[2]
 
 
@@ -177,7 +182,11 @@ def _maker(spec: str) -> Callable[[RowSpec], nn.Module]:
     if name == "mlp":
         numbers = _parameters(spec, text, {"layers": (2, 0, 64), "width": (128, 1, 1 << 16)})
         return lambda row_spec: Mlp(row_spec, **numbers)
-    remedy = "use resnet:blocks=3,channels=32, mlp:layers=2,width=128 or package.module:Class"
+    if name == "blobnet":
+        shape = blobnet_shape(spec)
+        return lambda row_spec: BlobNet(row_spec, shape)
+    known = f"resnet:blocks=3,channels=32, mlp:layers=2,width=128, {', '.join(BLOBNET_SPECS)}"
+    remedy = f"use {known} or package.module:Class"
     raise SettingError.of("network", spec, "no network has that name", remedy)
 
 

@@ -1,4 +1,4 @@
-"""A residual net on CPU with oneDNN's fused operators: convolution, bias, skip connection and ReLU in one pass.
+"""The built-in networks on CPU with oneDNN's fused operators: a layer, its bias, skip connection and ReLU in one pass.
 
 These are the operators torch.compile emits for frozen weights; called directly they need no compilation, keep the
 weights in oneDNN's own layout and let them be swapped. The sequence of calls runs in TorchScript's interpreter, which
@@ -12,48 +12,120 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from inference_server.folding import FoldedResNet
-from inference_server.networks import Outputs
+from inference_server.blobnet import BlobNet
+from inference_server.folding import FoldedBlobNet, FoldedResNet
+from inference_server.networks import Outputs, ResNet
+from inference_server.rows import RowSpec
 
 _ONE = [1, 1]  # stride and dilation of every convolution
+_Forward = Callable[[Tensor, list[Tensor], list[Tensor], int], Outputs]
+"""(rows, weights, biases, A) -> outputs; weights and biases in the order in which the layers are used."""
 
 
-class OneDnnResNet:
-    """What FoldedResNet computes, in packed weights of one dtype."""
+class _Folded(Protocol):
+    """What is needed of a served form."""
 
-    def __init__(self, network: FoldedResNet, board: tuple[int, int], dtype: torch.dtype, rows: int) -> None:
-        """Pack the weights of `network` for batches of about `rows` rows on a `board` of (height, width)."""
-        self._board, self._rows, self._dtype = board, rows, dtype
+    num_actions: int
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
+class OneDnnNetwork:
+    """What a served form computes, in packed weights of one dtype."""
+
+    def __init__(self, network: _Folded, layers: list[str], run: _Forward, dtype: torch.dtype) -> None:
+        """Pack the weights of `network`.
+
+        Args:
+            network: the served form.
+            layers: names of its layers, each with weight and bias, in the order in which `run` uses them.
+            run: computes rows from them.
+            dtype: of weights and computation.
+        """
+        self._layers, self._run, self._dtype = layers, run, dtype
         self._actions = network.num_actions
-        self._convolutions = ["stem", *(f"trunk.{layer}" for layer in range(len(network.trunk))), "head"]
-        self._linears = ["head_linear", "value_linear"]
-        self._run = _interpreted()
         self.load(network.state_dict())
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Replace the weights by those of a FoldedResNet of the same shape; nobody may be calling meanwhile."""
+        """Replace the weights by those of a network of the same shape; nobody may be calling meanwhile."""
         with torch.inference_mode():
-            names = [*self._convolutions, *self._linears]
-            weights = [state[f"{name}.weight"].to(dtype=self._dtype, copy=True) for name in names]
-            packed = [self._packed(weight) if weight.dim() == 4 else weight for weight in weights]
-            self._weights = packed
-            self._biases = [state[f"{name}.bias"].to(dtype=self._dtype, copy=True) for name in names]
+            weights = [state[f"{name}.weight"].to(dtype=self._dtype, copy=True) for name in self._layers]
+            self._weights = [self._packed(weight) for weight in weights]
+            self._biases = [state[f"{name}.bias"].to(dtype=self._dtype, copy=True) for name in self._layers]
 
     def __call__(self, observations: Tensor) -> Outputs:
         """Map rows [B, ...] of any dtype to (logits [B, A], values [B, V]), float32."""
         return self._run(observations, self._weights, self._biases, self._actions)
 
     def _packed(self, weight: Tensor) -> Tensor:
-        """Return a convolution's weight in the layout oneDNN likes best for these batches."""
+        """Return a weight in the layout that oneDNN likes best, or as it is where plain operators use it."""
+        raise NotImplementedError
+
+
+class OneDnnResNet(OneDnnNetwork):
+    """What FoldedResNet computes."""
+
+    def __init__(self, network: FoldedResNet, row_spec: RowSpec, dtype: torch.dtype, rows: int) -> None:
+        """Pack the weights of `network` for batches of about `rows` rows of `row_spec`."""
+        self._board, self._rows = row_spec.observation_shape[-2:], rows
+        trunk = [f"trunk.{layer}" for layer in range(len(network.trunk))]
+        super().__init__(network, ["stem", *trunk, "head", "head_linear", "value_linear"], _interpreted(), dtype)
+
+    def _packed(self, weight: Tensor) -> Tensor:
+        if weight.dim() != 4:
+            return weight
         shape = [self._rows, weight.shape[1], *self._board]
         padding = [weight.shape[2] // 2] * 2
         weight = weight.to(memory_format=torch.channels_last)
         packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, _ONE, _ONE, 1, shape)
         return packed
+
+
+class OneDnnBlobNet(OneDnnNetwork):
+    """What FoldedBlobNet computes."""
+
+    def __init__(self, network: FoldedBlobNet, row_spec: RowSpec, dtype: torch.dtype, rows: int) -> None:
+        """Pack the weights of `network` for batches of about `rows` rows."""
+        self._rows = rows
+        parts = ("mix", "norm1", "linear1", "linear2", "norm2")
+        blocks = [f"blocks.{block}.{part}" for block in range(len(network.blocks)) for part in parts]
+        run = interpreted(_blob_forward)
+        super().__init__(network, ["input", "input_norm", *blocks, "hidden", "heads"], run, dtype)
+
+    def _packed(self, weight: Tensor) -> Tensor:
+        if weight.dim() != 2:
+            return weight
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, self._rows)
+        return packed
+
+
+_FUSED: dict[type[nn.Module], Callable[..., OneDnnNetwork]] = {ResNet: OneDnnResNet, BlobNet: OneDnnBlobNet}
+
+
+def has_fused_form(network_kind: type[nn.Module]) -> bool:
+    """Return whether networks of exactly this class (trained form) can run on fused operators."""
+    return network_kind in _FUSED
+
+
+def fused_form(
+    network_kind: type[nn.Module], served: nn.Module, row_spec: RowSpec, dtype: torch.dtype, rows: int
+) -> OneDnnNetwork | None:
+    """Return `served` on fused operators for batches of about `rows` rows, or None where its class has no such form.
+
+    Args:
+        network_kind: class of the trained form.
+        served: its served form, fp32 on CPU.
+        row_spec: the rows.
+        dtype: of weights and computation.
+        rows: usual rows of a batch; others work too.
+    """
+    fused = _FUSED.get(network_kind)
+    return fused(served, row_spec, dtype, rows) if fused else None
 
 
 def _forward(rows: Tensor, weights: list[Tensor], biases: list[Tensor], actions: int) -> tuple[Tensor, Tensor]:
@@ -82,23 +154,47 @@ def _forward(rows: Tensor, weights: list[Tensor], biases: list[Tensor], actions:
     return both[:, :actions].float(), torch.tanh(value.float())
 
 
+def _blob_forward(rows: Tensor, weights: list[Tensor], biases: list[Tensor], actions: int) -> tuple[Tensor, Tensor]:
+    """Evaluate rows; `weights` and `biases` hold input, its norm, five layers a block, hidden layer and heads.
+
+    Written in the part of Python that TorchScript knows.
+    """
+    last = len(weights) - 2
+    width = [biases[0].size(0)]
+    token = torch.ops.mkldnn._linear_pointwise(rows.to(biases[0].dtype), weights[0], biases[0], "none", [], "")
+    token = torch.nn.functional.layer_norm(token, width, weights[1], biases[1])
+    for at in range(2, last, 5):
+        mixed = torch.ops.mkldnn._linear_pointwise(token, token, weights[at], biases[at], "add")
+        token = torch.nn.functional.layer_norm(mixed, width, weights[at + 1], biases[at + 1])
+        hidden = torch.ops.mkldnn._linear_pointwise(token, weights[at + 2], biases[at + 2], "relu", [], "")
+        added = torch.ops.mkldnn._linear_pointwise(hidden, token, weights[at + 3], biases[at + 3], "add")
+        token = torch.nn.functional.layer_norm(added, width, weights[at + 4], biases[at + 4])
+    hidden = torch.ops.mkldnn._linear_pointwise(token, weights[last], biases[last], "relu", [], "")
+    both = torch.ops.mkldnn._linear_pointwise(hidden, weights[last + 1], biases[last + 1], "none", [], "").float()
+    return both[:, :actions], torch.tanh(both[:, actions:])
+
+
 @functools.cache
-def _interpreted() -> Callable[[Tensor, list[Tensor], list[Tensor], int], Outputs]:
-    """Return `_forward` for TorchScript's interpreter, or itself where this torch or Python has none (slower)."""
+def interpreted(forward: _Forward) -> _Forward:
+    """Return `forward` for TorchScript's interpreter, or itself where this torch or Python has none (slower)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.script`", category=DeprecationWarning)
         try:
-            scripted: Callable[[Tensor, list[Tensor], list[Tensor], int], Outputs] = torch.jit.script(_forward)
+            scripted: _Forward = torch.jit.script(forward)
         except (RuntimeError, AttributeError, NotImplementedError):
-            return _forward
+            return forward
     return scripted
+
+
+def _interpreted() -> _Forward:
+    return interpreted(_forward)
 
 
 def onednn_fault(dtype: torch.dtype) -> str:
     """Return why the fused operators cannot run here in `dtype`, or an empty text."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return "torch was built without oneDNN"
-    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+    if not all(hasattr(torch.ops.mkldnn, name) for name in ("_convolution_pointwise", "_linear_pointwise")):
         return "this torch lacks oneDNN's fused operators"
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "this processor lacks bf16 for oneDNN"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import ModelError
 from inference_server.compiling import Network
-from inference_server.folding import FoldedResNet, served_form, served_state
+from inference_server.folding import served_form, served_state
 from inference_server.model_file import LoadedModel
 from inference_server.networks import Outputs
-from inference_server.onednn import OneDnnResNet
+from inference_server.onednn import OneDnnNetwork, fused_form
 from inference_server.rows import RowSpec
 
 
@@ -34,10 +34,9 @@ class ServedNetwork:
         self.device, self.dtype = device, dtype
         self.version = model.version
         module = served_form(model.network)
-        self._fused: OneDnnResNet | None = None
-        if onednn_rows and isinstance(module, FoldedResNet):
-            height, width = model.row_spec.observation_shape[-2:]
-            self._fused = OneDnnResNet(module, (height, width), dtype, onednn_rows)
+        self._fused: OneDnnNetwork | None = None
+        if onednn_rows:
+            self._fused = fused_form(self._kind, module, model.row_spec, dtype, onednn_rows)
         self.module = module.to(device=device, dtype=dtype)
         for weight in self.module.parameters():
             if weight.dim() == 4:
@@ -72,8 +71,24 @@ def rows_like(row_spec: RowSpec, rows: int, device: torch.device | str = "cpu") 
     )
 
 
-def random_rows(row_spec: RowSpec, rows: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return rows of random zeros and ones in the delivered dtype: what board planes look like; always the same."""
+def random_rows(row_spec: RowSpec, rows: int, device: torch.device | str = "cpu", one: int = 1) -> Tensor:
+    """Return rows of random zeros and ones in the delivered dtype: what board planes look like; always the same.
+
+    Args:
+        row_spec: the rows.
+        rows: how many.
+        device: where they shall be.
+        one: the delivered number that stands for 1; row_unit_of tells it.
+    """
     generator = torch.Generator().manual_seed(0)
     bits = torch.randint(0, 2, (rows, *row_spec.observation_shape), generator=generator)
-    return bits.to(dtype=getattr(torch, row_spec.observation_dtype)).to(device)
+    return (one * bits).to(dtype=getattr(torch, row_spec.observation_dtype)).to(device)
+
+
+def row_unit_of(network: nn.Module) -> int:
+    """Return the delivered number that `network` reads as 1: its `row_unit`, or 1 where it has none.
+
+    Zeros and ones would be 0 and 1/120 to blobnet: rows all nearly alike, which say nothing about rounding. The dtype
+    cannot decide it, for int8 planes of -1, 0 and 1 are as usual as int8 fractions.
+    """
+    return int(getattr(network, "row_unit", 1))
