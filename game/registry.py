@@ -8,16 +8,17 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from common.errors import ContractError, SettingError
 from game.adapter import AdaptedGame
+from game.blob import Blob
 from game.connect_four import ConnectFour
 from game.contract import Game, PerfectInformation
 from game.hex import Hex
 
-BUILT_IN: dict[str, Callable[..., Game]] = {"connect_four": ConnectFour, "hex": Hex}
-"""Built-in games by name; the integer keyword arguments of a class are the parameters of its spec."""
+BUILT_IN: dict[str, Callable[..., Game]] = {"blob": Blob, "connect_four": ConnectFour, "hex": Hex}
+"""Built-in games by name; the keyword arguments of a class, integers or one of a few words, are those of its spec."""
 
 _MEMBERS = [
     *("num_players", "num_actions", "max_legal", "max_moves", "state_dtype", "observation_shape"),
@@ -56,20 +57,27 @@ def _remedy(name: str) -> str:
     return f"did you mean {close[0]}? Otherwise {own}" if close else own
 
 
-def _parameters(spec: str, name: str, text: str | None) -> dict[str, int]:
+def _parameters(spec: str, name: str, text: str | None) -> dict[str, int | str]:
     """Return the parameters written in `text` as ``key=value,...`` (None: no colon was there)."""
-    known = list(inspect.signature(BUILT_IN[name]).parameters)
+    known = inspect.signature(BUILT_IN[name], eval_str=True).parameters
     accepted = f"{name} takes {' and '.join(known) or 'no parameters'}"
-    found: dict[str, int] = {}
+    found: dict[str, int | str] = {}
     for item in [] if text is None else text.split(","):
         key, equals, value = item.partition("=")
         if not equals or not value or key not in known:
-            example = f"{name}:{known[0]}=7" if known else name
+            example = f"{name}:{next(iter(known))}=7" if known else name
             raise SettingError.of("game", spec, f"{accepted}, not {item!r}", f"write e.g. {example}")
         if key in found:
             raise SettingError.of("game", spec, f"{key} is given twice", "give it once")
-        found[key] = _integer(spec, key, value)
+        words = get_args(known[key].annotation)
+        found[key] = _word(spec, key, value, words) if words else _integer(spec, key, value)
     return found
+
+
+def _word(spec: str, key: str, value: str, words: tuple[str, ...]) -> str:
+    if value in words:
+        return value
+    raise SettingError.of("game", spec, f"{key} must be {' or '.join(words)}", f"write e.g. {key}={words[0]}")
 
 
 def _integer(spec: str, key: str, value: str) -> int:
