@@ -80,14 +80,13 @@ class FoldedBlobNet(nn.Module):
 
     def __init__(self, network: BlobNet) -> None:
         super().__init__()
-        width, cells = network.input.out_features, network.input.in_features
-        feed_forward = network.blocks[0].linear1.out_features
-        hidden = network.policy_hidden.out_features + network.value_hidden.out_features
+        shape = network.shape
+        hidden = shape.policy_hidden + shape.value_hidden
         self.num_actions = network.policy_linear.out_features
-        self.input = nn.Linear(cells, width)
-        self.input_norm = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(FoldedBlobBlock(width, feed_forward) for _ in network.blocks)
-        self.hidden = nn.Linear(width, hidden)
+        self.input = nn.Linear(network.input.in_features, shape.width)
+        self.input_norm = nn.LayerNorm(shape.width)
+        self.blocks = nn.ModuleList(FoldedBlobBlock(shape.width, shape.feed_forward) for _ in network.blocks)
+        self.hidden = nn.Linear(shape.width, hidden)
         self.heads = nn.Linear(hidden, self.num_actions + network.value_linear.out_features)
         self.load_state_dict(fold_blob_state(network.state_dict()))
 
@@ -153,7 +152,8 @@ def _joined_linear(state: _State, policy_planes: int, value_planes: int) -> Tens
 
 def fold_blob_state(state: _State) -> dict[str, Tensor]:
     """Return FoldedBlobNet weights equal to the BlobNet weights `state`; query and key are dropped."""
-    folded = {name: state[name] for name in state if ".norm" in name or ".linear" in name}
+    kept = ("norm1", "linear1", "linear2", "norm2")  # of a block, as they are
+    folded = {name: state[name] for name in state if name.startswith("blocks.") and name.split(".")[2] in kept}
     folded["input.weight"] = state["input.weight"] / ROW_UNIT
     folded["input.bias"] = state["input.bias"]
     folded["input_norm.weight"] = state["input_norm.weight"]
@@ -165,7 +165,8 @@ def fold_blob_state(state: _State) -> dict[str, Tensor]:
         folded[f"{block}.mix.weight"], folded[f"{block}.mix.bias"] = _merged_attention(state, block)
     for part in ("weight", "bias"):
         folded[f"hidden.{part}"] = torch.cat([state[f"policy_hidden.{part}"], state[f"value_hidden.{part}"]])
-    folded["heads.weight"] = torch.block_diag(state["policy_linear.weight"], state["value_linear.weight"])
+    heads = (state["policy_linear.weight"], state["value_linear.weight"])
+    folded["heads.weight"] = torch.block_diag(*heads)  # type: ignore[no-untyped-call]
     folded["heads.bias"] = torch.cat([state["policy_linear.bias"], state["value_linear.bias"]])
     return folded
 
