@@ -64,9 +64,10 @@ def test_a_network_that_cannot_be_built_is_refused_in_one_line(spec, words):
     assert "\n" not in str(caught.value)
 
 
-def test_resnet_needs_a_board():
-    with pytest.raises(SettingError, match="use mlp"):
-        build_network(TINY, THREE)
+def test_resnet_needs_a_board_and_says_what_does_not():
+    for spec in (TINY, "resnet"):
+        with pytest.raises(SettingError, match=r"three has rows of shape \(5,\); use mlp:.*, for blob games, blobnet"):
+            build_network(spec, THREE)
 
 
 @pytest.mark.parametrize(("spec", "words"), [("WrongShape", r"\(2, 8\) and \(2, 1\)"), ("OneTensor", "returns Tensor")])
