@@ -172,12 +172,11 @@ def fold_blob_state(state: _State) -> dict[str, Tensor]:
 
 
 def _merged_attention(state: _State, block: str) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of out(value(x)), multiplied in float64 so that only one rounding is added."""
+    """Return weight and bias of out(value(x))."""
     value, value_bias, out, out_bias = (
-        state[f"{block}.{layer}.{part}"].double() for layer in ("value", "out") for part in ("weight", "bias")
+        state[f"{block}.{layer}.{part}"] for layer in ("value", "out") for part in ("weight", "bias")
     )
-    dtype = state[f"{block}.out.weight"].dtype
-    return (out @ value).to(dtype), (out @ value_bias + out_bias).to(dtype)
+    return out @ value, out @ value_bias + out_bias
 
 
 class _Folding(NamedTuple):

@@ -4,7 +4,8 @@ These are the operators torch.compile emits for frozen weights; called directly 
 weights in oneDNN's own layout and let them be swapped. The sequence of calls runs in TorchScript's interpreter, which
 holds no GIL, so lanes and search threads do not wait for each other. Measured on one AVX-512/AMX core, 3 blocks x 32
 channels, bf16, 256 rows: 172k rows/s, 152k from Python, 97k for torch.compile of the same folded net; two lanes scale
-by 2.0 (docs/performance.md).
+by 2.0 (docs/performance.md). On one AVX2 core without bf16, fp32, 256 rows: blobnet 9.2k rows/s, 9.3k compiled,
+7.7k plain; blobnet:small 104k, 90k and 96k.
 """
 
 from __future__ import annotations
