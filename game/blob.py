@@ -3,8 +3,9 @@
 A round: C cards each of 52; everyone bids once how many tricks to take, the dealer last and never so that the bids add
 up to C; then C tricks, following suit where possible; who takes exactly the bid scores 10 + bid, all others nothing.
 A match is a sequence of rounds with scores added up: C, C-1, ..., 2 cards, then players + 1 rounds of one card, then
-2, ..., C. A round equals one of OpenSpiel's `oh_hell` with `off_bid_penalty=true,points_per_trick=1`, whose scores below 0 are 0
-here. The rules are in blob_rules.py, what the network sees in blob_rows.py, the drawing of worlds in blob_worlds.py.
+2, ..., C. A round equals one of OpenSpiel's `oh_hell` with `off_bid_penalty=true,points_per_trick=1`, except that its
+scores below 0 are 0 here. The rules are in blob_rules.py, the rows of the network in blob_rows.py, worlds in
+blob_worlds.py.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from game.blob_rules import (
 )
 from game.blob_text import parse_action, render_card, render_state
 from game.blob_worlds import determinize
+from game.contract import Symmetry
 
 DECK = 52
 MIN_PLAYERS, MAX_PLAYERS = 3, 8
@@ -48,7 +50,7 @@ class Blob:
     observation_shape: tuple[int, ...] = (ROW,)
     observation_dtype: np.dtype[Any] = np.dtype(np.int8)
     zero_sum = False
-    symmetries = None
+    symmetries: tuple[Symmetry, ...] | None = None
     compiled = True
     hidden_information = True
 

@@ -112,9 +112,7 @@ def _write_progress(state, row):
     mover, dealer = np.int64(state.mover), np.int64(state.dealer)
     bidding = state.bids[dealer] == NONE
     held = count_cards(state.hands[mover])
-    finished = 0
-    for seat in range(players):
-        finished += np.int64(state.won[seat])
+    finished = np.int64(state.won.sum())
     row[174] = _size(cards)
     row[175] = row[188] = _share(finished, cards)
     row[176] = _share((mover - dealer) % players, players)
@@ -163,5 +161,5 @@ def _write_match(state, row, first):
         row[_MATCH + k] = _share(np.int64(state.totals[(first + k) % players]), most_points(start, ones))
     row[_MATCH + 8] = _share(number, rounds)
     row[_MATCH + 9] = _share(rounds - number, rounds)
-    for back in range(min(number + 1, _SIZES_SHOWN)):
+    for back in range(np.int64(min(number + 1, _SIZES_SHOWN))):
         row[_MATCH + 10 + back] = _size(cards_in_round(start, ones, number - back))

@@ -4,8 +4,8 @@ Known are the own hand, the cards played, how many cards each seat still holds, 
 lack. Seats that lack the same suits form one class; those that lack nothing form the free class, together with the
 cards that were not dealt. Within a class any exchange of cards gives another consistent deal, so a class's cards may be
 dealt out at random once they are chosen, and a deal is uniform when the *numbers* of cards of each suit that go to each
-class are drawn in proportion to the deals they stand for. For classes j = 0..J-1 with needs N_j and remaining cards m_s, the
-free class taking what is left,
+class are drawn in proportion to the deals they stand for. For classes j = 0..J-1 with needs N_j and remaining cards
+m_s, the free class taking what is left,
 
     deals(j, m) = sum over k with sum_s k_s = N_j, k_s = 0 in suits that j lacks, of
                   prod_s binomial(m_s, k_s) * deals(j + 1, m - k)
@@ -133,11 +133,9 @@ def _draw(world, seed, s):
 def _hand_size(world, seat):
     """Return how many cards `seat` holds: a public number."""
     players = world.hands.shape[0]
-    finished = 0
-    for other in range(players):
-        finished += np.int64(world.won[other])
+    finished = world.won.sum()
     leader = (np.int64(world.mover) - np.int64(world.in_trick)) % players
-    return np.int64(world.cards) - finished - (1 if (seat - leader) % players < world.in_trick else 0)
+    return np.int64(world.cards) - np.int64(finished) - (1 if (seat - leader) % players < world.in_trick else 0)
 
 
 @lean_kernel
