@@ -11,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from workers.figures import counted
+
 Row = Mapping[str, Any]
 
 # Okabe and Ito's palette, told apart by people with any kind of colour blindness; lightness differs too.
@@ -25,9 +27,10 @@ _PER_LETTER = 0.09
 def draw_comparison(rows: Sequence[Row], path: Path, *, title: str, subtitle: str = "") -> Path:
     """Draw the rows of one comparison to the PNG `path` and return it.
 
-    Keys of a row: `mode`, `evaluations_per_second` (needed), `games_per_minute`, `ratio_to_direct`, `roof` (rows per
-    second; the same in all rows), `roof_share` (of paired slices), `error` (half the width of the spread, in
-    evaluations per second). The first row is drawn on top. `subtitle` is for the machine and the settings.
+    Keys of a row: `mode`, `evaluations_per_second` (needed), `games_per_minute` or the same in the `unit` of the game
+    (workers/figures.py), `ratio_to_direct`, `roof` (rows per second; the same in all rows), `roof_share` (of paired
+    slices), `error` (half the width of the spread, in evaluations per second). The first row is drawn on top.
+    `subtitle` is for the machine and the settings.
     """
     roof = next((float(row["roof"]) for row in rows if row.get("roof")), None)
     columns = table_columns(rows, roof)
@@ -52,8 +55,9 @@ def table_columns(rows: Sequence[Row], roof: float | None) -> dict[str, list[str
     columns = {
         "of the roof": [_share(row, roof) for row in rows],
         "vs direct": [_number(row.get("ratio_to_direct"), "{:.1f}x") for row in rows],
-        "games/min": [_number(row.get("games_per_minute"), "{:,.0f}") for row in rows],
     }
+    for unit in counted(rows[0]):
+        columns[f"{unit}/min"] = [_number(row.get(f"{unit}_per_minute"), "{:,.0f}") for row in rows]
     return {heading: texts for heading, texts in columns.items() if any(texts)}
 
 

@@ -56,6 +56,8 @@ class Outcome:
     not_measured: dict[str, str] = field(default_factory=dict)
     """Mode or variant -> why it could not be measured here."""
     roof: dict[str, Any] = field(default_factory=dict)
+    units: Mapping[str, int] = field(default_factory=lambda: {"games": 1})
+    """What one finished game counts as (`Game.units`)."""
     slice_s: float = 0.0
     idle_cpu: float = 0.0
     """Processors that all paused processes together used during the slices of others."""
@@ -67,7 +69,7 @@ def run_comparison(asked: Asked, say: Say) -> Outcome:
     Raises:
         GroveError: the network cannot be run, a pool died while it was measured, or no mode could be measured.
     """
-    outcome = Outcome()
+    outcome = Outcome(units=load_game(asked.game_spec).units)
     with ExitStack() as stack:
         roof = stack.enter_context(_start_roof(asked, say))
         outcome.roof = roof.found

@@ -15,11 +15,12 @@ from bench.compare import Outcome
 from bench.modes import Asked
 from bench.results import Row, raw_rounds
 from common import machine
+from mcts import SearchSettings
+from workers.figures import counted
 
-_COLUMNS = (
-    *("mode", "evaluations/s", "of the roof", "vs direct", "lowest..highest", "simulations/s", "games/min"),
-    *("cpu us/row", "rows/batch", "fill", "distinct", "entropy"),
-)
+_COLUMNS = ("mode", "evaluations/s", "of the roof", "vs direct", "lowest..highest", "simulations/s")
+_MORE_COLUMNS = ("cpu us/row", "rows/batch", "fill", "distinct", "entropy")
+"""The rates per minute stand between the two, in the units of the game."""
 
 
 def write_header(asked: Asked, outcome: Outcome, settings: dict[str, Any], command: Sequence[str]) -> Path:
@@ -48,19 +49,10 @@ def write_results(asked: Asked, rows: Sequence[Row]) -> list[Path]:
 
 def print_table(rows: Sequence[Row], console: Console) -> None:
     """Print the rows as a table, or as plain aligned lines when the console is no terminal."""
-    texts = [_texts(row) for row in rows if not row["not_measured"]]
-    if console.is_terminal:
-        table = Table(*_COLUMNS[:1], box=None, pad_edge=False)
-        for name in _COLUMNS[1:]:
-            table.add_column(name, justify="right")
-        for line in texts:
-            table.add_row(*line)
-        console.print(table)
-    else:
-        widths = [max(map(len, column)) for column in zip(_COLUMNS, *texts, strict=True)]
-        for line in (_COLUMNS, *texts):
-            first, *rest = (text.rjust(width) for text, width in zip(line, widths, strict=True))
-            console.print("  ".join((first.lstrip().ljust(widths[0]), *rest)), soft_wrap=True)
+    measured = [row for row in rows if not row["not_measured"]]
+    units = counted(measured[0])
+    heads = (*_COLUMNS, *(f"{unit}/min" for unit in units), *_MORE_COLUMNS)
+    _print_lines(heads, [_texts(row, units) for row in measured], console)
     for row in rows:
         if row["not_measured"]:
             console.print(f"{row['mode']}: not measured: {row['not_measured']}", soft_wrap=True)
@@ -68,7 +60,22 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
             console.print(f"{row['mode']}: {row['note']}", soft_wrap=True)
 
 
-def _texts(row: Row) -> tuple[str, ...]:
+def _print_lines(heads: Sequence[str], texts: Sequence[Sequence[str]], console: Console) -> None:
+    if console.is_terminal:
+        table = Table(*heads[:1], box=None, pad_edge=False)
+        for name in heads[1:]:
+            table.add_column(name, justify="right")
+        for line in texts:
+            table.add_row(*line)
+        console.print(table)
+    else:
+        widths = [max(map(len, column)) for column in zip(heads, *texts, strict=True)]
+        for line in (heads, *texts):
+            first, *rest = (text.rjust(width) for text, width in zip(line, widths, strict=True))
+            console.print("  ".join((first.lstrip().ljust(widths[0]), *rest)), soft_wrap=True)
+
+
+def _texts(row: Row, units: Sequence[str]) -> tuple[str, ...]:
     low, high = row["ratio_low"], row["ratio_high"]
     name = f"{row['mode']} ({row['variant']})" if row["variant"] else row["mode"]
     return (
@@ -78,7 +85,7 @@ def _texts(row: Row) -> tuple[str, ...]:
         _form(row["ratio_to_direct"], "{:.2f}x"),
         f"{low:.2f}..{high:.2f}" if low is not None else "-",
         f"{row['simulations_per_second']:,.0f}",
-        _form(row["games_per_minute"], "{:,.0f}"),
+        *(_form(row[f"{unit}_per_minute"], "{:,.0f}") for unit in units),
         _form(row["cpu_us_per_evaluation"], "{:.1f}"),
         _form(row["mean_batch_rows"], "{:.0f}"),
         _form(row["fill"], "{:.1%}"),
@@ -101,15 +108,26 @@ def _draw(asked: Asked, rows: Sequence[Row]) -> Path:
     modes.sort(key=lambda row: -float(row["evaluations_per_second"]))
     here = machine.describe()
     probe = modes[0]["probe"]
-    search = asked.search
-    cache = "off" if not search.cache else f"{search.cache:,}"
+    cache = "off" if not asked.search.cache else f"{asked.search.cache:,}"
     return draw_comparison(
         modes,
         asked.out / "chart.png",
-        title=f"{asked.game_spec}, {asked.network.model or asked.network.network}",
-        subtitle=f"{search.simulations} simulations, cache {cache}; {here['cpu']}, "
+        title=f"{asked.game_spec}, {asked.network.model or asked.network.network}{_counted_in(modes[0])}",
+        subtitle=f"{search_text(asked.search)}, cache {cache}; {here['cpu']}, "
         f"{probe['delivered_cores']:.1f} cores delivered; {modes[0]['rounds']} rounds of paired slices",
     )
+
+
+def search_text(search: SearchSettings) -> str:
+    """Return how much is searched for each decision, in words."""
+    worlds = getattr(search, "worlds", 1)
+    return f"{worlds} worlds x {search.simulations} simulations" if worlds > 1 else f"{search.simulations} simulations"
+
+
+def _counted_in(row: Row) -> str:
+    """Return what the chart's title says of a game that is not counted in games, so that no figure is taken for one."""
+    units = counted(row)
+    return "" if units == ["games"] else f", {' and '.join(f'{unit}/min' for unit in units)}"
 
 
 def _write(path: Path, content: Any) -> Path:

@@ -15,13 +15,13 @@ from workers.records import GameRecord, read_folder
 
 Row = dict[str, Any]
 LEAST_GAMES = 5
-"""Fewest games finished in the counted slices for games per minute to be given; the other rates need none."""
+"""Fewest games finished in the counted slices for rates per minute to be given; the other rates need none."""
 
 
 def rows(outcome: Outcome, probe_limit: float) -> list[Row]:
     """Return one row per mode in the order asked for, then one per variant of `direct`, then what was not measured.
 
-    Games per minute are withheld (None, with a note) when fewer than `LEAST_GAMES` ended. Raises PoolError, with the
+    Rates per minute are withheld (None, with a note) when fewer than `LEAST_GAMES` ended. Raises PoolError, with the
     numbers, when too few rounds are left to report anything.
     """
     check_enough(outcome.rounds, probe_limit)
@@ -60,7 +60,7 @@ def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str) -> Row
         "rounds_dropped": len(mode.rounds) - len(counted),
         "probe": probe_figures(counted),
         **_proof(workers, records, mode),
-        **_withheld(int(workers.get("games", 0)), seconds),
+        **_withheld(int(workers.get("games", 0)), seconds, outcome.units),
         "not_measured": None,
     }
 
@@ -70,7 +70,7 @@ def _summary(mode: Measured, played: figures.Counters, outcome: Outcome, records
     pool, workers = mode.pool.pool, played["workers"]
     chosen = pool.sizes
     sizes = {"workers": chosen.workers, "games_per_worker": chosen.games, "groups": chosen.groups}
-    row = figures.summary(pool, played, sizes)
+    row = figures.summary(pool, played, sizes, outcome.units)
     for key in ("games", "evaluations", "simulations", "moves", "timeouts"):
         row[key] = int(workers.get(key, 0))
     row["games_this_start"], row["games_left"] = row["games"], 0
@@ -94,12 +94,13 @@ def _own_network(mode: Measured, outcome: Outcome) -> Row:
     return {"device": "cpu" if on_cpu else backend["device"], "dtype": dtype}
 
 
-def _withheld(games: int, seconds: float) -> Row:
-    """Return nothing, or what withholds games per minute and says why."""
+def _withheld(games: int, seconds: float, units: figures.Units) -> Row:
+    """Return nothing, or what withholds the rates per minute and says why."""
     if games >= LEAST_GAMES:
         return {"note": None}
-    note = f"{games} games ended in {seconds:.0f} s of its slices; games/min needs {LEAST_GAMES}: use more --seconds"
-    return {"games_per_minute": None, "note": note}
+    unit = next(iter(units))
+    note = f"{games} {unit} ended in {seconds:.0f} s of its slices; {unit}/min needs {LEAST_GAMES}: use more --seconds"
+    return {**{f"{name}_per_minute": None for name in {"games": 1, **units}}, "note": note}
 
 
 def _per_row(cpu_seconds: float, workers: dict[str, float]) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import bench
 from common.errors import SettingError
 from game import check, load_game
 from grove.settings import Compare, flatten
+from inference_server.network_settings import resolve_network
+from workers.evaluators import row_spec
 
 
 def compare(settings: Compare) -> int:
@@ -19,6 +22,8 @@ def compare(settings: Compare) -> int:
     modes = bench.parse_modes(settings.modes)
     game = load_game(settings.game)
     check(game, games=2)
+    network, why = resolve_network(settings.network, row_spec(game))
+    settings = replace(settings, game=game.name, network=network)
     asked = bench.Asked(
         game_spec=game.name,
         modes=modes,
@@ -27,13 +32,14 @@ def compare(settings: Compare) -> int:
         seed=settings.seed,
         search=settings.search,
         pool=settings.pool,
-        network=settings.network,
+        network=network,
         server=settings.server,
         probe_limit=settings.probe_limit,
     )
     console = Console(highlight=False, soft_wrap=True)
+    console.print(f"network: {network.model or network.network} ({why})")
     outcome = bench.run_comparison(asked, console.print)
-    bench.write_header(asked, outcome, flatten(settings) | {"game": game.name, "out": str(asked.out)}, sys.argv)
+    bench.write_header(asked, outcome, flatten(settings) | {"out": str(asked.out)}, sys.argv)
     rows = bench.rows(outcome, asked.probe_limit)
     paths = bench.write_results(asked, rows)
     console.print()

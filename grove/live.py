@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, TextIO, TypedDict
+from typing import Any, Self, TextIO, TypedDict, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,6 +14,9 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from grove.numbers import amount, duration, milliseconds, percent, reason_shares
+from workers.figures import counted
 
 PLAIN_EVERY_S = 5.0
 """Default seconds between two plain lines."""
@@ -38,13 +41,20 @@ class Snapshot(TypedDict, total=False):
     """"fp32" or "bf16"."""
     dtype_reason: str
     """Why that dtype, e.g. "probe: 2.1 times as fast as fp32"."""
+    network: str
+    """Spec of the network, or the path of its model file."""
+    network_reason: str
+    """Why that network."""
     pool: str
     """"thread" or "process"."""
     pool_reason: str
     """Why that pool."""
+    unit: str
+    """What a finished game counts as: "games", "rounds", "matches"."""
     games: int
     """Finished games, those of earlier starts included."""
     games_per_minute: float
+    """Beside it the same in the game's other units, e.g. `rounds_per_minute` (workers/figures.py)."""
     evaluations_per_second: float
     """Real rows computed by the network."""
     simulations_per_second: float
@@ -170,6 +180,7 @@ def _facts(state: Snapshot) -> list[tuple[str, str, str]]:
     return [
         ("device", state.get("device", "..."), state.get("device_reason", "")),
         ("dtype", state.get("dtype", "..."), state.get("dtype_reason", "")),
+        ("network", state.get("network", "..."), state.get("network_reason", "")),
         ("pool", state.get("pool", "..."), state.get("pool_reason", "")),
     ]
 
@@ -181,9 +192,8 @@ def _progress(state: Snapshot, total: int) -> RenderableType:
     line.add_column(ratio=1)
     line.add_column(justify="right", no_wrap=True)
     bar = ProgressBar(total=max(total, 1), completed=done, complete_style="green", finished_style="green")
-    line.add_row(
-        bar, Text.assemble((f"{done:,}", "bold"), f" of {total:,} games", ("  " + _outlook(state, total), "dim"))
-    )
+    said = f" of {total:,} {_unit(state)}", ("  " + _outlook(state, total), "dim")
+    line.add_row(bar, Text.assemble((f"{done:,}", "bold"), *said))
     return line
 
 
@@ -193,7 +203,7 @@ def _outlook(state: Snapshot, total: int) -> str:
 
 def _figures(state: Snapshot) -> list[tuple[str, str]]:
     return [
-        ("games/min", amount(state.get("games_per_minute"))),
+        *_rates(state),
         ("evaluations/s", amount(state.get("evaluations_per_second"))),
         ("simulations/s", amount(state.get("simulations_per_second"))),
         ("cache hits", _cache(state)),
@@ -204,20 +214,9 @@ def _batch_figures(state: Snapshot) -> list[tuple[str, str]]:
     return [
         ("rows/batch", amount(state.get("mean_batch_rows"))),
         ("fill", percent(state.get("fill"))),
-        ("queue", _milliseconds(state.get("queue_ms"))),
-        ("compute", _milliseconds(state.get("compute_ms"))),
+        ("queue", milliseconds(state.get("queue_ms"))),
+        ("compute", milliseconds(state.get("compute_ms"))),
     ]
-
-
-def _reasons(state: Snapshot, most: int = 4) -> list[tuple[str, str]]:
-    """Return the commonest dispatch reasons and their shares; the rarest are summed up when there are too many."""
-    counts = sorted(state.get("dispatch_reasons", {}).items(), key=lambda pair: -pair[1])
-    total = sum(count for _, count in counts)
-    if not total:
-        return [("sent when", "-")]
-    if len(counts) > most:
-        counts = [*counts[: most - 1], ("other", sum(count for _, count in counts[most - 1 :]))]
-    return [(f"sent: {reason}", percent(count / total)) for reason, count in counts]
 
 
 def _pairs(rows: list[tuple[str, str]]) -> Table:
@@ -240,7 +239,7 @@ def _foot(state: Snapshot) -> Text:
 
 
 def head_lines(state: Snapshot) -> list[str]:
-    """Return what a plain output says once: game, device, dtype, pool, each with its reason."""
+    """Return what a plain output says once: game, device, dtype, network, pool, each with its reason."""
     title = "  ".join(part for part in (state.get("game", ""), state.get("folder", "")) if part)
     facts = [f"{name}: {value}{f' ({reason})' if reason else ''}" for name, value, reason in _facts(state)]
     return [f"Grove  {title}".rstrip(), *facts]
@@ -248,10 +247,10 @@ def head_lines(state: Snapshot) -> list[str]:
 
 def plain_line(state: Snapshot, total: int) -> str:
     """Return the state as one line without colours."""
-    words = [("queue", _milliseconds(state.get("queue_ms"))), ("compute", _milliseconds(state.get("compute_ms")))]
+    words = [("queue", milliseconds(state.get("queue_ms"))), ("compute", milliseconds(state.get("compute_ms")))]
     words += [("fill", percent(state.get("fill"))), ("cache hits", _cache(state)), ("lanes idle", _lanes(state))]
     figures = [
-        (amount(state.get("games_per_minute")), "games/min"),
+        *((value, name) for name, value in _rates(state)),
         (amount(state.get("evaluations_per_second")), "evals/s"),
         (amount(state.get("simulations_per_second")), "sims/s"),
         (amount(state.get("mean_batch_rows")), "rows/batch"),
@@ -260,12 +259,26 @@ def plain_line(state: Snapshot, total: int) -> str:
         (amount(state.get("workers_alive")), "workers"),
         (amount(state.get("workers_restarted") or None), "restarted"),
     ]
-    parts = [f"{state.get('games', 0):,}/{total:,} games", _outlook(state, total)]
+    parts = [f"{state.get('games', 0):,}/{total:,} {_unit(state)}", _outlook(state, total)]
     parts += [f"{first} {second}" for first, second in figures if first != "-"]
     return "  ".join(parts)
 
 
-# -- numbers for people ----------------------------------------------------------------------------------------------
+# -- what both show --------------------------------------------------------------------------------------------------
+
+
+def _unit(state: Snapshot) -> str:
+    return state.get("unit", "games")
+
+
+def _rates(state: Snapshot) -> list[tuple[str, str]]:
+    """Return (name, text) of the rates per minute, in the units of the game."""
+    figures = cast(Mapping[str, Any], state)
+    return [(f"{unit}/min", amount(figures.get(f"{unit}_per_minute"))) for unit in counted(figures)]
+
+
+def _reasons(state: Snapshot) -> list[tuple[str, str]]:
+    return reason_shares(state.get("dispatch_reasons", {}))
 
 
 def eta_seconds(state: Snapshot, total: int) -> float | None:
@@ -277,33 +290,6 @@ def eta_seconds(state: Snapshot, total: int) -> float | None:
     return 60.0 * left / rate if rate > 0 else None
 
 
-def amount(value: float | None) -> str:
-    """Return a count or rate: thousands separated, one decimal below 100, "-" for None."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    return f"{value:,.1f}" if abs(value) < 100 and value != int(value) else f"{value:,.0f}"
-
-
-def percent(share: float | None) -> str:
-    """Return a share of 1 as per cent: 0 decimals from 10 % on, "-" for None."""
-    if share is None or not math.isfinite(share):
-        return "-"
-    return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
-
-
-def duration(seconds: float | None) -> str:
-    """Return seconds as 0:42, 12:05 or 3:20:00, "-" for None."""
-    if seconds is None or not math.isfinite(seconds):
-        return "-"
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _milliseconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f} ms" if value < 100 else f"{value:,.0f} ms"
-
-
 def _cache(state: Snapshot) -> str:
     return "off" if state.get("cache_hit_rate", 0.0) is None else percent(state.get("cache_hit_rate"))
 
@@ -313,56 +299,3 @@ def _lanes(state: Snapshot) -> str:
     if len(idle) > _SHOWN_LANES:
         return f"{percent(min(idle))} to {percent(max(idle))} of {len(idle)}"
     return ", ".join(percent(share) for share in idle) or "-"
-
-
-# -- the end ---------------------------------------------------------------------------------------------------------
-
-
-def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (name, text) of the keys of summary.json that are present, in reading order."""
-    shown: list[tuple[str, str, Any]] = [
-        ("games", "games", amount),
-        ("time", "seconds", duration),
-        ("games/min", "games_per_minute", amount),
-        ("evaluations/s", "evaluations_per_second", amount),
-        ("simulations/s", "simulations_per_second", amount),
-        ("distinct evaluations", "distinct_evaluations", amount),
-        ("rows/batch", "mean_batch_rows", amount),
-        ("fill", "fill", percent),
-        ("sent when", "dispatch_reasons", _all_reasons),
-        ("cache hits", "cache_hit_rate", lambda rate: "off" if rate is None else percent(rate)),
-        ("model", "model_version", str),
-        ("device", "device", str),
-        ("dtype", "dtype", str),
-        ("pool", "pool", str),
-        ("worker memory", "worker_peak_rss_mb", lambda mb: f"{amount(mb)} MB peak"),
-        ("server memory", "server_peak_rss_mb", lambda mb: f"{amount(mb)} MB peak"),
-    ]
-    return [(name, text(summary[key])) for name, key, text in shown if key in summary]
-
-
-def summary_table(summary: Mapping[str, Any]) -> Table:
-    """Return the figures of a finished run (the keys of summary.json) as a table for rich."""
-    table = Table.grid(padding=(0, 3, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
-    for row in summary_rows(summary):
-        table.add_row(*map(Text, row))
-    return table
-
-
-def print_summary(summary: Mapping[str, Any], folder: str, out: TextIO | None = None) -> None:
-    """Write the summary and the run folder to `out` (default stdout); plain when that is no terminal."""
-    console = Console(file=sys.stdout if out is None else out, highlight=False)
-    if console.is_terminal:
-        console.print(Padding(summary_table(summary), (0, 0, 1, 1), expand=False))
-    else:
-        console.print("".join(f"{name:22}{text}\n" for name, text in summary_rows(summary)), end="", soft_wrap=True)
-    console.print(
-        Text.assemble((" " if console.is_terminal else ""), ("run folder", "dim"), "  ", folder), soft_wrap=True
-    )
-
-
-def _all_reasons(counts: Mapping[str, int]) -> str:
-    pairs = _reasons({"dispatch_reasons": counts}, most=len(counts))
-    return ", ".join(f"{name.removeprefix('sent: ')} {share}" for name, share in pairs)

@@ -15,12 +15,14 @@ from typing import Any
 from common.errors import PoolError, SettingError
 from game import check, load_game
 from game.contract import Game
-from grove.live import LiveView, Snapshot, print_summary
+from grove.live import LiveView, Snapshot
 from grove.run_folder import MAY_DIFFER, RunFolder
 from grove.settings import SelfPlay, Work, flatten
+from grove.summary import print_summary
 from inference_server import ServerSettings
-from inference_server.network_settings import NetworkSettings
+from inference_server.network_settings import NetworkSettings, resolve_network
 from workers import figures
+from workers.evaluators import row_spec
 from workers.index_book import IndexBook
 from workers.plan import PoolPlan, Sizes
 from workers.pool import Pool
@@ -41,7 +43,8 @@ _HOW_NOT_WHICH = (
 def selfplay(settings: SelfPlay) -> int:
     """Play `settings.run.games` games; returns the exit status."""
     game = _checked_game(settings.run.game)
-    settings = replace(settings, run=replace(settings.run, game=game.name))
+    network, why = resolve_network(settings.network, row_spec(game))
+    settings = replace(settings, run=replace(settings.run, game=game.name), network=network)
     pool, server = settings.pool, settings.server
     thread, process = sizes(pool, server, settings.run.games, settings.network.device)
     kind = _pool_kind(pool, game)
@@ -56,14 +59,14 @@ def selfplay(settings: SelfPlay) -> int:
             run_seed=folder.seed,
             games_folder=folder.games,
             search=settings.search,
-            network=settings.network,
+            network=network,
             server=server,
             evaluator=pool.evaluator,
             pool=kind,
             thread_sizes=thread,
             process_sizes=process,
         )
-        return _Run(folder, plan, game, range(settings.run.games)).play()
+        return _Run(folder, plan, game, range(settings.run.games), why).play()
 
 
 def work(settings: Work) -> int:
@@ -126,18 +129,22 @@ def _folder(settings: SelfPlay | Work, out: str | None, game: Game) -> RunFolder
     return RunFolder.open_or_create(path, flatten(settings), may_differ=(*MAY_DIFFER, *_HOW_NOT_WHICH))
 
 
-def _head(pool: Pool, game: str, folder: str) -> Snapshot:
-    """Return what does not change while a run goes on: device, dtype, pool and their reasons."""
+def _head(pool: Pool, game: str, folder: str, network_reason: str) -> Snapshot:
+    """Return what does not change while a run goes on: device, dtype, network, pool and their reasons."""
     backend = pool.host_ready.get("backend", {})
-    evaluator = pool.plan.evaluator
-    where = f"a server at {pool.plan.endpoint}" if pool.plan.endpoint else f"the {evaluator} evaluator"
+    evaluator, endpoint = pool.plan.evaluator, pool.plan.endpoint
+    where = f"a server at {endpoint}" if endpoint else f"the {evaluator} evaluator"
+    own = pool.plan.network.model or pool.plan.network.network
+    needs_none = evaluator in ("rollout", "test")
     return Snapshot(
         game=game,
         folder=folder,
-        device=str(backend.get("device", "elsewhere" if pool.plan.endpoint else "cpu")),
+        device=str(backend.get("device", "elsewhere" if endpoint else "cpu")),
         device_reason=str(backend.get("device_reason", where)),
-        dtype=str(backend.get("dtype", "as served" if pool.plan.endpoint else "-")),
+        dtype=str(backend.get("dtype", "as served" if endpoint else "-")),
         dtype_reason=_dtype_reason(backend) or where,
+        network="as served" if endpoint else "none" if needs_none else own,
+        network_reason=where if endpoint or needs_none else network_reason,
         pool=pool.pool_kind,
         pool_reason=str(pool.host_ready.get("pool_reason") or f"{where} runs in worker processes"),
     )
@@ -153,13 +160,14 @@ def _dtype_reason(backend: dict[str, Any]) -> str:
 class _Run:
     """One start of a run: the pool, the view, the figures."""
 
-    def __init__(self, folder: RunFolder, plan: PoolPlan, game: Game, wanted: range) -> None:
-        self._folder, self._plan, self._game = folder, plan, game
+    def __init__(self, folder: RunFolder, plan: PoolPlan, game: Game, wanted: range, network_reason: str = "") -> None:
+        self._folder, self._plan, self._game, self._network_reason = folder, plan, game, network_reason
         done = finished_indices(folder.games)
         for problem in done.problems:
             folder.log(str(problem))
         self._torn = len(done.problems)
         self._pool = Pool(plan, IndexBook(wanted, done.indices))
+        self._unit = next(iter(game.units))
         self._stop = False
         self._began: float | None = None
         self._seconds = 0.0  # of playing, once it is over
@@ -168,7 +176,7 @@ class _Run:
         """Play until all games are finished or the user interrupts; returns the exit status."""
         book = self._pool.book
         with LiveView(len(book.wanted)) as view, self._interruptible():
-            view.update({"state": "starting", "game": self._game.name, "games": book.finished})
+            view.update({"state": "starting", "game": self._game.name, "games": book.finished, "unit": self._unit})
             if self._torn:
                 view.message(f"{self._torn} torn or damaged lines skipped; see {self._folder.path / 'log.txt'}")
             if book.left:
@@ -176,7 +184,7 @@ class _Run:
                     self._start()
                     if not self._stop:
                         self._say_sizes(view, pool.sizes)
-                        view.update(_head(pool, self._game.name, str(self._folder.path)))
+                        view.update(_head(pool, self._game.name, str(self._folder.path), self._network_reason))
                         self._watch(view)
         return self._close()
 
@@ -206,7 +214,7 @@ class _Run:
                 view.update(self._snapshot(now, last))
                 last = now
             if written is None or now["seconds"] - written["seconds"] >= METRICS_S:
-                self._folder.write_metrics({"seconds": now["seconds"], **figures.rates(now, written)})
+                self._folder.write_metrics({"seconds": now["seconds"], **figures.rates(now, written, self._game.units)})
                 written = now
         self._seconds = time.monotonic() - self._began if self._began is not None else 0.0
         view.update({"state": "finishing", "games": pool.book.finished})
@@ -225,7 +233,7 @@ class _Run:
             "games": self._pool.book.finished,
             "workers_alive": self._pool.alive,
             "workers_restarted": self._pool.restarted,
-            **figures.rates(now, last),
+            **figures.rates(now, last, self._game.units),
         }
 
     def _say_sizes(self, view: LiveView, chosen: Sizes) -> None:
@@ -261,12 +269,13 @@ class _Run:
                 self._pool,
                 figures.counters(self._pool, self._seconds),  # with the workers' last words
                 {"workers": chosen["workers"], "games_per_worker": chosen["games"], "groups": chosen["groups"]},
+                self._game.units,
             )
             self._folder.write_summary(summary)
             print_summary(summary, str(self._folder.path))
         if book.left:
             again = f"the same command with --out {self._folder.path} plays them"
-            print(f"{book.finished} games are saved, {book.left} are left: {again}.")
+            print(f"{book.finished} {self._unit} are saved, {book.left} are left: {again}.")
         elif self._began is None:
-            print(f"All {book.finished} games are there already: {self._folder.path}")
+            print(f"All {book.finished} {self._unit} are there already: {self._folder.path}")
         return 0

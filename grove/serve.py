@@ -9,6 +9,7 @@ from game import load_game
 from grove.settings import Serve
 from inference_server import InferenceServer
 from inference_server import stats as server_stats
+from inference_server.network_settings import resolve_network
 from workers.evaluators import row_spec
 from workers.host import READY_S
 
@@ -25,14 +26,16 @@ def serve(settings: Serve) -> int:
 
     game = load_game(settings.game)
     spec, server_settings = row_spec(game), settings.server
+    network, why = resolve_network(settings.network, spec)
     backends = make_backends(
-        spec, settings.network, server_settings.max_batch, server_settings.lanes, server_settings.deterministic
+        spec, network, server_settings.max_batch, server_settings.lanes, server_settings.deterministic
     )
     with InferenceServer(spec, backends, server_settings) as server:
         endpoint = server.bind(settings.bind)
         server.wait_ready(READY_S)
         about = backends[0].describe()
         print(f"device: {about['device']} ({about['device_reason']})")
+        print(f"network: {network.model or network.network} ({why})")
         print(f"dtype: {about['dtype']} ({about['dtype_reason']})")
         print(f"serving {game.name}, model {server.model_version}, {len(backends)} lanes, at {endpoint}", flush=True)
         print(f"workers: grove work --connect {endpoint}", flush=True)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from grove import live
+from grove import live, numbers
+from grove import summary as end
 from grove.live import LiveView, Snapshot
+from workers.figures import counted, one
 
 FULL: Snapshot = {
     "game": "connect_four",
@@ -20,6 +22,8 @@ FULL: Snapshot = {
     "device_reason": "no GPU found",
     "dtype": "bf16",
     "dtype_reason": "probe: 2.1 times as fast as fp32",
+    "network": "resnet:blocks=3,channels=32",
+    "network_reason": "auto: boards of 2x6x7",
     "pool": "thread",
     "pool_reason": "compiled game",
     "games": 120,
@@ -95,11 +99,54 @@ def test_pipe_gets_heads_once_and_lines_without_control_codes() -> None:
     assert lines[0] == "0/200 games  starting"
     assert lines[1] == "Grove  connect_four  runs/first"
     assert lines[2] == "device: cpu (no GPU found)"
+    assert "network: resnet:blocks=3,channels=32 (auto: boards of 2x6x7)" in lines
     assert lines[-2] == "worker 2 restarted"
     assert lines[-1].startswith("120/200 games  ETA 0:12  400 games/min")
     assert all(figure in lines[-1] for figure in FIGURES)
-    assert len(lines) == 7
+    assert len(lines) == 8
     assert "\x1b" not in out.getvalue()
+
+
+ROUNDS: dict[str, Any] = {"unit": "rounds", "games_per_minute": 400.0, "rounds_per_minute": 400.0}
+MATCHES: dict[str, Any] = {
+    "unit": "matches",
+    "games_per_minute": 5.0,
+    "matches_per_minute": 5.0,
+    "rounds_per_minute": 90.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("figures", "shown"),
+    [
+        ({}, {"games/min": "-"}),
+        ({"games_per_minute": 3.0}, {"games/min": "3"}),
+        (ROUNDS, {"rounds/min": "400"}),
+        (MATCHES, {"matches/min": "5", "rounds/min": "90"}),
+    ],
+)
+def test_rates_are_in_the_units_of_the_game(figures: dict[str, Any], shown: dict[str, str]) -> None:
+    """In the screen, in plain lines and in the summary; a match's rounds are never taken for matches."""
+    state = Snapshot(games=120, **figures)
+    screen, line = "\n".join(drawn(state)), live.plain_line(state, 200)
+    unit = figures.get("unit", "games")
+    assert f"120 of 200 {unit}" in screen
+    assert line.startswith(f"120/200 {unit}")
+    for name, text in shown.items():
+        assert screen[screen.index(name) :].split()[1] == text
+        assert text == "-" or f"{text} {name}" in line
+    rows = dict(end.summary_rows({"games": 120, **figures}))
+    assert rows.pop(unit) == "120"
+    assert rows == {name: text for name, text in shown.items() if text != "-"}
+    others = {"games", "rounds", "matches"} - {name.removesuffix("/min") for name in shown}
+    assert not [unit for unit in others if f"{unit}/min" in screen + line]
+
+
+def test_units_of_a_row() -> None:
+    assert counted({"games_per_minute": 1}) == ["games"]
+    assert counted(MATCHES) == ["matches", "rounds"]
+    assert counted({"unit": "games", "games_per_minute": 1, "hands_per_minute": 9}) == ["games", "hands"]
+    assert [one(unit) for unit in ("games", "rounds", "matches")] == ["game", "round", "match"]
 
 
 def test_nothing_is_said_twice_at_the_end() -> None:
@@ -141,18 +188,18 @@ def test_terminal_gets_the_screen_when_it_is_wide_enough(
 @pytest.mark.parametrize(
     ("function", "value", "text"),
     [
-        (live.amount, 1234567.8, "1,234,568"),
-        (live.amount, 12.34, "12.3"),
-        (live.amount, 12, "12"),
-        (live.amount, None, "-"),
-        (live.percent, 0.0, "0 %"),
-        (live.percent, 0.0123, "1.2 %"),
-        (live.percent, 1.0, "100 %"),
-        (live.percent, None, "-"),
-        (live.duration, 41.2, "0:42"),
-        (live.duration, 59.9, "1:00"),
-        (live.duration, 12000.0, "3:20:00"),
-        (live.duration, None, "-"),
+        (numbers.amount, 1234567.8, "1,234,568"),
+        (numbers.amount, 12.34, "12.3"),
+        (numbers.amount, 12, "12"),
+        (numbers.amount, None, "-"),
+        (numbers.percent, 0.0, "0 %"),
+        (numbers.percent, 0.0123, "1.2 %"),
+        (numbers.percent, 1.0, "100 %"),
+        (numbers.percent, None, "-"),
+        (numbers.duration, 41.2, "0:42"),
+        (numbers.duration, 59.9, "1:00"),
+        (numbers.duration, 12000.0, "3:20:00"),
+        (numbers.duration, None, "-"),
     ],
 )
 def test_numbers_for_people(function: Any, value: Any, text: str) -> None:
@@ -178,12 +225,12 @@ def test_many_lanes_and_many_reasons_are_summed_up() -> None:
 
 
 def test_summary_as_table_and_as_lines() -> None:
-    rows = dict(live.summary_rows(SUMMARY))
+    rows = dict(end.summary_rows(SUMMARY))
     assert rows["time"] == "0:49"
     assert rows["sent when"] == "full 50 %, drain 50 %"
     assert rows["cache hits"] == "off"
-    assert live.summary_table(SUMMARY).row_count == len(rows) == 7
+    assert end.summary_table(SUMMARY).row_count == len(rows) == 7
     out = io.StringIO()
-    live.print_summary(SUMMARY, "runs/first", out)
+    end.print_summary(SUMMARY, "runs/first", out)
     assert out.getvalue().splitlines()[-1] == "run folder  runs/first"
     assert "games/min             249\n" in out.getvalue()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from inference_server import stats as server_stats
 from workers.pool import Pool
 
 Counters = dict[str, Any]
+Units = Mapping[str, int]
+"""What one finished game counts as (`Game.units`), e.g. ``{"matches": 1, "rounds": 18}``."""
+_RATE = "_per_minute"
 
 
 def counters(pool: Pool, seconds: float) -> Counters:
@@ -15,19 +19,37 @@ def counters(pool: Pool, seconds: float) -> Counters:
     return {"seconds": seconds, "workers": pool.totals(), "server": dict(pool.host_stats)}
 
 
-def rates(later: Counters, earlier: Counters | None = None) -> dict[str, Any]:
+def rates(later: Counters, earlier: Counters | None, units: Units) -> dict[str, Any]:
     """Return the figures of an interval, or of all so far."""
     start = earlier or {"seconds": 0.0, "workers": {}, "server": {}}
     seconds = max(later["seconds"] - start["seconds"], 1e-9)
     done = {name: value - start["workers"].get(name, 0) for name, value in later["workers"].items()}
     lookups = done.get("cache_lookups", 0)
     return {
-        "games_per_minute": 60 * done.get("games", 0) / seconds,
+        **_per_minute(60 * done.get("games", 0) / seconds, units),
         "evaluations_per_second": done.get("evaluations", 0) / seconds,
         "simulations_per_second": done.get("simulations", 0) / seconds,
         "cache_hit_rate": done.get("cache_hits", 0) / lookups if lookups else None,
         **_server_figures(later["server"], start["server"]),
     }
+
+
+def _per_minute(games: float, units: Units) -> dict[str, Any]:
+    """Return the rates of finished games (whatever a game is) and of what they count as; `unit` names a game."""
+    counts = {"games": 1, **units}
+    return {"unit": next(iter(units)), **{unit + _RATE: games * count for unit, count in counts.items()}}
+
+
+def counted(row: Mapping[str, Any]) -> list[str]:
+    """Return the units in which people read the rates per minute of `row`, the name of a finished game first."""
+    unit = row.get("unit", "games")
+    others = (name.removesuffix(_RATE) for name in row if name.endswith(_RATE))
+    return [unit, *(name for name in others if name not in ("games", unit))]
+
+
+def one(unit: str) -> str:
+    """Return the singular of a unit: `match` of `matches`."""
+    return unit.removesuffix("es") if unit.endswith("ches") else unit.removesuffix("s")
 
 
 def _server_figures(later: Counters, earlier: Counters) -> dict[str, Any]:
@@ -45,10 +67,10 @@ def _server_figures(later: Counters, earlier: Counters) -> dict[str, Any]:
     }
 
 
-def summary(pool: Pool, played: Counters, sizes: dict[str, Any]) -> dict[str, Any]:
+def summary(pool: Pool, played: Counters, sizes: dict[str, Any], units: Units) -> dict[str, Any]:
     """Return the keys of summary.json: figures of the playing time `played`, warm-up left out."""
     totals = pool.totals()
-    figures = rates(played)
+    figures = rates(played, None, units)
     backend = pool.host_ready.get("backend", {})
     sampled = totals.get("sampled_evaluations", 0)
     host_rss = pool.host_stats.get("peak_rss_mb")
@@ -59,7 +81,8 @@ def summary(pool: Pool, played: Counters, sizes: dict[str, Any]) -> dict[str, An
         "timeouts": int(totals.get("timeouts", 0)),
         "moves": int(totals.get("moves", 0)),
         "seconds": round(played["seconds"], 3),
-        **{key: figures[key] for key in ("games_per_minute", "evaluations_per_second", "simulations_per_second")},
+        "unit": figures["unit"],
+        **{key: value for key, value in figures.items() if key.endswith((_RATE, "_per_second"))},
         "evaluations": int(totals.get("evaluations", 0)),
         "simulations": int(totals.get("simulations", 0)),
         "distinct_evaluations": int(totals.get("distinct_evaluations", 0)),
