@@ -30,7 +30,7 @@ from grove import toml
 from grove.folder_lock import FolderLock
 from workers.records import LineLog
 
-MAY_DIFFER = ("out", "games", "workers", "games_per_worker", "groups", "pool", "config", "device", "lanes")
+MAY_DIFFER = ("out", "games", "workers", "games_per_worker", "groups", "pool", "preset", "config", "device", "lanes")
 """Settings that may change at a resume, because they say how much and where, not which games."""
 
 _OWN_NAMES = {"config.toml", "run.json", "games", "metrics.jsonl", "log.txt", "summary.json", "lock"}

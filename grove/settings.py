@@ -1,6 +1,7 @@
 """What the user asks for: the commands' settings, composed of those beside the code they set.
 
-Later wins: defaults, `--config FILE.toml`, flags. Flags and keys of the file are the same flat, unique names.
+Later wins: defaults, `--preset NAME`, `--config FILE.toml`, flags. Flags and keys of the files are the same flat,
+unique names.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 import difflib
 import io
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -18,6 +19,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from common.errors import SettingError
+from grove.preset import read_preset
 from inference_server.network_settings import NetworkSettings
 from inference_server.settings import ServerSettings
 from mcts.settings import SearchSettings
@@ -32,13 +34,17 @@ class RunSettings:
     """Which games, and where they go."""
 
     game: str = "connect_four"
-    """`connect_four`, `hex:size=7`, or your own as `package.module:Class`."""
+    """`connect_four`, `hex:size=7`, `blob:players=4,cards=5` (one round), `blob:players=5,match=7` (a match), or your
+    own as `package.module:Class`."""
     games: int = 200
     """Games the folder shall hold in the end: exactly the indices 0..games-1."""
     seed: int | None = None
     """Seed of all games' randomness; drawn and recorded when not given."""
     out: str | None = None
     """Run folder; the same command on it resumes. By default a new one under runs/."""
+    preset: str | None = None
+    """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
+    ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
     config: str | None = None
     """TOML file with any of these settings, under the names of their flags."""
 
@@ -77,6 +83,9 @@ class Compare:
     """Seed of all games' randomness, the same in every mode."""
     probe_limit: float = 0.1
     """Relative change of the burn probe from which a round is dropped; a tenth shows a lost core or clock."""
+    preset: str | None = None
+    """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
+    ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
     config: str | None = None
     """TOML file with any of these settings."""
     search: SearchSettings = field(default_factory=SearchSettings)
@@ -101,6 +110,9 @@ class Serve:
     """Game whose rows are served."""
     bind: str = "tcp://127.0.0.1:7447"
     """Where to listen: ipc://PATH or tcp://127.0.0.1:PORT."""
+    preset: str | None = None
+    """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
+    ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
     config: str | None = None
     """TOML file with any of these settings."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
@@ -127,18 +139,21 @@ class Work:
     """Seed of all games' randomness; drawn and recorded when not given."""
     out: str | None = None
     """Run folder; the same command on it resumes. By default a new one under runs/."""
+    preset: str | None = None
+    """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
+    ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
     config: str | None = None
     """TOML file with any of these settings."""
     search: SearchSettings = field(default_factory=SearchSettings)
 
 
 def parse(kind: type[T], arguments: Sequence[str], program: str) -> T:
-    """Return the settings of one command from its config file and flags.
+    """Return the settings of one command from its preset, config file and flags.
 
     Raises SettingError, one line, for anything the user can mend; SystemExit(0) after printing help.
     """
-    path = _config_file(arguments)
-    extra: dict[str, Any] = {} if path is None else {"default": _with_file(kind, path)}
+    content = _file_content(kind, arguments)
+    extra: dict[str, Any] = {"default": _fill(kind, content)} if content else {}
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -162,43 +177,63 @@ def flatten(settings: Any) -> dict[str, Any]:
     return flat
 
 
-def _config_file(arguments: Sequence[str]) -> str | None:
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """Return what the flag `name` is given as, for flags that matter before the others are read."""
     for flag, value in zip(arguments, [*arguments[1:], None], strict=False):
-        if flag == "--config":
+        if flag == name:
             return value
-        if flag.startswith("--config="):
+        if flag.startswith(f"{name}="):
             return flag.partition("=")[2]
     return None
 
 
-def _with_file(kind: type[T], path: str) -> T:
-    """Return the defaults of `kind` with the settings of the file at `path` in their places."""
+def _file_content(kind: type[Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of the config file over those of the preset, which may be named in either place."""
+    path = _option(arguments, "--config")
+    content = {} if path is None else _read_config(kind, path)
+    name = _option(arguments, "--preset")
+    name = content.get("preset") if name is None else name
+    return content if name is None else {**_of_preset(kind, str(name)), **content}
+
+
+def _read_config(kind: type[Any], path: str) -> dict[str, Any]:
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SettingError.of("config", path, f"it cannot be read ({error})", "give a readable TOML file") from None
-    settings, unused = _fill(kind, content)
+    unused = content.keys() - _names(kind)
     if unused:
-        close = difflib.get_close_matches(min(unused), _names(kind), n=1)
-        remedy = f"did you mean {close[0]}?" if close else "see the command's --help for all names"
+        remedy = _did_you_mean(min(unused), _names(kind)) or "see the command's --help for all names"
         raise SettingError.of("config", path, f"{min(unused)!r} is no setting of this command", remedy)
-    return settings
+    return content
 
 
-def _fill(kind: type[T], content: dict[str, Any]) -> tuple[T, set[str]]:
-    """Return an instance of `kind` with what `content` sets, and the keys that belong to none of its fields."""
-    unused = set(content)
+def _of_preset(kind: type[Any], name: str) -> dict[str, Any]:
+    """Return what preset `name` sets of this command; only what no command has is refused."""
+    content = read_preset(name)
+    everything = {known for command in (SelfPlay, Compare, Serve, Work) for known in _names(command)}
+    if unused := content.keys() - everything:
+        remedy = _did_you_mean(min(unused), everything) or "correct the file"
+        raise SettingError.of("preset", name, f"{min(unused)!r} is no setting of any command", remedy)
+    return {key: value for key, value in content.items() if key in _names(kind)}
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def _fill(kind: type[T], content: dict[str, Any]) -> T:
+    """Return an instance of `kind` with what `content` sets."""
     values: dict[str, Any] = {}
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
         if item.default_factory is not dataclasses.MISSING:
-            values[item.name], left = _fill(item.default_factory, content)  # type: ignore[arg-type]
-            unused &= left
+            values[item.name] = _fill(item.default_factory, content)  # type: ignore[arg-type]
         elif item.name in content:
             _check_type(item.name, content[item.name], item.default)
             _check_choice(item.name, content[item.name], get_type_hints(kind)[item.name])
             values[item.name] = content[item.name]
-            unused.discard(item.name)
-    return kind(**values), unused
+    return kind(**values)
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:
