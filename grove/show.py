@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 import tyro
@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from common.errors import RecordError, SettingError
 from game import Game, load_game
+from workers.figures import one
 from workers.records import GameRecord, Problem, read_folder
 
 _TOP_MOVES = 4
 _TOLERANCE = 1e-6
+
+Positions = Literal["auto", "all", "rounds"]
 
 
 def find_game(games: Path, index: int) -> GameRecord:
@@ -34,57 +37,110 @@ def find_game(games: Path, index: int) -> GameRecord:
     raise SettingError.of("game", index, f"{games} holds {count} other games{unread}", "give the index of one of them")
 
 
-def show_game(record: GameRecord, game: Game, out: TextIO) -> None:
-    """Replay `record` by the rules of `game` and write every position and what the search made of it to `out`.
+def show_game(record: GameRecord, game: Game, out: TextIO, positions: Positions = "auto") -> None:
+    """Replay `record` by the rules of `game` and write what was played and what the search made of it to `out`.
 
     Raises RecordError when the record does not fit the rules: another game, an illegal move, moves after the end or
-    missing at it, another result.
+    missing at it, another result, other scores.
     """
     if record.game != game.name:
         raise RecordError(f"game {record.index} is of {record.game}, but these are the rules of {game.name}")
+    every = positions == "all" or (positions == "auto" and game.num_players == 2)
     state = np.zeros(1, game.state_dtype)
     game.initial(np.array([record.seed], np.uint64), state)
-    out.write(f"game {record.index} of {record.game}, {len(record.moves)} moves, {record.seconds:.1f} s\n\n")
-    out.write(f"{game.render(state)}\n\n")
+    rounds = began = 0
+    out.write(f"{_head(record, game)}\n\n")
     for ply, action in enumerate(record.moves):
+        if ply == 0 or _round_begins(game, state):
+            out.write(_round_head(record, game, rounds))
+            rounds, began = rounds + 1, ply
+            out.write(f"{game.render(state)}\n\n")
+        elif every:
+            out.write(f"{game.render(state)}\n\n")
+        elif (ply - began) % game.num_players == 0:  # everyone has had a turn: in a card game, a trick is over
+            out.write("\n")
         _check_legal(record, game, state, ply)
-        out.write(f"{_move_line(record, game, ply, _mover(game, state))}\n")
+        out.write(f"{_move_line(record, game, ply, state)}\n")
         game.step(state, np.array([action], np.int32))
-        out.write(f"{game.render(state)}\n\n")
     _check_result(record, game, state)
-    out.write(f"{_result_line(record)}\n")
+    out.write(f"{'' if every else chr(10)}{game.render(state)}\n\n")
+    out.write(f"{_score_lines(record, game, rounds)}{_result_line(record)}\n")
 
 
-def _move_line(record: GameRecord, game: Game, ply: int, mover: int) -> str:
-    parts = [f"{ply + 1}. player {mover} plays {game.render_action(record.moves[ply])}"]
+def _head(record: GameRecord, game: Game) -> str:
+    counts = ", ".join(f"{n} {one(unit) if n == 1 else unit}" for unit, n in game.units.items() if unit != "games")
+    what = f" ({counts})" if counts else ""
+    return f"game {record.index} of {record.game}{what}, {len(record.moves)} moves, {record.seconds:.1f} s"
+
+
+def _round_begins(game: Game, state: NDArray[Any]) -> bool:
+    """Return whether a game that is made of rounds is at the start of one."""
+    if len(game.units) < 2:
+        return False
+    age = np.ones(1, np.int32)
+    game.age(state, age)
+    return int(age[0]) == 0
+
+
+def _round_head(record: GameRecord, game: Game, number: int) -> str:
+    """Return what parts a round from the one before it; nothing where a game is one thing."""
+    if len(game.units) < 2:
+        return ""
+    unit, count = list(game.units.items())[1]
+    return f"{_points(record, number - 1)}{f'==== {one(unit)} {number} of {count} ':=<78}\n\n"
+
+
+def _points(record: GameRecord, number: int) -> str:
+    """Return the line of points made in round `number`, where the record has them."""
+    scores = record.extra.get("scores") or []
+    return f"\npoints: {_points_text(scores[number])}\n\n" if 0 <= number < len(scores) else ""
+
+
+def _score_lines(record: GameRecord, game: Game, rounds: int) -> str:
+    """Return the final scores, where the record has them; of a match the last round's points and the sums."""
+    scores = record.extra.get("scores")
+    if not scores:
+        return ""
+    if len(game.units) < 2:
+        return f"scores: {_points_text(scores)}\n"
+    sums = [sum(points) for points in zip(*scores, strict=True)]
+    return f"{_points(record, rounds - 1).lstrip()}scores: {_points_text(sums)}\n"
+
+
+def _move_line(record: GameRecord, game: Game, ply: int, state: NDArray[Any]) -> str:
+    mover = _mover(game, state)
+    text = f"{ply + 1}. player {mover} plays {game.render_move(state, record.moves[ply])}"
+    parts = [text if game.num_players == 2 else f"{text:25}"]
     visits, values = record.visits[ply], record.values[ply]
     if visits is None:
         parts.append("forced")
     if values is not None:
-        parts.append(f"value {_value_text(values, mover, game.zero_sum)}")
+        parts.append(f"value {values[mover]:+.2f}" if game.zero_sum else f"values {_values_text(values)}")
     if visits:
-        parts.append(f"visits {_visits_text(visits, game)}")
+        parts.append(f"visits {_visits_text(visits, game, state)}")
     return "   ".join(parts)
 
 
-def _value_text(values: Sequence[float], mover: int, zero_sum: bool) -> str:
-    """Return the mover's value where that says it all, else that of each seat in order."""
-    if zero_sum:
-        return f"{values[mover]:+.2f}"
-    return " ".join(f"{value:+.2f}" for value in values)
+def _values_text(values: Sequence[float]) -> str:
+    """Return the value of each seat, behind the seat's number."""
+    return " ".join(f"{seat}:{value:+.2f}" for seat, value in enumerate(values))
 
 
-def _visits_text(visits: Sequence[Sequence[int]], game: Game) -> str:
+def _points_text(points: Sequence[int]) -> str:
+    return ", ".join(f"player {seat} {value}" for seat, value in enumerate(points))
+
+
+def _visits_text(visits: Sequence[Sequence[int]], game: Game, state: NDArray[Any]) -> str:
     """Return the shares of the most visited moves and how many others there were."""
     total = sum(count for _, count in visits) or 1
-    ranked = sorted(visits, key=lambda pair: (-pair[1], pair[0]))
-    shares = [f"{game.render_action(action)} ({100 * count / total:.0f} %)" for action, count in ranked[:_TOP_MOVES]]
-    others = len(ranked) - _TOP_MOVES
+    ranked = sorted(visits, key=lambda pair: (-pair[1], pair[0]))[:_TOP_MOVES]
+    shares = [f"{game.render_move(state, action)} ({100 * count / total:.0f} %)" for action, count in ranked]
+    others = len(visits) - _TOP_MOVES
     return ", ".join(shares) + (f", {others} more" if others > 0 else "")
 
 
 def _result_line(record: GameRecord) -> str:
-    results = ", ".join(f"player {seat} {utility:+g}" for seat, utility in enumerate(record.utilities))
+    results = ", ".join(f"player {seat} {utility:+.4g}" for seat, utility in enumerate(record.utilities))
     if record.status == "finished":
         return f"result: {results} (the replay agrees)"
     return f"result: {results} ({record.status} before the rules decided)"
@@ -122,6 +178,14 @@ def _check_result(record: GameRecord, game: Game, state: NDArray[Any]) -> None:
         raise RecordError(f"game {record.index} is recorded as {record.status}, but after its moves it {found}")
     if done and not _equal(utilities, record.utilities):
         raise RecordError(f"game {record.index} has the result {record.utilities}, but its replay gives {utilities}")
+    _check_annotations(record, game)
+
+
+def _check_annotations(record: GameRecord, game: Game) -> None:
+    """Refuse what the record says of the game beside its moves (deals, scores) when its moves say otherwise."""
+    for key, value in game.annotate(record.seed, record.moves).items():
+        if key in record.extra and record.extra[key] != value:
+            raise RecordError(f"game {record.index} has the {key} {record.extra[key]}, but its replay gives {value}")
 
 
 def _equal(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -136,10 +200,12 @@ class Show:
     """Run folder."""
     game: int = 0
     """Index of the game."""
+    positions: Positions = "auto"
+    """Which positions to draw: `all`, or those where `rounds` begin and the last; `auto` draws all for two players."""
 
 
 def show(settings: Show) -> int:
     """Print the game; returns the exit status."""
     record = find_game(Path(settings.run) / "games", settings.game)
-    show_game(record, load_game(record.game), sys.stdout)
+    show_game(record, load_game(record.game), sys.stdout, settings.positions)
     return 0

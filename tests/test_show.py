@@ -39,11 +39,12 @@ def play(game: Game, index: int = 3, seed: int = 5) -> GameRecord:
         seed=seed,
         moves=moves,
         visits=visits,
-        values=[None if pairs is None else [0.25, -0.25] for pairs in visits],
+        values=[None if pairs is None else [0.25, -0.25, *[0.5] * (game.num_players - 2)] for pairs in visits],
         models=[None if pairs is None else "0123456789abcdef" for pairs in visits],
         utilities=utility[0].tolist(),
         status="finished",
         seconds=2.0,
+        extra=game.annotate(seed, moves),
     )
 
 
@@ -73,6 +74,60 @@ def test_replay_shows_every_position_and_the_search(spec: str) -> None:
     assert f"visits {game.render_action(record.moves[0])} " in lines[0]
     assert "more" in lines[0]
     assert text.endswith("(the replay agrees)\n")
+
+
+@pytest.mark.parametrize("players", [4, 8])
+def test_a_round_of_many_players(players: int) -> None:
+    game = load_game(f"blob:players={players},cards=3")
+    record = play(game)
+    text = shown(record, game)
+    assert text.startswith(f"game 3 of {game.name} (1 round), {4 * players} moves, 2.0 s\n")
+    start = np.zeros(1, game.state_dtype)
+    game.initial(np.array([record.seed], np.uint64), start)
+    assert f"\n\n{game.render(start)}\n\n1. player " in text  # trump, dealer and hands
+    moves = [line for line in text.splitlines() if " plays " in line]
+    assert len(moves) == len(record.moves)
+    assert " plays bid " in moves[0]
+    assert "values 0:+0.25 1:-0.25 2:+0.50 3:+0.50" in moves[0]
+    assert not [line for line in moves[players:] if "bid" in line]
+    assert moves[-1].endswith("forced")
+    assert max(map(len, moves)) <= 160
+    for seat, score in enumerate(record.extra["scores"]):
+        assert f"player {seat} {score}" in text.splitlines()[-2].removeprefix("scores: ").split(", ")
+    out = io.StringIO()
+    show_game(record, game, out, "all")
+    assert out.getvalue().count("trump ") == len(moves) + 1
+    assert text.count("trump ") == 2
+
+
+def test_rounds_of_a_match_are_told_apart() -> None:
+    game = load_game("blob:players=3,match=2")
+    record = play(game)
+    text = shown(record, game)
+    scores = record.extra["scores"]
+    assert "(1 match, 6 rounds)" in text.splitlines()[0]
+    assert [line.split()[1:5] for line in text.splitlines() if line.startswith("====")] == [
+        ["round", str(number), "of", "6"] for number in range(6)
+    ]
+    points = [line for line in text.splitlines() if line.startswith("points: ")]
+    assert points == [f"points: player 0 {a}, player 1 {b}, player 2 {c}" for a, b, c in scores]
+    sums = [sum(seat) for seat in zip(*scores, strict=True)]
+    assert f"scores: player 0 {sums[0]}, player 1 {sums[1]}, player 2 {sums[2]}\n" in text
+    cut = replace(
+        record,
+        **{name: getattr(record, name)[:11] for name in ("moves", "visits", "values", "models")},
+        status="timeout",
+        extra=game.annotate(record.seed, record.moves[:11]),
+    )
+    assert shown(cut, game).count("points: ") == len(cut.extra["scores"]) == 1
+
+
+@pytest.mark.parametrize("key", ["setup", "scores"])
+def test_annotations_that_do_not_fit_the_moves(key: str) -> None:
+    game = load_game("blob:players=3,cards=2")
+    record = play(game)
+    with pytest.raises(RecordError, match=f"has the {key} other, but its replay gives"):
+        shown(replace(record, extra=record.extra | {key: "other"}), game)
 
 
 def test_forced_move_and_early_end(connect_four: Game) -> None:
