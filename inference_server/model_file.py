@@ -123,7 +123,8 @@ def _refuse_other_formats(path: Path) -> None:
             start = file.read(8)
     except OSError as error:
         raise ModelError(f"model {path} cannot be read ({error.strerror}); check the path of --model") from error
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+    # A safetensors header may be 0x..80 bytes long as well, but then the upper half of its length is zero.
+    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[4:] != bytes(4)):
         raise ModelError(f"model {path} is a pickle, which can run code and is never opened; use save_model")
 
 

@@ -89,14 +89,14 @@ class ZmqChannel:
         self._thread.start()
 
     def _configure(self) -> None:
-        ping_ms = self._batcher.settings.ping_interval_ms
         for option, value in (
             (zmq.LINGER, _LINGER_MS),
             (zmq.ROUTER_MANDATORY, 1),  # otherwise replies to lost clients vanish uncounted
             (zmq.ROUTER_HANDOVER, 1),  # a client that reconnects keeps its place
             (zmq.MAXMSGSIZE, self._batcher.settings.max_message_mb << 20),
-            (zmq.HEARTBEAT_IVL, ping_ms),
-            (zmq.HEARTBEAT_TIMEOUT, _MISSED_PINGS * ping_ms),
+            # No ZMTP heartbeats: with one due on a connection that broke while its input was stopped, libzmq 4.3.5
+            # aborts the process (!_io_error; libzmq #3596, #3937). Our own pings tell who is silent.
+            (zmq.TCP_KEEPALIVE, 1),  # gives back connections whose other side vanished without a word
         ):
             self._router.setsockopt(option, value)
 

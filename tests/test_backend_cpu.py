@@ -209,7 +209,7 @@ def test_cuda_is_refused_without_cuda():
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(SettingError, match="device is 'cuda'"):
-        make_backends(FOUR, NetworkSettings(device="cuda"), 32)
+        make_backends(FOUR, NetworkSettings(network="mlp", device="cuda"), 32)
 
 
 @pytest.mark.parametrize("count", [1, 5, 300])

@@ -204,7 +204,7 @@ def test_rows_for_measuring_are_told_apart_by_the_network():
     assert 0 < max(bf16_drift(exact, rounded, random_rows(BLOB, 64, one=ROW_UNIT))) < 0.05
 
 
-@pytest.mark.parametrize("spec", ["blobnet", "blobnet:small"])
+@pytest.mark.parametrize("spec", ["blobnet", "blobnet:small", "blobnet:origin"])
 def test_model_files_keep_it(tmp_path, spec):
     network = shaken(spec)
     path = tmp_path / "blob.safetensors"

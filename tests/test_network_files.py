@@ -39,8 +39,11 @@ def test_round_trip_keeps_weights_and_version(saved):
     assert model.version == version == model_version(TINY, FOUR, network.state_dict())
     assert len(version) == 16
     assert int(version, 16) >= 0
+    wanted = network.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.network.state_dict().items())
     rows = torch.ones((1, *FOUR.observation_shape), dtype=torch.uint8)
-    assert torch.equal(model.network(rows)[0], network(rows)[0])
+    # Not bitwise: weights in a mapped file may lie at other alignments, and sums go another way then.
+    torch.testing.assert_close(model.network(rows)[0], network(rows)[0], atol=1e-6, rtol=1e-6)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
