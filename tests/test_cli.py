@@ -91,6 +91,40 @@ def test_a_whole_run_and_the_same_command_again(grove: Grove, spec: str, network
     assert len(json.loads((out / "run.json").read_text())["resumes"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("spec", "units"),
+    [("blob:players=4,cards=2", {"rounds": 1}), ("blob:players=3,match=2", {"matches": 1, "rounds": 6})],
+)
+def test_rounds_and_matches_are_counted_as_such(grove: Grove, spec: str, units: dict[str, int]) -> None:
+    out = grove.folder / "run"
+    said = grove.play(
+        *("selfplay", "--game", spec, "--games", 5, "--simulations", 4, "--evaluator", "test", "--out", out)
+    )
+    grove.exactly(out, range(5), spec)
+    unit = next(iter(units))
+    assert f"5/5 {unit}" in said
+    assert "games" not in said.replace(" games in ", "")  # but for the workers' games at once
+    summary = grove.summary(out)
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    for row in (summary, *metrics):
+        assert row["unit"] == unit
+        for name, count in units.items():
+            assert row[f"{name}_per_minute"] == pytest.approx(count * row["games_per_minute"])
+    for name in ("games", "rounds", "matches"):
+        assert (f"{name}/min" in said) == (name in units)
+        assert (f"{name}_per_minute" in summary) == (name in units or name == "games")
+    assert f"All 5 {unit} are there already" in grove.play(
+        *("selfplay", "--game", spec, "--games", 5, "--simulations", 4, "--evaluator", "test", "--out", out)
+    )
+
+
+def test_the_network_is_chosen_by_the_game_and_recorded(grove: Grove) -> None:
+    out = grove.folder / "run"
+    command = ("selfplay", "--game", "hex:size=3", "--games", 2, "--simulations", 2, "--device", "cpu", "--out", out)
+    assert "network: resnet:blocks=3,channels=32 (auto: boards of " in grove.play(*command, "--dtype", "fp32")
+    assert tomllib.loads((out / "config.toml").read_text())["network"] == "resnet:blocks=3,channels=32"
+
+
 def test_more_games_than_before_plays_only_the_rest(grove: Grove) -> None:
     out = grove.folder / "run"
     command = ("selfplay", "--evaluator", "test", "--simulations", 8, "--seed", 3, "--out", out)

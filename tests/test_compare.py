@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -13,12 +14,14 @@ from typing import Any
 import psutil
 import pytest
 from matplotlib.image import imread
+from rich.console import Console
 
 from bench.compare import slice_length
 from bench.counting import difference, total
 from bench.modes import parse_modes
 from bench.probe import Probe
-from bench.results import mean_visit_entropy
+from bench.report import print_table
+from bench.results import LEAST_GAMES, _withheld, mean_visit_entropy
 from bench.rounds import LEAST_ROUNDS, Round, Spread, check_enough, kept, ratio, roof_share
 from bench.search import REPEATS, simulations_per_second
 from bench.slices import Slice
@@ -124,6 +127,39 @@ def test_folder_in_use_is_refused(tmp_path: Path) -> None:
     done = run("--out", str(tmp_path))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "it holds 'results.json' already" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("unit", "rates", "heads"),
+    [
+        ("games", {}, ["games/min"]),
+        ("rounds", {"rounds_per_minute": 1200.0}, ["rounds/min"]),
+        ("matches", {"matches_per_minute": 1200.0, "rounds_per_minute": 21600.0}, ["matches/min", "rounds/min"]),
+    ],
+)
+def test_table_is_in_the_units_of_the_game(unit: str, rates: dict[str, float], heads: list[str]) -> None:
+    row: dict[str, Any] = {"mode": "local", "variant": None, "not_measured": None, "note": None, "unit": unit}
+    row |= dict.fromkeys(("evaluations_per_second", "simulations_per_second"), 1.0)
+    row |= dict.fromkeys(("ratio_to_direct", "ratio_low", "ratio_high", "roof_share", "cpu_us_per_evaluation"))
+    row |= dict.fromkeys(("mean_batch_rows", "fill", "distinct_share", "mean_visit_entropy"))
+    out = io.StringIO()
+    # A mode that could not be measured has no unit.
+    rows = [row | {"games_per_minute": 1200.0} | rates, dict.fromkeys(row) | {"mode": "direct", "not_measured": "why"}]
+    print_table(rows, Console(file=out, width=200))
+    lines = out.getvalue().splitlines()
+    assert [head for head in lines[0].split() if head.endswith("/min")] == heads
+    assert [text in lines[1] for text in ("1,200", "21,600")] == [True, unit == "matches"]
+    assert lines[2] == "direct: not measured: why"
+
+
+def test_too_few_games_withhold_every_rate_per_minute() -> None:
+    assert _withheld(LEAST_GAMES, 1.0, {"rounds": 1}) == {"note": None}
+    withheld = _withheld(LEAST_GAMES - 1, 1.0, {"matches": 1, "rounds": 18})
+    assert {key for key, value in withheld.items() if value is None} == {
+        *("games_per_minute", "matches_per_minute", "rounds_per_minute")
+    }
+    assert "4 matches ended" in withheld["note"]
+    assert "matches/min needs 5" in withheld["note"]
 
 
 def a_slice(evaluations: float, seconds: float = 1.0) -> Slice:
