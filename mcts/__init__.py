@@ -1,13 +1,15 @@
 """The search: forests of trees that ask for evaluations and are told answers; arrays in, arrays out.
 
-`SearchSettings` says how a decision is searched, `Forest` searches T positions at once, `EvaluationCache` remembers
-evaluations. Nothing here knows a network, a socket or a clock.
+`SearchSettings` says how a decision is searched. `Forest` searches many positions at once, each by one tree or, where
+the game hides information, by one for each world drawn. `EvaluationCache` remembers evaluations. Nothing here knows a
+network, a socket or a clock.
 """
 
 from mcts.cache import EvaluationCache
 from mcts.forest import Forest, Rows, forest_capacity, make_cache
 from mcts.layout import NONE, ROOT, Capacity
 from mcts.settings import SearchSettings
+from mcts.worlds import check_worlds
 
 __all__ = [
     "NONE",
@@ -17,6 +19,7 @@ __all__ = [
     "Forest",
     "Rows",
     "SearchSettings",
+    "check_worlds",
     "forest_capacity",
     "make_cache",
 ]

@@ -23,7 +23,7 @@ class BoundKernels:
         values, told = np.zeros((1, 1), np.float32), np.zeros(1, layout.TOLD)
         self.plant = bind(descend.plant, trees, nodes, lap.work)
         self.descend = bind(descend.descend, trees, nodes, edges, legal, explore, lap.work)
-        self.decided = bind(moves.decided, trees, ids)
+        self.decided = bind(moves.decided, trees, 1, ids)
         self.settle = bind(expand.settle, trees, nodes, edges, lap.work, lap.done, lap.utility)
         self.list_told = bind(expand.list_told, slots.leaves, ids, told, 0)
         self.find_broken = bind(expand.find_broken, slots.leaves, slots.actions, told, logits, values, True)

@@ -12,7 +12,7 @@ from mcts.descend import back_up, lead_with_best, mark
 from mcts.layout import FREE, MERGED, NAMED, NONE, PLACED
 from mcts.softmax import exp_all
 
-NOISE_STREAM, MOVE_STREAM = 0, 1
+NOISE_STREAM, MOVE_STREAM, WORLD_STREAM, TREE_STREAM = range(4)
 """Purposes of a game's random numbers at one ply."""
 
 

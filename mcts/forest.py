@@ -1,12 +1,13 @@
 """The Forest: many search trees that ask for evaluations and are told answers.
 
-    forest.plant(roots, states)          # T positions to search
-    while len(decided := forest.grow()): # trees whose search is complete
+    forest.plant(roots, states)          # positions to search
+    while len(decided := forest.grow()): # those whose search is complete
         ...                              # play their moves, plant again
     rows = forest.ask()                  # one row per waiting leaf, at most L per tree
     forest.tell(rows.ids, logits, values, version)   # any subset, any order; forest.drop(ids) for rows that failed
 
-No callback, no I/O, no network: arrays out, arrays in. Symbols as in mcts/layout.py.
+No callback, no I/O, no network: arrays out, arrays in. Symbols as in mcts/layout.py. Users count positions, kernels
+count trees: K = `worlds` trees a position in a game with hidden information (mcts/worlds.py), one in any other.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from mcts import cache as caches
 from mcts import expand, layout, moves, rows
 from mcts.bound import BoundKernels
 from mcts.reroot import reroot
+from mcts.scratch import Lap, Slots, bytes_of_states, observation_bytes
 from mcts.settings import SearchSettings, temperature_steps
+from mcts.worlds import Worlds, check_worlds, largest_share
 
 Ints = npt.NDArray[np.int32]
 
@@ -49,14 +52,18 @@ class Rows(NamedTuple):
 
 
 class Forest:
-    """T trees over one game, as flat pools of records; see mcts/layout.py."""
+    """The trees of `positions` positions of one game, as flat pools of records; see mcts/layout.py.
+
+    Raises SettingError where the settings do not suit the game, as `forest_capacity` does.
+    """
 
     def __init__(
-        self, game: Game, trees: int, settings: SearchSettings, cache: caches.EvaluationCache | None = None
+        self, game: Game, positions: int, settings: SearchSettings, cache: caches.EvaluationCache | None = None
     ) -> None:
         self.game, self.settings, self.cache = game, settings, cache
-        self.capacity = forest_capacity(game, trees, settings)
-        players, slots = game.num_players, trees * settings.leaves
+        self.capacity = forest_capacity(game, positions, settings)
+        self._worlds = Worlds(game, settings)
+        players, trees = game.num_players, self.capacity.trees
         self._trees = np.zeros(trees, layout.tree_dtype(players))
         self._nodes = layout.pool(trees * self.capacity.nodes, layout.node_dtype(players))
         self._edges = layout.pool(trees * self.capacity.edges, layout.edge_dtype(players))
@@ -64,9 +71,9 @@ class Forest:
         self._states = np.zeros((len(self._nodes), game.state_dtype.itemsize), np.uint8)
         self._explore = exploration(settings, self.capacity.nodes + settings.leaves + 1)
         self._temperatures = temperature_table(settings.temperature)
-        self._lap = _Lap(game, slots)
-        self._slots = _Slots(game, trees, settings.leaves)
-        self._decided = np.zeros(trees, np.int32)
+        self._lap = Lap(game, trees * settings.leaves)
+        self._slots = Slots(game, trees, settings.leaves)
+        self._decided = np.zeros(positions, np.int32)
         pools = (self._trees, self._nodes, self._edges, self._legal, self._states, self._explore)
         self._kernels = BoundKernels(game, pools, self._lap, self._slots)
         self.simulations = 0  # descents made for the moves chosen so far
@@ -83,20 +90,23 @@ class Forest:
     # -- roots ---------------------------------------------------------------------------------------------------
 
     def plant(self, roots: npt.NDArray[np.void], states: npt.NDArray[np.void]) -> None:
-        """Start a search in the trees `roots` (layout.ROOT [B]) from `states` S [B], which must not be finished.
+        """Start a search in the positions `roots` (layout.ROOT [B]) from `states` S [B], which must not be finished.
 
-        With `reuse` and an action other than NONE, the subtree of that move is kept. A target of 0 puts a tree to
-        rest. Trees that still wait for answers must be dropped first. Raises ValueError for a target beyond the
-        settings' simulations, for which the pools have no room.
+        In a game with hidden information the trees get worlds drawn from `states`, never these themselves. With
+        `reuse` and an action other than NONE, the subtree of that move is kept. A target of 0 puts a position to rest,
+        finished or not. Rows that still wait for answers must be dropped first. Raises ValueError for a target beyond
+        the settings' simulations, for which the pools have no room.
         """
         if (roots["target"] > self.settings.simulations).any():
             raise ValueError(f"a tree has room for {self.settings.simulations} simulations")
+        if self._worlds.hidden:
+            roots, states = self._worlds.draw(roots, states)
         self._still = False
         self._bare = True
         roots["kept"] = 0
         if self.settings.reuse:
             reroot(self._trees, self._nodes, self._edges, self._legal, self._states, roots)
-        rows.plant_states(self._trees, self._states, roots, _raw(states))
+        rows.plant_states(self._trees, self._states, roots, bytes_of_states(states))
         kept = roots["tree"][roots["kept"] != 0]
         if len(kept):
             self.simulations -= int(self._trees["simulations"][kept].sum())
@@ -105,14 +115,14 @@ class Forest:
     # -- growing -------------------------------------------------------------------------------------------------
 
     def grow(self) -> Ints:
-        """Descend until every tree waits for an answer or is decided; return the decided trees, ascending.
+        """Descend until every tree waits for an answer or is decided; return the decided positions, ascending.
 
         Terminal leaves and cache hits are settled here and their trees go on.
         """
         while self._walk_all():
             pass
         self._still = True
-        return self._decided[: self._kernels.decided(self._trees, self._decided)]
+        return self._decided[: self._kernels.decided(self._trees, self._worlds.count, self._decided)]
 
     def ask(self) -> Rows:
         """Grow, then return one row for every leaf that has not been asked yet."""
@@ -252,25 +262,29 @@ class Forest:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def root_visits(self, trees: Ints) -> tuple[npt.NDArray[np.int64], Ints]:
-        """Return offsets int64 [B + 1] and pairs int32 [., 2]: action and visits of visited root edges, by action."""
-        offsets = np.empty(len(trees) + 1, np.int64)
-        pairs = np.empty((len(trees) * self.game.max_legal, 2), np.int32)
-        roots = trees * self.capacity.nodes
+    def root_visits(self, positions: Ints) -> tuple[npt.NDArray[np.int64], Ints]:
+        """Return offsets int64 [B + 1] and pairs int32 [., 2]: action and visits of visited root edges, by action.
+
+        Visits are summed over the worlds of a position.
+        """
+        offsets = np.empty(len(positions) + 1, np.int64)
+        pairs = np.empty((len(positions) * self.game.max_legal, 2), np.int32)
+        roots = self._worlds.trees_of(positions) * self.capacity.nodes
         moves.root_visits(self._nodes, self._edges, self._legal, roots, offsets, pairs)
         return offsets, pairs
 
-    def root_values(self, trees: Ints) -> npt.NDArray[np.float64]:
-        """Return the mean backed-up value of every seat, float64 [B, P], absolute seats."""
-        chosen = self._trees[trees]
-        means: npt.NDArray[np.float64] = chosen["value"] / (chosen["simulations"][:, None] + 1)
-        return means
+    def root_values(self, positions: Ints) -> npt.NDArray[np.float64]:
+        """Return the mean backed-up value of every seat, float64 [B, P], absolute seats; every world counts alike."""
+        chosen = self._trees[self._worlds.trees_of(positions)]
+        sums: npt.NDArray[np.float64] = (chosen["value"] / (chosen["simulations"][..., None] + 1)).sum(axis=1)
+        return sums / self._worlds.count
 
-    def choose(self, trees: Ints, visits: tuple[npt.NDArray[np.int64], Ints]) -> Ints:
-        """Return the moves int32 [B] that decided trees play, by the temperature schedule and the games' own keys."""
+    def choose(self, positions: Ints, visits: tuple[npt.NDArray[np.int64], Ints]) -> Ints:
+        """Return the moves int32 [B] that decided positions play, by temperature, age and the games' own keys."""
+        trees = self._worlds.trees_of(positions)
         self.simulations += int(self._trees["simulations"][trees].sum())
-        out = np.empty(len(trees), np.int32)
-        moves.choose(self._trees, trees, *visits, self._temperatures, out)
+        out = np.empty(len(positions), np.int32)
+        moves.choose(self._trees, np.ascontiguousarray(trees[:, 0]), *visits, self._temperatures, out)
         return out
 
     def legal_of(self, ids: Ints) -> tuple[npt.NDArray[np.int64], Ints]:
@@ -290,73 +304,28 @@ class Forest:
         leaves = self._slots.leaves
         return np.flatnonzero(leaves["state"] == layout.PLACED).astype(np.int32)
 
-    def evaluated_states(self, tree: int) -> npt.NDArray[np.uint8]:
-        """Return the states uint8 [n, S] that were evaluated for the tree's present search."""
-        nodes = slice(tree * self.capacity.nodes, tree * self.capacity.nodes + int(self._trees["nodes"][tree]))
-        states: npt.NDArray[np.uint8] = self._states[nodes][self._nodes["terminal"][nodes] == 0]
-        return states
+    def evaluated_states(self, position: int) -> npt.NDArray[np.uint8]:
+        """Return the states uint8 [n, S] that were evaluated for the position's present search, in all its worlds."""
+        parts = []
+        for tree in range(position * self._worlds.count, (position + 1) * self._worlds.count):
+            first = tree * self.capacity.nodes
+            nodes = slice(first, first + int(self._trees["nodes"][tree]))
+            parts.append(self._states[nodes][self._nodes["terminal"][nodes] == 0])
+        return np.concatenate(parts)
 
 
-class _Lap:
-    """Scratch for the rows of one lap: B <= `size` leaves that have just been reached."""
+def forest_capacity(game: Game, positions: int, settings: SearchSettings) -> layout.Capacity:
+    """Return the pools that the trees of `positions` positions need, and their bytes.
 
-    def __init__(self, game: Game, size: int) -> None:
-        self.size = size
-        self.work = np.zeros(size, layout.LEAF)
-        self.states = np.zeros(size, game.state_dtype)
-        self.raw = _raw(self.states)
-        self.actions = np.zeros(size, np.int32)
-        self.done = np.zeros(size, np.bool_)
-        self.utility = np.zeros((size, game.num_players), np.float64)
-        self.offsets = np.zeros(size + 1, np.int64)
-        self.legal = np.zeros(size * game.max_legal, np.int32)
-        self.to_play = np.zeros(size, np.int8)
-        self.ids = np.zeros(size, np.int32)
-        self.rows = np.zeros((size, *game.observation_shape), game.observation_dtype)
-        self.raw_rows = _raw_rows(self.rows)
-        self.hashes = np.zeros(size, np.uint64)
-        self.found = np.zeros(size, np.int32)
-        self.misses = np.zeros(size, np.int32)
-        self.told = np.zeros(size, layout.TOLD)
-
-
-class _Slots:
-    """Leaves that wait for an answer, slot t * L + k for tree t, and the rows gathered for the next ask."""
-
-    def __init__(self, game: Game, trees: int, leaves: int) -> None:
-        size = trees * leaves
-        self.by_tree = np.zeros((trees, leaves), layout.LEAF)
-        self.leaves = self.by_tree.reshape(-1)
-        self.states = np.zeros(size, game.state_dtype)
-        self.raw = _raw(self.states)
-        self.actions = np.zeros((size, game.max_legal), np.int32)
-        self.raw_rows = np.zeros((size, _observation_bytes(game)), np.uint8)
-        self.told = np.zeros(size, layout.TOLD)
-        self.count = 0
-        self.asked = np.zeros(size, np.int32)
-        self.observations = np.zeros((size, *game.observation_shape), game.observation_dtype)
-        self.raw_observations = _raw_rows(self.observations)
-        self.table = np.full(1 << (2 * size - 1).bit_length(), layout.NONE, np.int32)
-
-    def forget_dropped(self) -> None:
-        """Take rows that were dropped before anybody asked for them out of the next ask."""
-        asked = self.asked[: self.count]
-        keep = self.leaves["state"][asked] == layout.PLACED
-        kept = int(keep.sum())
-        self.observations[:kept] = self.observations[: self.count][keep]
-        self.asked[:kept] = asked[keep]
-        self.count = kept
-        # Leaves must not be merged with slots that are free now; the kept ones lose followers, nothing else.
-        self.table.fill(layout.NONE)
-
-
-def forest_capacity(game: Game, trees: int, settings: SearchSettings) -> layout.Capacity:
-    """Return the pools a forest of `trees` trees needs and their bytes; raises SettingError beyond 2**31 entries."""
-    row_bytes = (game.state_dtype.itemsize, _observation_bytes(game), game.num_players)
-    needed = layout.capacity(trees, settings.simulations, settings.leaves, game.max_legal, row_bytes)
+    Raises SettingError beyond 2**31 entries, and where `settings` do not suit what the game hides (`check_worlds`).
+    """
+    check_worlds(game, settings)
+    trees = positions * settings.worlds
+    row_bytes = (game.state_dtype.itemsize, observation_bytes(game), game.num_players)
+    needed = layout.capacity(trees, largest_share(settings), settings.leaves, game.max_legal, row_bytes)
     if trees * needed.edges >= 2**31:
-        limit = "the edges of one group must stay below 2**31"
-        raise SettingError.of("games-per-worker", trees, limit, "use fewer games per worker or more groups")
+        limit = f"the edges of one group's {trees} trees must stay below 2**31"
+        raise SettingError.of("games-per-worker", positions, limit, "use fewer games per worker or more groups")
     return needed
 
 
@@ -364,7 +333,7 @@ def make_cache(game: Game, settings: SearchSettings) -> caches.EvaluationCache |
     """Return the cache that `settings.cache` asks for, or None."""
     if settings.cache == 0:
         return None
-    return caches.EvaluationCache(settings.cache, _observation_bytes(game), game.max_legal)
+    return caches.EvaluationCache(settings.cache, observation_bytes(game), game.max_legal)
 
 
 def exploration(settings: SearchSettings, size: int) -> npt.NDArray[np.float64]:
@@ -380,17 +349,3 @@ def temperature_table(schedule: str) -> npt.NDArray[np.float64]:
     for move, value in steps:
         table[move:] = value
     return table
-
-
-def _raw(states: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
-    """Return structured states S [B] as bytes uint8 [B, S], sharing memory."""
-    return states.view(np.uint8).reshape(len(states), states.dtype.itemsize)
-
-
-def _raw_rows(rows_: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Return observations [B, ...] as bytes uint8 [B, K], sharing memory."""
-    return rows_.reshape(len(rows_), -1).view(np.uint8)
-
-
-def _observation_bytes(game: Game) -> int:
-    return int(np.prod(game.observation_shape)) * np.dtype(game.observation_dtype).itemsize

@@ -1,6 +1,7 @@
 """How trees lie in memory, and how much of it they take.
 
-Symbols: T trees, P players, N simulations, L leaves a tree may have waiting, S bytes of a game state.
+Symbols: T trees (one for each of K worlds of each position, see mcts/worlds.py), P players, N simulations, L leaves a
+tree may have waiting, S bytes of a game state.
 
 Nodes and edges of all trees stand in two flat pools; tree t owns the slices `[t * node_capacity, ...)` and
 `[t * edge_capacity, ...)`, its root is the first node of its slice. Records rather than one array per field: a kernel
@@ -33,6 +34,7 @@ def tree_dtype(players: int) -> np.dtype[np.void]:
         ("noise_fraction", "f8"), ("noise_alpha", "f8"),
         ("key", "u8"),  # random stream of the game
         ("ply", "i4"),  # moves played before the root
+        ("age", "i4"),  # those since the game, or its present round, began: what temperatures go by
         ("max_ply", "i4"),  # a position at this ply ends the game as a timeout
         ("target", "i4"),  # simulations wanted; 0 = the tree is at rest
         ("simulations", "i4"),  # simulations done since the root was planted
@@ -91,11 +93,13 @@ its path was touched."""
 
 
 ROOT = np.dtype([
-    ("key", "u8"), ("tree", "i4"), ("ply", "i4"), ("target", "i4"),
+    ("key", "u8"),
+    ("tree", "i4"),  # as the forest's user counts: the number of the position
+    ("ply", "i4"), ("age", "i4"), ("target", "i4"),
     ("action", "i4"),  # the move that led here, or NONE
     ("kept", "i4"),  # its subtree was kept
 ])  # fmt: skip
-"""Where a tree starts anew: the game's random key, the ply of the position, the simulations wanted."""
+"""Where a search starts anew: the game's random key, the ply and age of the position, the simulations wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +107,7 @@ class Capacity:
     """Sizes of a forest's pools, per tree, and their sum in bytes."""
 
     trees: int
+    """All trees: one for each world of each position."""
     nodes: int
     edges: int
     leaves: int

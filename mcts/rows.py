@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from common.kernels import lean_kernel
-from common.rng import mix
+from common.rng import derive, mix
+from mcts.expand import TREE_STREAM, WORLD_STREAM
 from mcts.layout import FREE, NONE, PLACED
 
 _S8, _S16, _S24, _S32 = np.uint64(8), np.uint64(16), np.uint64(24), np.uint64(32)
@@ -43,11 +44,28 @@ def plant_states(trees, states, roots, root_states):
     for i in range(roots.shape[0]):
         tree = trees[roots[i].tree]
         tree.key, tree.ply, tree.target = roots[i].key, roots[i].ply, roots[i].target
+        tree.age = roots[i].age
         if roots[i].kept:
             continue
         copy_bytes(root_states[i], states[roots[i].tree * capacity])
         tree.nodes = tree.edges = 0
         tree.simulations = tree.pending = tree.collided = 0
+
+
+@lean_kernel
+def spread(roots, seeds, worlds):
+    """Turn `roots` (ROOT [B * K], each position's own repeated K times) into those of its trees.
+
+    Writes the seed of every tree's world to `seeds` uint64 [B * K]. A position's first tree keeps the key of the game,
+    which draws the move; the others have keys, and with them noise, of their own.
+    """
+    for i in range(roots.shape[0]):
+        world = i % worlds
+        key = derive(roots[i].key, roots[i].ply)
+        seeds[i] = derive(derive(key, WORLD_STREAM), world)
+        if world > 0:
+            roots[i].key = derive(derive(key, TREE_STREAM), world)
+        roots[i].tree = roots[i].tree * worlds + world
 
 
 @lean_kernel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from common.errors import SettingError
 
@@ -13,6 +14,12 @@ class SearchSettings:
 
     simulations: int = 100
     """Descents per decision after the root's own expansion (AlphaZero used 800; 100 suits small games)."""
+    worlds: int = 1
+    """Worlds drawn for each decision of a game with hidden information, each searched by a tree of its own. With 1,
+    one world is drawn too: no search sees the true state."""
+    simulations_per: Literal["world", "decision"] = "world"
+    """`world`: each world gets `simulations` descents. `decision`: the worlds share the `simulations` + 1 evaluations
+    that one world would cost, as evenly as possible, so that only the number of worlds varies."""
     c_puct: float = 1.25
     """Exploration constant c_init of PUCT (AlphaZero, supplementary pseudocode: 1.25)."""
     c_puct_base: float = 19652.0
@@ -26,7 +33,8 @@ class SearchSettings:
     """Dirichlet concentration per legal move; 0 means 10 / legal moves, which is AlphaZero's rule of thumb."""
     temperature: str = "0:1,30:0"
     """Schedule MOVE:TEMPERATURE,...: from that move on, moves are drawn from visits ** (1 / temperature); 0 plays the
-    most visited move (AlphaZero: 1 for the first 30 moves)."""
+    most visited move (AlphaZero: 1 for the first 30 moves). In a game made of rounds, moves count from the round's
+    first."""
     leaves: int = 1
     """Leaves that one tree may have waiting at once; more than 1 needs virtual loss and costs playing strength."""
     virtual_loss: float = 1.0
@@ -48,10 +56,14 @@ class SearchSettings:
                 raise SettingError.of(name, value, f"it must lie in {low}..{high}", f"choose --{name.replace('_', '-')}"
                                       f" between {low} and {high}")
         temperature_steps(self.temperature)
+        if self.simulations_per == "decision" and self.simulations + 1 < 2 * self.worlds:
+            limit = f"{self.worlds} worlds that share them need {2 * self.worlds - 1}, two evaluations each"
+            raise SettingError.of("simulations", self.simulations, limit, "use fewer --worlds or more --simulations")
 
 
 _RANGES = (
     ("simulations", 1, 1_000_000),
+    ("worlds", 1, 1024),
     ("c_puct", 0.0, 1000.0),
     ("c_puct_base", 1.0, 1e12),
     ("fpu_reduction", -10.0, 10.0),

@@ -1,4 +1,4 @@
-"""The search again, written the obvious way: one tree, Python objects, one position at a time.
+"""The search again, written the obvious way: Python objects, one tree and one position at a time.
 
 The Forest must equal it visit for visit, so it repeats the formulas, not the data structure. Game rules come from the
 same Game, evaluations from any function of one observation.
@@ -64,8 +64,8 @@ class NaiveSearch:
             self.game.step(state, np.array([action], np.int32))
             self.plant(state, key, self.root.ply + 1)
 
-    def run(self) -> None:
-        while self.visits - 1 < self.settings.simulations:
+    def run(self, simulations: int | None = None) -> None:
+        while self.visits - 1 < (self.settings.simulations if simulations is None else simulations):
             self.simulate()
 
     def simulate(self) -> None:
@@ -151,6 +151,51 @@ class NaiveSearch:
 
     def root_visits(self) -> list[tuple[int, int]]:
         return [(e.action, e.visits) for e in self.root.edges if e.visits]
+
+
+class NaiveWorlds:
+    """A decision of a game with hidden information: one tree for each world drawn, all visits added up."""
+
+    def __init__(self, game, settings: SearchSettings, evaluate: Evaluate) -> None:
+        self.game, self.settings = game, settings
+        self.searches = [NaiveSearch(game, settings, evaluate) for _ in range(settings.worlds)]
+
+    def plant(self, state: np.ndarray, key: int, ply: int) -> None:
+        at_ply = np.uint64(derive(np.uint64(key), ply))
+        seeds, keys = np.uint64(derive(at_ply, 2)), np.uint64(derive(at_ply, 3))
+        self.worlds = []
+        for w, search in enumerate(self.searches):
+            world = np.zeros(1, self.game.state_dtype)
+            self.game.determinize(state.copy(), np.array([derive(seeds, w)], np.uint64), world)
+            self.worlds.append(world)
+            search.plant(world, derive(keys, w) if w else key, ply)
+
+    def run(self) -> None:
+        for search, simulations in zip(self.searches, self.simulations(), strict=True):
+            search.run(simulations)
+
+    def simulations(self) -> list[int]:
+        """Return the simulations of every world."""
+        total, worlds = self.settings.simulations, self.settings.worlds
+        if self.settings.simulations_per == "world":
+            return [total] * worlds
+        evaluations = [0] * worlds
+        for k in range(total + 1):
+            evaluations[k % worlds] += 1
+        return [n - 1 for n in evaluations]
+
+    def root_visits(self) -> list[tuple[int, int]]:
+        visits: dict[int, int] = {}
+        for search in self.searches:
+            for action, count in search.root_visits():
+                visits[action] = visits.get(action, 0) + count
+        return sorted(visits.items())
+
+    def root_value(self) -> list[float]:
+        value = [0.0] * self.game.num_players
+        for search in self.searches:
+            value = [a + total / search.visits for a, total in zip(value, search.value, strict=True)]
+        return [total / self.settings.worlds for total in value]
 
 
 def legal_actions(game, state: np.ndarray) -> list[int]:

@@ -26,7 +26,7 @@ def moves_drawn(schedule: str, ply: int, visits: list[tuple[int, int]], keys: in
     """Return the moves that games with keys 0, 1, ... play at `ply` after these visits, through a forest."""
     forest = Forest(GAMES["connect_four"], keys, search_settings(simulations=1, temperature=schedule))
     forest._trees["key"] = [derive(np.uint64(1), k) for k in range(keys)]
-    forest._trees["ply"] = ply
+    forest._trees["ply"] = forest._trees["age"] = ply
     pairs = np.array(visits * keys, np.int32)
     offsets = np.arange(keys + 1, dtype=np.int64) * len(visits)
     return forest.choose(np.arange(keys, dtype=np.int32), (offsets, pairs))
@@ -220,7 +220,7 @@ def test_schedules_read_as_steps():
 
 def test_choose_reads_the_last_entry_beyond_the_table():
     trees = np.zeros(1, Forest(GAMES["ring"], 1, search_settings())._trees.dtype)
-    trees["ply"] = 10**6
+    trees["age"] = 10**6
     out = np.zeros(1, np.int32)
     pairs = np.array([[4, 1], [8, 2]], np.int32)
     choose(trees, np.zeros(1, np.int32), np.array([0, 2]), pairs, np.array([1.0, 0.0]), out)
