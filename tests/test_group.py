@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,3 +162,63 @@ def test_other_run_seeds_give_other_games() -> None:
             group.tell(rows.ids.copy(), evaluated(game, rows))
         moves.add(tuple(group.finished[0].moves))
     assert len(moves) == 4
+
+
+# -- hidden information ----------------------------------------------------------------------------------------------
+
+HIDDEN = ["tests.hidden_game:Hands", "tests.hidden_game:FiveHands", "blob:players=3,cards=3", "blob:players=3,match=2"]
+
+
+@pytest.mark.parametrize("spec", HIDDEN)
+@pytest.mark.parametrize("worlds", [1, 3])
+def test_hidden_games_are_played_to_the_end(spec: str, worlds: int) -> None:
+    game = load_game(spec)
+    settings = SearchSettings(simulations=12, worlds=worlds, temperature="0:1")
+    records = finished(played(game, settings, range(6), 4))
+    assert [record.index for record in records] == list(range(6))
+    for record in records:
+        show_game(record, game, io.StringIO())
+        assert record.status == "finished"
+        assert record.extra == game.annotate(record.seed, record.moves)
+        assert record.extra
+        for visits in record.visits:
+            assert visits is None or sum(count for _, count in visits) == worlds * 12
+        read = decode_line(encode(record))
+        assert (read.moves, read.visits, read.extra) == (record.moves, record.visits, record.extra)
+
+
+@pytest.mark.parametrize("spec", HIDDEN)
+@pytest.mark.parametrize("options", [{}, {"cache": 4096}, {"leaves": 3}, {"simulations_per": "decision"}])
+def test_a_hidden_game_does_not_depend_on_its_company(spec: str, options: dict[str, Any]) -> None:
+    game = load_game(spec)
+    settings = SearchSettings(simulations=12, worlds=3, **options)
+    alone = SearchSettings(simulations=12, worlds=3, **{n: v for n, v in options.items() if n != "cache"})
+    assert gist(finished(played(game, settings, range(6), 5))) == gist(finished(played(game, alone, range(6), 1)))
+
+
+def test_a_decision_is_sampled_over_its_worlds() -> None:
+    game = load_game("tests.hidden_game:Hands")
+    group = played(game, SearchSettings(simulations=39, worlds=4, simulations_per="decision"), range(10), 4)
+    assert group.tally.decisions > SAMPLE_EVERY
+    assert group.forest.simulations == group.tally.decisions * 36
+    assert 0 < group.tally.distinct_evaluations <= group.tally.sampled_evaluations <= 40 * group.tally.sampled_decisions
+
+
+def test_hidden_games_end_as_timeouts_too() -> None:
+    game = load_game("tests.hidden_game:Hands")
+    group = played(game, SearchSettings(simulations=4, worlds=2, max_moves=5), range(3), 2)
+    for record in finished(group):
+        assert (len(record.moves), record.status, record.utilities) == (5, "timeout", [0.0] * 3)
+        assert record.extra == {"points": [0, 0, 0]}
+
+
+def test_temperatures_count_the_moves_of_the_round() -> None:
+    """With temperature on the first move of a round alone, every later move is the most visited one."""
+    game = load_game("tests.hidden_game:Hands")
+    records = finished(played(game, SearchSettings(simulations=20, temperature="0:50,1:0"), range(40), 20))
+    drawn = set()
+    for record in records:
+        for ply, (visits, move) in enumerate(zip(record.visits, record.moves, strict=True)):
+            if visits is not None and dict(map(tuple, visits))[move] < max(count for _, count in visits):
+                drawn.add(ply)
+    assert drawn == {0, 12}

@@ -1,4 +1,4 @@
-"""A group: the games that one worker searches together, one tree each, and the book of their moves."""
+"""A group: the games that one worker searches together, and the book of their moves."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Tally:
 
 
 class Group:
-    """Up to `slots` games of `game`, each with a tree in one forest."""
+    """Up to `slots` games of `game`, each a position of one forest."""
 
     def __init__(
         self, game: Game, name: str, settings: SearchSettings, slots: int, cache: EvaluationCache | None
@@ -66,6 +66,7 @@ class Group:
         self.tally = Tally()
         self.version = ""
         self._game, self._name, self._settings = game, name, settings
+        self._has_rounds = sum(game.units.values()) > 1
         self._max_ply = min(settings.max_moves or game.max_moves, game.max_moves)
         self._plays: list[_Play | None] = [None] * slots
         self._states = np.zeros(slots, game.state_dtype)
@@ -94,7 +95,7 @@ class Group:
             self._settle(chosen, states, np.full(len(slots), NONE, np.int32))
 
     def play(self, decided: Ints) -> None:
-        """Choose and play the moves of the decided trees; finished games go to `finished`."""
+        """Choose and play the moves of the decided games; finished ones go to `finished`."""
         visits = self.forest.root_visits(decided)
         actions = self.forest.choose(decided, visits)
         values = self.forest.root_values(decided).tolist()
@@ -187,6 +188,11 @@ class Group:
         roots = np.zeros(len(slots), ROOT)
         roots["tree"], roots["ply"], roots["key"] = slots, self._plies[slots], self._keys[slots]
         roots["target"], roots["action"] = target, actions
+        roots["age"] = roots["ply"]
+        if self._has_rounds and target:
+            ages = np.empty(len(slots), np.int32)
+            self._game.age(states, ages)
+            roots["age"] = ages
         self.forest.plant(roots, states)
 
     def _play_forced(self, slots: Ints, states: npt.NDArray[np.void]) -> None:
@@ -221,6 +227,7 @@ class Group:
                 utilities=utilities or [self._settings.timeout_utility] * self._game.num_players,
                 status="finished" if utilities else "timeout",
                 seconds=time.monotonic() - play.started,
+                extra=self._game.annotate(play.seed, play.moves),
             )
         )
         self.tally.games += 1

@@ -19,9 +19,10 @@ GAME_VARIABLE = "GROVE_PRELOAD_GAME"
 def warm(game_spec: str) -> None:
     """Play two short games with every option that has a kernel of its own."""
     game = load_game(game_spec)
+    hidden = game.hidden_information
     for settings in (
         SearchSettings(simulations=4, cache=16, temperature="0:1,2:0"),
-        SearchSettings(simulations=6, reuse=True, leaves=2, max_moves=8),
+        SearchSettings(simulations=6, reuse=not hidden, worlds=2 if hidden else 1, leaves=2, max_moves=8),
     ):
         group = Group(game, game.name, settings, 2, make_cache(game, settings))
         _play(group, HashEvaluator(row_spec(game)))
