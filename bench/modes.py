@@ -83,10 +83,10 @@ def pool_plan(asked: Asked, mode: str) -> PoolPlan:
 
     Raises SettingError when its trees do not fit into memory or its groups into one request.
     """
-    thread, process = sizes(asked.pool, asked.server, _PLENTY, asked.network.device)
+    thread, process = sizes(asked.pool, asked.server, _PLENTY, asked.network.device, asked.search.worlds)
     if mode == "local":
         # One group: nothing is away while a worker computes its own batch, so a second group would only halve it.
-        games = asked.pool.games_per_worker or asked.server.max_batch
+        games = asked.pool.games_per_worker or -(-asked.server.max_batch // asked.search.worlds)
         return _plan(asked, mode, "local", Sizes(workers=usable_cores(), games=games, groups=1))
     chosen = thread if mode == "server-thread" else process
     return _plan(asked, mode, "server", chosen)
@@ -118,7 +118,7 @@ def direct_kinds(asked: Asked) -> list[Variant]:
 
 def direct_at_pool_workers(asked: Asked, fastest: Variant) -> Variant | None:
     """Return the fastest kind at the process pool's worker count; None when that is one process a core anyway."""
-    workers = sizes(asked.pool, asked.server, _PLENTY, asked.network.device)[1].workers
+    workers = sizes(asked.pool, asked.server, _PLENTY, asked.network.device, asked.search.worlds)[1].workers
     if workers == fastest.plan.process_sizes.workers:
         return None
     name = f"{fastest.name}-{workers}-workers"

@@ -46,7 +46,7 @@ def selfplay(settings: SelfPlay) -> int:
     network, why = resolve_network(settings.network, row_spec(game))
     settings = replace(settings, run=replace(settings.run, game=game.name), network=network)
     pool, server = settings.pool, settings.server
-    thread, process = sizes(pool, server, settings.run.games, settings.network.device)
+    thread, process = sizes(pool, server, settings.run.games, settings.network.device, settings.search.worlds)
     kind = _pool_kind(pool, game)
     possible = {"auto": (thread, process), "thread": (thread,), "process": (process,)}[kind]
     for chosen in possible:
@@ -78,7 +78,7 @@ def work(settings: Work) -> int:
         workers=settings.workers, games_per_worker=settings.games_per_worker, groups=settings.groups, pool="process"
     )
     game = _checked_game(ask_server(settings.connect).game)
-    _, process = sizes(pool, ServerSettings(), len(wanted), "cpu")
+    _, process = sizes(pool, ServerSettings(), len(wanted), "cpu", settings.search.worlds)
     with _folder(settings, settings.out, game) as folder:
         plan = PoolPlan(
             game_spec=game.name,

@@ -15,7 +15,8 @@ class PoolSettings:
     workers: int = 0
     """Search workers; 0 = one thread (half the cores beside a GPU), or one process per core (two at least)."""
     games_per_worker: int = 0
-    """Games each worker plays at once; 0 = a full batch for every lane and two more in all, at least 64 a worker."""
+    """Games each worker plays at once, each with a tree per world; 0 = as many as make a full batch for every lane and
+    two more in all, with at least 64 trees and 16 games a worker."""
     groups: int = 0
     """Groups a worker's games are split into: while one group's rows are away the next one searches. 0 = 4, or 1 with
     many more workers than cores, whose rows hide each other's latency."""

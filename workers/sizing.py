@@ -10,32 +10,37 @@ from mcts import SearchSettings, forest_capacity
 from workers.plan import Sizes
 from workers.settings import PoolSettings
 
-_FEWEST_GAMES = 64
+_FEWEST_TREES, _FEWEST_GAMES = 64, 16
+"""Trees and games of a worker at least, so that each call of a kernel and each move played serves many."""
 _GROUPS = 4
 _CROWD = 4
 """Workers a core from which one group each is enough: the others' rows keep the lanes busy, and messages stay long."""
 
 
-def sizes(pool: PoolSettings, server: ServerSettings, games: int, device: str) -> tuple[Sizes, Sizes]:
+def sizes(
+    pool: PoolSettings, server: ServerSettings, games: int, device: str, worlds: int = 1
+) -> tuple[Sizes, Sizes]:
     """Return the sizes of a thread pool and of a process pool for a run of `games` games.
 
-    Never more games in flight than asked for; a worker without a game would be idle, so there are no more workers
-    than games.
+    It is trees that fill batches, `worlds` of them a game. Never more games in flight than asked for; a worker without
+    a game would be idle, so there are no more workers than games.
     """
     cores = usable_cores()
     on_gpu = device != "cpu" and bool(gpus().devices)
     lanes = server.lanes or (len(gpus().devices) if on_gpu else cores)
     # A batch in every lane (two on a GPU: one computes, one is on its way), one that waits, one that is searched.
-    in_flight = min(games, ((2 if on_gpu else 1) * lanes + 2) * server.max_batch)
+    trees = ((2 if on_gpu else 1) * lanes + 2) * server.max_batch
+    in_flight = min(games, -(-trees // worlds))
+    fewest = max(_FEWEST_GAMES, -(-_FEWEST_TREES // worlds))
     return (
-        _size(pool, in_flight, games, pool.workers or (max(1, cores // 2) if on_gpu else 1)),
-        _size(pool, in_flight, games, pool.workers or max(2, cores)),
+        _size(pool, in_flight, games, pool.workers or (max(1, cores // 2) if on_gpu else 1), fewest),
+        _size(pool, in_flight, games, pool.workers or max(2, cores), fewest),
     )
 
 
-def _size(pool: PoolSettings, in_flight: int, games: int, workers: int) -> Sizes:
+def _size(pool: PoolSettings, in_flight: int, games: int, workers: int, fewest: int) -> Sizes:
     workers = min(workers, games)
-    wanted = pool.games_per_worker or max(_FEWEST_GAMES, -(-in_flight // workers))
+    wanted = pool.games_per_worker or max(fewest, -(-in_flight // workers))
     groups = pool.groups or (1 if workers >= _CROWD * usable_cores() else _GROUPS)
     return Sizes(workers=workers, games=min(wanted, games), groups=groups)
 
@@ -50,14 +55,14 @@ def check_memory(game: Game, search: SearchSettings, chosen: Sizes) -> int:
             "games-per-worker",
             chosen.games,
             f"{chosen.workers} workers' trees would need {total / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free",
-            "use fewer workers, games per worker or simulations",
+            "use fewer workers, games per worker, worlds or simulations",
         )
     return total
 
 
 def check_requests(search: SearchSettings, server: ServerSettings, chosen: Sizes) -> None:
     """Raise SettingError when a group's rows do not fit into one request."""
-    rows = -(-chosen.games // chosen.groups) * search.leaves
+    rows = -(-chosen.games // chosen.groups) * search.worlds * search.leaves
     if rows > server.max_request_rows:
         raise SettingError.of(
             "games-per-worker",
