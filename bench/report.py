@@ -15,8 +15,7 @@ from bench.compare import Outcome
 from bench.modes import Asked
 from bench.results import Row, raw_rounds
 from common import machine
-from mcts import SearchSettings
-from workers.figures import counted
+from workers.figures import counted, search_text
 
 _COLUMNS = ("mode", "evaluations/s", "of the roof", "vs direct", "lowest..highest", "simulations/s")
 _MORE_COLUMNS = ("cpu us/row", "rows/batch", "fill", "distinct", "entropy")
@@ -116,12 +115,6 @@ def _draw(asked: Asked, rows: Sequence[Row]) -> Path:
         subtitle=f"{search_text(asked.search)}, cache {cache}; {here['cpu']}, "
         f"{probe['delivered_cores']:.1f} cores delivered; {modes[0]['rounds']} rounds of paired slices",
     )
-
-
-def search_text(search: SearchSettings) -> str:
-    """Return how much is searched for each decision, in words."""
-    worlds = getattr(search, "worlds", 1)
-    return f"{worlds} worlds x {search.simulations} simulations" if worlds > 1 else f"{search.simulations} simulations"
 
 
 def _counted_in(row: Row) -> str:

@@ -14,6 +14,7 @@ from common.errors import SettingError
 from game import check, load_game
 from grove.settings import Compare, flatten
 from inference_server.network_settings import resolve_network
+from mcts import check_worlds
 from workers.evaluators import row_spec
 
 
@@ -22,6 +23,7 @@ def compare(settings: Compare) -> int:
     modes = bench.parse_modes(settings.modes)
     game = load_game(settings.game)
     check(game, games=2)
+    check_worlds(game, settings.search)
     network, why = resolve_network(settings.network, row_spec(game))
     settings = replace(settings, game=game.name, network=network)
     asked = bench.Asked(

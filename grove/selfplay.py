@@ -240,7 +240,7 @@ class _Run:
         total = check_memory(self._game, self._plan.search, chosen)
         text = (
             f"{chosen.workers} workers x {chosen.games} games in {chosen.groups} groups, "
-            f"{self._plan.search.simulations} simulations; trees take {total / 2**20:.0f} MiB"
+            f"{figures.search_text(self._plan.search)}; trees take {total / 2**20:.0f} MiB"
         )
         view.message(text)
         self._folder.log(text)

@@ -42,6 +42,11 @@ FLAGS = [
         ("14 cards", "cards=13 or less"),
     ),
     (("--game", "connect_four", "--network", "blobnet", "--device", "cpu"), ("blob games", "resnet:blocks=3")),
+    (("--worlds", "0", "--game", "blob:cards=2"), ("worlds is 0", "1..1024")),
+    (("--worlds", "2", "--game", "connect_four"), ("worlds is 2", "nothing is hidden in connect_four", "--worlds 1")),
+    (("--preset", "blob-light", "--game", "hex:size=3"), ("nothing is hidden in hex:size=3", "--worlds 1")),
+    (("--game", "blob:cards=2", "--worlds", "3", "--simulations-per", "decision"), ("simulations is 2", "--worlds")),
+    (("--simulations-per", "game"), ("game", "'world', 'decision'")),
     (("--preset", "blob-lihgt"), ("blob-lihgt", "blob-heavy, blob-light", "did you mean blob-light?")),
     (("--preset", "chess"), ("chess", "presets/NAME.toml")),
     (("--preset",), ("preset", "--help")),
@@ -78,7 +83,7 @@ FLAGS = [
     (("--config",), ("config", "--help")),
     (
         ("--games-per-worker", "20000", "--games", "100000", "--simulations", "20000", "--groups", "64"),
-        ("GiB are free", "use fewer workers, games per worker or simulations"),
+        ("GiB are free", "use fewer workers, games per worker, worlds or simulations"),
     ),
     (("--games-per-worker", "60000", "--games", "100000"), ("4096", "more --groups")),
 ]

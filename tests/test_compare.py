@@ -112,6 +112,8 @@ def test_table_chart_and_games_are_there(compared: tuple[Path, str]) -> None:
         (("--modes", ","), "it names no mode"),
         (("--seconds", "0"), "seconds is 0"),
         (("--game", "chess"), "chess"),
+        (("--game", "hex:size=3", "--worlds", "2"), "nothing is hidden in hex:size=3"),
+        (("--preset", "blob"), "the known presets are blob-diagnostic"),
     ],
 )
 def test_bad_settings_end_with_one_line(flags: tuple[str, ...], words: str, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from rich.console import Console
 from grove import live, numbers
 from grove import summary as end
 from grove.live import LiveView, Snapshot
-from workers.figures import counted, one
+from mcts import SearchSettings
+from workers.figures import counted, one, search_text
 
 FULL: Snapshot = {
     "game": "connect_four",
@@ -142,10 +143,14 @@ def test_rates_are_in_the_units_of_the_game(figures: dict[str, Any], shown: dict
     assert not [unit for unit in others if f"{unit}/min" in screen + line]
 
 
-def test_units_of_a_row() -> None:
+def test_units_and_searches_in_words() -> None:
     assert counted({"games_per_minute": 1}) == ["games"]
     assert counted(MATCHES) == ["matches", "rounds"]
     assert counted({"unit": "games", "games_per_minute": 1, "hands_per_minute": 9}) == ["games", "hands"]
+    assert search_text(SearchSettings(simulations=9)) == "9 simulations"
+    assert search_text(SearchSettings(simulations=9, worlds=2)) == "2 worlds x 9 simulations"
+    shared = SearchSettings(simulations=9, worlds=2, simulations_per="decision")
+    assert search_text(shared) == "9 simulations shared by 2 worlds"
     assert [one(unit) for unit in ("games", "rounds", "matches")] == ["game", "round", "match"]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inference_server import stats as server_stats
+from mcts import SearchSettings
 from workers.pool import Pool
 
 Counters = dict[str, Any]
@@ -50,6 +51,18 @@ def counted(row: Mapping[str, Any]) -> list[str]:
 def one(unit: str) -> str:
     """Return the singular of a unit: `match` of `matches`."""
     return unit.removesuffix("es") if unit.endswith("ches") else unit.removesuffix("s")
+
+
+def search_text(search: SearchSettings) -> str:
+    """Return in words how much is searched for each decision."""
+    simulations = f"{search.simulations} simulations"
+    if search.worlds == 1:
+        return simulations
+    return (
+        f"{search.worlds} worlds x {simulations}"
+        if search.simulations_per == "world"
+        else (f"{simulations} shared by {search.worlds} worlds")
+    )
 
 
 def _server_figures(later: Counters, earlier: Counters) -> dict[str, Any]:
