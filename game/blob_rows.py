@@ -161,5 +161,5 @@ def _write_match(state, row, first):
         row[_MATCH + k] = _share(np.int64(state.totals[(first + k) % players]), most_points(start, ones))
     row[_MATCH + 8] = _share(number, rounds)
     row[_MATCH + 9] = _share(rounds - number, rounds)
-    for back in range(np.int64(min(number + 1, _SIZES_SHOWN))):
+    for back in range(_SIZES_SHOWN if number >= _SIZES_SHOWN else number + 1):
         row[_MATCH + 10 + back] = _size(cards_in_round(start, ones, number - back))

@@ -60,6 +60,11 @@ class SearchSettings:
             limit = f"{self.worlds} worlds that share them need {2 * self.worlds - 1}, two evaluations each"
             raise SettingError.of("simulations", self.simulations, limit, "use fewer --worlds or more --simulations")
 
+    @property
+    def rows(self) -> int:
+        """Rows that one position may have waiting at once."""
+        return self.worlds * self.leaves
+
 
 _RANGES = (
     ("simulations", 1, 1_000_000),

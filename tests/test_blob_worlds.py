@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from game.blob import Blob
-from tests.blob_tools import both, bits, cards_of, play, start_state
+from tests.blob_tools import bits, both, cards_of, play, start_state
 from tests.naive_blob import NaiveRound, suit
 
 LEAST_P = 1e-4
@@ -198,7 +198,7 @@ def test_played_rounds_are_uniform_too() -> None:
         shown = {p: s for p, s in twin.voids().items() if s and p != twin.mover}
         if not twin.trick or len(shown) < 2 or tested == 3:
             continue
-        # Rename the unknown cards so that few remain: of the 30 and more that were not dealt, all but four are "played".
+        # Of the 30 and more cards that were not dealt, all but four count as played, so that the deals can be counted.
         unknown = set(range(52)) - twin.played() - set.union(*twin.hands)
         gone = sorted(unknown)[: len(unknown) - HIDDEN]
         state["played"][0] |= np.uint64(bits(set(gone)))

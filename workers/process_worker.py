@@ -61,7 +61,7 @@ def make_evaluator(game: Game, job: WorkerJob, wanted: EvaluatorJob) -> Evaluato
     if wanted.kind == "rollout":
         return RolloutEvaluator(game, seed=job.run_seed)
     if wanted.kind == "server":
-        most = -(-job.games // job.groups) * job.search.leaves
+        most = -(-job.games // job.groups) * job.search.rows
         name = f"worker-{job.worker}-{os.getpid()}"
         return ServedEvaluator(
             ZmqClient(wanted.endpoint, spec, name=name, window=job.groups, max_rows=most), game.num_actions

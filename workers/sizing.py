@@ -62,7 +62,7 @@ def check_memory(game: Game, search: SearchSettings, chosen: Sizes) -> int:
 
 def check_requests(search: SearchSettings, server: ServerSettings, chosen: Sizes) -> None:
     """Raise SettingError when a group's rows do not fit into one request."""
-    rows = -(-chosen.games // chosen.groups) * search.worlds * search.leaves
+    rows = -(-chosen.games // chosen.groups) * search.rows
     if rows > server.max_request_rows:
         raise SettingError.of(
             "games-per-worker",
