@@ -125,6 +125,20 @@ def test_the_network_is_chosen_by_the_game_and_recorded(grove: Grove) -> None:
     assert tomllib.loads((out / "config.toml").read_text())["network"] == "resnet:blocks=3,channels=32"
 
 
+def test_a_preset_is_played_and_recorded_resolved(grove: Grove) -> None:
+    out = grove.folder / "run"
+    command = ("selfplay", "--preset", "blob-light", "--simulations", 4, "--games", 4, *MLP, "--pool", "thread")
+    assert "2 worlds x 4 simulations" in grove.play(*command, "--out", out)
+    grove.exactly(out, range(4), "blob:players=4,cards=5")
+    resolved = tomllib.loads((out / "config.toml").read_text())
+    assert (resolved["preset"], resolved["worlds"], resolved["c_puct"]) == ("blob-light", 2, 1.5)  # the preset
+    assert (resolved["simulations"], resolved["network"]) == (4, MLP[1])  # flags
+    # What was resolved needs no preset to be played on.
+    assert "All 4 rounds are there" in grove.play("selfplay", "--config", out / "config.toml", "--out", out)
+    scores = grove.read(out)[0].extra["scores"]
+    assert f"scores: player 0 {scores[0]}, player 1 {scores[1]}, " in grove.play("show", out, "--game", 0)
+
+
 def test_more_games_than_before_plays_only_the_rest(grove: Grove) -> None:
     out = grove.folder / "run"
     command = ("selfplay", "--evaluator", "test", "--simulations", 8, "--seed", 3, "--out", out)
