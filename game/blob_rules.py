@@ -100,7 +100,7 @@ def start_games(seeds, out):
     players = out[0].hands.shape[0] if out.shape[0] else 0
     for i in range(out.shape[0]):
         key = seeds[i]
-        out[i].key = key if out[i].start > 0 else 0
+        out[i].key = key if out[i].start > 0 else np.uint64(0)  # of one type: a mixture would be a float
         if out[i].start == 0:
             setup = derive(key, _SETUP_STREAM)
             out[i].trump = below(setup, 0, 5)

@@ -166,7 +166,7 @@ def test_sizes_of_a_match() -> None:
 
 def test_a_match_carries_scores_and_draws_new_deals() -> None:
     game, rng = Blob(4, match=3), np.random.default_rng(0)
-    for seed in range(5):
+    for seed in (0, 1, 2, 12345678901234567890, 2**64 - 1):
         state = np.zeros(1, game.state_dtype)
         game.initial(np.array([seed], np.uint64), state)
         moves: list[int] = []
