@@ -141,4 +141,5 @@ def _plan(asked: Asked, name: str, evaluator: str, chosen: Sizes) -> PoolPlan:
         pool="thread" if name == "server-thread" else "process",
         thread_sizes=chosen,
         process_sizes=chosen,
+        stagger=True,
     )

@@ -40,7 +40,7 @@ def render_state(fields: Any) -> str:
     mover, in_trick = int(fields["mover"]), int(fields["in_trick"])
     head = f"trump {_TRUMPS[fields['trump']]}, dealer {fields['dealer']}, {fields['cards']} cards"
     if fields["start"]:
-        head = f"round {fields['round'] + 1 - fields['over']}: {head}"
+        head = f"round {fields['round'] - fields['over']}: {head}"
     leader = (mover - in_trick) % players
     trick = " ".join(render_card(int(card)) for card in fields["trick"][:in_trick])
     lines = [head, f"trick led by player {leader}: {trick}" if trick else "no card on the table"]

@@ -222,3 +222,23 @@ def test_temperatures_count_the_moves_of_the_round() -> None:
             if visits is not None and dict(map(tuple, visits))[move] < max(count for _, count in visits):
                 drawn.add(ply)
     assert drawn == {0, 12}
+
+
+@pytest.mark.parametrize("spec", ["connect_four", "blob:players=4,cards=3"])
+def test_staggered_games_begin_at_random_plies_and_replay(spec: str) -> None:
+    game = load_game(spec)
+    group = Group(game, game.name, SHORT, 64, None)
+    group.start(5, range(64), stagger=True)
+    begun = [len(play.moves) for play in group._plays if play is not None]
+    assert len(begun) + len(group.finished) == 64  # where only forced moves were left, they are played at once
+    assert min(begun) < game.max_moves / 4 < max(begun)
+    while group.playing:
+        decided = group.forest.grow()
+        if len(decided):
+            group.play(decided)
+            continue
+        rows = group.forest.ask()
+        group.tell(rows.ids.copy(), evaluated(game, rows))
+    assert len(group.finished) == 64
+    for record in group.finished:
+        show_game(record, game, io.StringIO())

@@ -14,6 +14,7 @@ from game.contract import Game
 from mcts import NONE, ROOT, EvaluationCache, Forest, SearchSettings
 from workers.evaluators import Answer
 from workers.records import GameRecord
+from workers.stagger import play_ahead
 
 Ints = npt.NDArray[np.int32]
 _SEARCH_STREAM = 1 << 40
@@ -78,8 +79,11 @@ class Group:
         """Games in progress."""
         return len(self._plays) - len(self.free)
 
-    def start(self, run_seed: int, indices: Iterable[int]) -> None:
-        """Start the games `indices` in free slots; each is a function of (run seed, index) and the evaluations."""
+    def start(self, run_seed: int, indices: Iterable[int], stagger: bool = False) -> None:
+        """Start the games `indices` in free slots; each is a function of (run seed, index) and the evaluations.
+
+        `stagger`: begin at a random ply of each, after random moves, whose visits are None in the record.
+        """
         slots = []
         for index in indices:
             slot = self.free.pop()
@@ -92,6 +96,12 @@ class Group:
             chosen = np.array(slots, np.int32)
             states = np.zeros(len(slots), self._game.state_dtype)
             self._game.initial(np.array([self._play(s).seed for s in slots], np.uint64), states)
+            if stagger:
+                moves = play_ahead(self._game, states, self._keys[chosen], self._max_ply)
+                self._plies[chosen] = [len(played) for played in moves]
+                for slot, played in zip(slots, moves, strict=True):
+                    for action in played:
+                        self._note_unsearched(slot, action)
             self._settle(chosen, states, np.full(len(slots), NONE, np.int32))
 
     def play(self, decided: Ints) -> None:
@@ -205,12 +215,15 @@ class Group:
             return
         actions = legal[offsets[forced]]
         for slot, action in zip(slots[forced].tolist(), actions.tolist(), strict=True):
-            play = self._play(slot)
-            play.moves.append(action)
-            play.visits.append(None)
-            play.values.append(None)
-            play.models.append(None)
+            self._note_unsearched(slot, action)
         self._step(slots[forced], actions)
+
+    def _note_unsearched(self, slot: int, action: int) -> None:
+        play = self._play(slot)
+        play.moves.append(action)
+        play.visits.append(None)
+        play.values.append(None)
+        play.models.append(None)
 
     def _finish(self, slot: int, utilities: list[float] | None) -> None:
         """Record the game of `slot` as finished, or as a timeout where the rules gave no utilities."""

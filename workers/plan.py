@@ -38,3 +38,5 @@ class PoolPlan:
     endpoint: str = ""
     """A server that runs elsewhere; empty = start one where the evaluator needs it."""
     direct_compile: Literal["eager", "compiled", "cpp_wrapper"] = "eager"
+    stagger: bool = False
+    """Begin the first games at random plies, for measurements; see workers/stagger.py."""

@@ -208,6 +208,7 @@ class Pool:
             games=sizes.games,
             groups=sizes.groups,
             log_path=str(plan.games_folder / f"worker-{worker:03d}.jsonl"),
+            stagger=plan.stagger,
         )
 
     def _start_host(self, threads: bool) -> None:

@@ -49,6 +49,8 @@ class WorkerJob:
     groups: int
     log_path: str
     """File that finished games are appended to."""
+    stagger: bool = False
+    """Begin the first games at random plies; see workers/stagger.py."""
 
 
 class Worker:
@@ -124,7 +126,8 @@ class Worker:
     def _start_games(self, group: Group) -> None:
         count = min(len(group.free), len(self._indices))
         if count:
-            group.start(self._job.run_seed, [self._indices.popleft() for _ in range(count)])
+            first = self._job.stagger and not group.tally.decisions
+            group.start(self._job.run_seed, [self._indices.popleft() for _ in range(count)], first)
             if group.finished:
                 self._save(group)
 
