@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 selfplay: $(VENV)/installed
 	$(BIN)/grove selfplay --game connect_four --games 200 --out runs/first
 
+# A file's tests stay in one process: they share the kernels it compiles.
 test: $(VENV)/installed-tests lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed-tests
 	$(BIN)/ruff check .

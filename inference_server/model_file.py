@@ -120,11 +120,11 @@ def _description(spec: str, row_spec: RowSpec) -> str:
 def _refuse_other_formats(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(9)
     except OSError as error:
         raise ModelError(f"model {path} cannot be read ({error.strerror}); check the path of --model") from error
-    # A safetensors header may be 0x..80 bytes long as well, but then the upper half of its length is zero.
-    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[4:] != bytes(4)):
+    # A safetensors file may begin with 0x80 too, the length of its header, but then an opening brace follows.
+    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:] != b"{"):
         raise ModelError(f"model {path} is a pickle, which can run code and is never opened; use save_model")
 
 

@@ -34,6 +34,13 @@ LIMIT_S = 90.0
 """Hard limit on one subprocess."""
 
 
+def pytest_configure() -> None:
+    """Give every process that runs tests beside others a session of its own: orphans are known by it."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        with contextlib.suppress(PermissionError):  # it leads one already
+            os.setsid()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def temporary_folder() -> Iterator[None]:
     """Give this session and every process it starts a temporary folder of its own."""

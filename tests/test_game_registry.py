@@ -11,9 +11,9 @@ from common.errors import ContractError, SettingError
 from game import AdaptedGame, canonical_spec, load_game
 
 MISTAKES = {
-    "hexx": r"'hexx'.*known games are connect_four, hex; did you mean hex\?",
+    "hexx": r"'hexx'.*known games are blob, connect_four, hex; did you mean hex\?",
     "conect_four": r"did you mean connect_four\?",
-    "chess": "known games are connect_four, hex; name your own",
+    "chess": "known games are blob, connect_four, hex; name your own",
     "": "known games are",
     "hex:": "hex takes size, not ''",
     "hex:size": "hex takes size, not 'size'; write e.g. hex:size=7",

@@ -47,18 +47,23 @@ def test_make_targets_exist() -> None:
         assert done.returncode == 0, done.stderr
 
 
+def lines_with(text: str) -> list[str]:
+    return [line for line in commands() if text in line]
+
+
 def test_selfplay_then_show(tmp_path: Path) -> None:
-    play, show = (next(line for line in commands() if f"grove {name}" in line) for name in ("selfplay", "show"))
+    play, blob = lines_with("grove selfplay")
     assert "runs/hex7" in run(grove(play), tmp_path)
-    assert "result:" in run(grove(show), tmp_path)
+    assert "result:" in run(grove(lines_with("grove show")[0]), tmp_path)
+    assert "rounds/min" in run([*grove(blob), *SMALL_NETWORK], tmp_path)
 
 
 def test_doctor(tmp_path: Path) -> None:
-    assert "memory" in run(grove(next(line for line in commands() if "doctor" in line)), tmp_path).lower()
+    assert "memory" in run(grove(lines_with("doctor")[0]), tmp_path).lower()
 
 
 def test_serve_and_work(tmp_path: Path) -> None:
-    serve, work = (next(line for line in commands() if f"grove {name}" in line) for name in ("serve", "work"))
+    serve, work = lines_with("grove serve")[0], lines_with("grove work")[0]
     server = subprocess.Popen([*grove(serve), *SMALL_NETWORK], cwd=tmp_path, stdout=subprocess.DEVNULL)
     try:
         assert "games/min" in run(grove(work), tmp_path)
@@ -68,12 +73,13 @@ def test_serve_and_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_compare(tmp_path: Path) -> None:
-    line = next(line for line in commands() if "bench compare" in line)
-    words = [*grove(line), *SMALL_NETWORK, "--modes", "local,server-thread", "--probe-limit", "1"]
+@pytest.mark.parametrize("number", [0, 1])
+def test_compare(tmp_path: Path, number: int) -> None:
+    words = [*grove(lines_with("bench compare")[number]), *SMALL_NETWORK]
+    words += ["--modes", "local,server-thread", "--probe-limit", "1"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=170, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs/compare/chart.png").exists()
+    assert (tmp_path / words[words.index("--out") + 1] / "chart.png").exists()
 
 
 def test_no_command_is_left_out() -> None:
