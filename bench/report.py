@@ -51,7 +51,7 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
     measured = [row for row in rows if not row["not_measured"]]
     units = counted(measured[0])
     heads = (*_COLUMNS, *(f"{unit}/min" for unit in units), *_MORE_COLUMNS)
-    _print_lines(heads, [_texts(row, units) for row in measured], console)
+    print_lines(heads, [_texts(row, units) for row in measured], console)
     for row in rows:
         if row["not_measured"]:
             console.print(f"{row['mode']}: not measured: {row['not_measured']}", soft_wrap=True)
@@ -59,7 +59,8 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
             console.print(f"{row['mode']}: {row['note']}", soft_wrap=True)
 
 
-def _print_lines(heads: Sequence[str], texts: Sequence[Sequence[str]], console: Console) -> None:
+def print_lines(heads: Sequence[str], texts: Sequence[Sequence[str]], console: Console) -> None:
+    """Print `texts` under `heads`: a table on a terminal, else plain aligned lines; the first column is to the left."""
     if console.is_terminal:
         table = Table(*heads[:1], box=None, pad_edge=False)
         for name in heads[1:]:
@@ -80,21 +81,22 @@ def _texts(row: Row, units: Sequence[str]) -> tuple[str, ...]:
     return (
         name,
         f"{row['evaluations_per_second']:,.0f}",
-        _form(row["roof_share"], "{:.1%}"),
-        _form(row["ratio_to_direct"], "{:.2f}x"),
+        form(row["roof_share"], "{:.1%}"),
+        form(row["ratio_to_direct"], "{:.2f}x"),
         f"{low:.2f}..{high:.2f}" if low is not None else "-",
         f"{row['simulations_per_second']:,.0f}",
-        *(_form(row[f"{unit}_per_minute"], "{:,.0f}") for unit in units),
-        _form(row["cpu_us_per_evaluation"], "{:.1f}"),
-        _form(row["mean_batch_rows"], "{:.0f}"),
-        _form(row["fill"], "{:.1%}"),
-        _form(row["distinct_share"], "{:.1%}"),
-        _form(row["mean_visit_entropy"], "{:.2f}"),
+        *(form(row[f"{unit}_per_minute"], "{:,.0f}") for unit in units),
+        form(row["cpu_us_per_evaluation"], "{:.1f}"),
+        form(row["mean_batch_rows"], "{:.0f}"),
+        form(row["fill"], "{:.1%}"),
+        form(row["distinct_share"], "{:.1%}"),
+        form(row["mean_visit_entropy"], "{:.2f}"),
     )
 
 
-def _form(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+def form(value: float | None, how: str) -> str:
+    """Return `value` formatted as `how` says, "-" for None."""
+    return "-" if value is None else how.format(value)
 
 
 def _draw(asked: Asked, rows: Sequence[Row]) -> Path:

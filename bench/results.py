@@ -53,14 +53,14 @@ def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str) -> Row
         "ratio_to_direct": against.middle if against else None,
         "ratio_low": against.low if against else None,
         "ratio_high": against.high if against else None,
-        "cpu_us_per_evaluation": _per_row(sum(part.cpu_seconds for part in slices), workers),
+        "cpu_us_per_evaluation": cpu_us_per_row(sum(part.cpu_seconds for part in slices), workers),
         "roof_cpu_us": median(done.roof_cpu for done in counted) * 1e6 if share else None,
         "error": (max(rates) - min(rates)) / 2,
         "rounds": len(counted),
         "rounds_dropped": len(mode.rounds) - len(counted),
         "probe": probe_figures(counted),
         **_proof(workers, records, mode),
-        **_withheld(int(workers.get("games", 0)), seconds, outcome.units),
+        **withheld(int(workers.get("games", 0)), seconds, outcome.units),
         "not_measured": None,
     }
 
@@ -94,8 +94,8 @@ def _own_network(mode: Measured, outcome: Outcome) -> Row:
     return {"device": "cpu" if on_cpu else backend["device"], "dtype": dtype}
 
 
-def _withheld(games: int, seconds: float, units: figures.Units) -> Row:
-    """Return nothing, or what withholds the rates per minute and says why."""
+def withheld(games: int, seconds: float, units: figures.Units) -> Row:
+    """Return no note, or what withholds the rates per minute and says why."""
     if games >= LEAST_GAMES:
         return {"note": None}
     unit = next(iter(units))
@@ -103,7 +103,7 @@ def _withheld(games: int, seconds: float, units: figures.Units) -> Row:
     return {**{f"{name}_per_minute": None for name in {"games": 1, **units}}, "note": note}
 
 
-def _per_row(cpu_seconds: float, workers: dict[str, float]) -> float | None:
+def cpu_us_per_row(cpu_seconds: float, workers: dict[str, float]) -> float | None:
     """Return processor microseconds for each evaluation: unlike a rate, hardly touched by what else is running."""
     rows = workers.get("evaluations", 0)
     return cpu_seconds / rows * 1e6 if rows else None

@@ -21,7 +21,7 @@ from bench.counting import difference, total
 from bench.modes import parse_modes
 from bench.probe import Probe
 from bench.report import print_table
-from bench.results import LEAST_GAMES, _withheld, mean_visit_entropy
+from bench.results import LEAST_GAMES, mean_visit_entropy, withheld
 from bench.rounds import LEAST_ROUNDS, Round, Spread, check_enough, kept, ratio, roof_share
 from bench.search import REPEATS, simulations_per_second
 from bench.slices import Slice
@@ -155,13 +155,13 @@ def test_table_is_in_the_units_of_the_game(unit: str, rates: dict[str, float], h
 
 
 def test_too_few_games_withhold_every_rate_per_minute() -> None:
-    assert _withheld(LEAST_GAMES, 1.0, {"rounds": 1}) == {"note": None}
-    withheld = _withheld(LEAST_GAMES - 1, 1.0, {"matches": 1, "rounds": 18})
-    assert {key for key, value in withheld.items() if value is None} == {
+    assert withheld(LEAST_GAMES, 1.0, {"rounds": 1}) == {"note": None}
+    found = withheld(LEAST_GAMES - 1, 1.0, {"matches": 1, "rounds": 18})
+    assert {key for key, value in found.items() if value is None} == {
         *("games_per_minute", "matches_per_minute", "rounds_per_minute")
     }
-    assert "4 matches ended" in withheld["note"]
-    assert "matches/min needs 5" in withheld["note"]
+    assert "4 matches ended" in found["note"]
+    assert "matches/min needs 5" in found["note"]
 
 
 def a_slice(evaluations: float, seconds: float = 1.0) -> Slice:

@@ -26,8 +26,7 @@ def sizes(
     a game would be idle, so there are no more workers than games.
     """
     cores = usable_cores()
-    on_gpu = device != "cpu" and bool(gpus().devices)
-    lanes = server.lanes or (len(gpus().devices) if on_gpu else cores)
+    lanes, on_gpu = lanes_of(server, device)
     # A batch in every lane (two on a GPU: one computes, one is on its way), one that waits, one that is searched.
     trees = ((2 if on_gpu else 1) * lanes + 2) * server.max_batch
     in_flight = min(games, -(-trees // worlds))
@@ -36,6 +35,12 @@ def sizes(
         _size(pool, in_flight, games, pool.workers or (max(1, cores // 2) if on_gpu else 1), fewest),
         _size(pool, in_flight, games, pool.workers or max(2, cores), fewest),
     )
+
+
+def lanes_of(server: ServerSettings, device: str) -> tuple[int, bool]:
+    """Return how many lanes the settings stand for on this machine, and whether they are on GPUs."""
+    devices = len(gpus().devices) if device != "cpu" else 0
+    return server.lanes or devices or usable_cores(), bool(devices)
 
 
 def _size(pool: PoolSettings, in_flight: int, games: int, workers: int, fewest: int) -> Sizes:
