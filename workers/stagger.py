@@ -1,7 +1,8 @@
 """Games that begin in the middle, so that a measurement finds a pool as it is after hours of play.
 
 Games of one length that start together end together: a measurement shorter than a game would count none of them, or
-all. With random moves up to a random ply each, as many end at any time as in the long run.
+all. With random moves up to a random decision each, about as many end at any time as in the long run. Forced moves take
+no time and count for nothing in that draw.
 """
 
 from __future__ import annotations
@@ -15,36 +16,47 @@ from common.rng import below
 from game.contract import Game
 from workers.row_kernels import draw_moves
 
+Ints = npt.NDArray[np.int64]
+
 
 def play_ahead(game: Game, states: npt.NDArray[Any], keys: npt.NDArray[np.uint64], most: int) -> list[list[int]]:
-    """Play random moves in `states` (S [B], in place) and return them, per game.
+    """Play random moves in `states` (S [B], in place) and return them, per game: fewer than `most`.
 
-    Each game goes to a ply drawn uniformly from 0..most - 1 by its key, or to the last before its end.
+    Each game goes to one of the decisions of a random game of its key, drawn uniformly.
     """
-    wanted = np.array([below(key, 0, most) for key in keys], np.int64)
+    decisions, _ = _play(game, states.copy(), keys, np.full(len(keys), most, np.int64), most)
+    wanted = np.array([below(key, 0, max(count, 1)) for key, count in zip(keys, decisions, strict=True)], np.int64)
+    return _play(game, states, keys, wanted, most)[1]
+
+
+def _play(
+    game: Game, states: npt.NDArray[Any], keys: npt.NDArray[np.uint64], wanted: Ints, most: int
+) -> tuple[Ints, list[list[int]]]:
+    """Play on until each game has had its `wanted` decisions or one move is left; return decisions and moves."""
     played: list[list[int]] = [[] for _ in keys]
-    going = np.arange(len(keys))
-    for turn in range(most):
-        going = going[wanted[going] > turn]
-        if not len(going):
-            break
-        before = states[going]
-        after, actions = before.copy(), _random_moves(game, before, keys[going], turn + 1)
+    decisions, going = np.zeros(len(keys), np.int64), np.arange(len(keys))
+    for turn in range(1, most):
+        actions, choices = _random_moves(game, states[going], keys[going], turn)
+        on = (decisions[going] < wanted[going]) | (choices == 1)
+        going, actions, choices = going[on], actions[on], choices[on]
+        after = states[going]
         game.step(after, actions)
         done, utility = np.zeros(len(going), np.bool_), np.zeros((len(going), game.num_players))
         game.outcome(after, done, utility)
-        going = going[~done]
+        decisions[going] += choices > 1
+        going, actions = going[~done], actions[~done]
         states[going] = after[~done]
-        for i, action in zip(going.tolist(), actions[~done].tolist(), strict=True):
+        for i, action in zip(going.tolist(), actions.tolist(), strict=True):
             played[i].append(action)
-    return played
+    return decisions, played
 
 
 def _random_moves(
     game: Game, states: npt.NDArray[Any], keys: npt.NDArray[np.uint64], turn: int
-) -> npt.NDArray[np.int32]:
+) -> tuple[npt.NDArray[np.int32], Ints]:
+    """Return a legal action of each of `states`, and how many it has."""
     offsets = np.zeros(len(states) + 1, np.int64)
     actions, chosen = np.zeros(len(states) * game.max_legal, np.int32), np.empty(len(states), np.int32)
     game.legal(states, offsets, actions)
     draw_moves(keys, turn, offsets, actions, chosen)
-    return chosen
+    return chosen, np.diff(offsets)
