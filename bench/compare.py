@@ -71,7 +71,7 @@ def run_comparison(asked: Asked, say: Say) -> Outcome:
     """
     outcome = Outcome(units=load_game(asked.game_spec).units)
     with ExitStack() as stack:
-        roof = stack.enter_context(_start_roof(asked, say))
+        roof = stack.enter_context(start_roof(asked, say))
         outcome.roof = roof.found
         # Every mode computes in the number format that was found best, but for `direct`: one position a call is
         # faster in fp32, whose set-up costs less.
@@ -98,7 +98,12 @@ def run_comparison(asked: Asked, say: Say) -> Outcome:
     return outcome
 
 
-def _start_roof(asked: Asked, say: Say) -> Roof:
+def start_roof(asked: Asked, say: Say) -> Roof:
+    """Start the process that measures the roof and wait for the end of its sweep; the caller closes it.
+
+    Raises:
+        GroveError: the network cannot be run; the process has ended by then.
+    """
     job = RoofJob(
         row_spec=row_spec(load_game(asked.game_spec)), network=asked.network, max_batch=asked.server.max_batch
     )
