@@ -5,18 +5,23 @@ network alone in a process of its own.
 """
 
 from bench.compare import Outcome, run_comparison
+from bench.estimate import Plan, parse_plan, plan_columns
 from bench.modes import MODES, Asked, parse_modes
 from bench.probe import Probe, burn_probe
-from bench.report import print_table, write_header, write_results
+from bench.report import print_days, print_table, write_header, write_results
 from bench.results import rows
 
 __all__ = [
     "MODES",
     "Asked",
     "Outcome",
+    "Plan",
     "Probe",
     "burn_probe",
     "parse_modes",
+    "parse_plan",
+    "plan_columns",
+    "print_days",
     "print_table",
     "rows",
     "run_comparison",

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.compare import Outcome
+from bench.estimate import Plan
 from bench.modes import Asked
 from bench.results import Row, raw_rounds
 from common import machine
@@ -97,6 +98,25 @@ def _texts(row: Row, units: Sequence[str]) -> tuple[str, ...]:
 def form(value: float | None, how: str) -> str:
     """Return `value` formatted as `how` says, "-" for None."""
     return "-" if value is None else how.format(value)
+
+
+def print_days(plan: Plan, rows: Sequence[tuple[str, Row]], console: Console) -> None:
+    """Print the days of named rows that have `plan_columns`; training and evaluation of a model come on top."""
+    units = {str(row["unit"]) for _, row in rows if row.get("unit")}
+    heads = (f"{plan} {'/'.join(sorted(units)) or 'games'}", "days of self-play", "95 % interval")
+    print_lines(heads, [(name, *_days_texts(row)) for name, row in rows], console)
+
+
+def _days_texts(row: Row) -> tuple[str, str]:
+    if row["plan_days"] is None:
+        return "-", "-"
+    low, high = row["plan_days_low"], row["plan_days_high"]
+    return _days(row["plan_days"]), f"{_days(low)} or more" if high is None else f"{_days(low)}..{_days(high)}"
+
+
+def _days(value: float) -> str:
+    """Return days with three digits that count: 80.2, 1,234, 0.0412."""
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.3g}"
 
 
 def _draw(asked: Asked, rows: Sequence[Row]) -> Path:

@@ -9,7 +9,9 @@ from typing import Any
 
 from bench.compare import Measured, Outcome
 from bench.counting import total
+from bench.estimate import games_rate
 from bench.rounds import Round, check_enough, kept, probe_figures, ratio, roof_share
+from bench.slices import Slice
 from workers import figures
 from workers.records import GameRecord, read_folder
 
@@ -60,6 +62,7 @@ def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str) -> Row
         "rounds_dropped": len(mode.rounds) - len(counted),
         "probe": probe_figures(counted),
         **_proof(workers, records, mode),
+        **games_interval(slices),
         **withheld(int(workers.get("games", 0)), seconds, outcome.units),
         "not_measured": None,
     }
@@ -92,6 +95,16 @@ def _own_network(mode: Measured, outcome: Outcome) -> Row:
     # One position a call on the CPU runs in fp32 unless bf16 was asked for.
     dtype = ("bf16" if network.dtype == "bf16" else "fp32") if on_cpu else backend["dtype"]
     return {"device": "cpu" if on_cpu else backend["device"], "dtype": dtype}
+
+
+def games_interval(slices: Sequence[Slice]) -> Row:
+    """Return the ends of the 95 % interval of games per minute; None when fewer than `LEAST_GAMES` ended."""
+    found = games_rate([(part.workers.get("games", 0), part.seconds) for part in slices])
+    enough = sum(part.workers.get("games", 0) for part in slices) >= LEAST_GAMES
+    return {
+        "games_per_minute_low": found.low if enough else None,
+        "games_per_minute_high": found.high if enough else None,
+    }
 
 
 def withheld(games: int, seconds: float, units: figures.Units) -> Row:

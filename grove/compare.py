@@ -20,7 +20,7 @@ from workers.evaluators import row_spec
 
 def compare(settings: Compare) -> int:
     """Compare the modes and write results.json, run.json and chart.png; returns the exit status."""
-    modes = bench.parse_modes(settings.modes)
+    modes, plan = bench.parse_modes(settings.modes), bench.parse_plan(settings.plan)
     game = load_game(settings.game)
     check(game, games=2)
     check_worlds(game, settings.search)
@@ -43,9 +43,14 @@ def compare(settings: Compare) -> int:
     outcome = bench.run_comparison(asked, console.print)
     bench.write_header(asked, outcome, flatten(settings) | {"out": str(asked.out)}, sys.argv)
     rows = bench.rows(outcome, asked.probe_limit)
+    if plan:
+        rows = [row | bench.plan_columns(plan, row) for row in rows]
     paths = bench.write_results(asked, rows)
     console.print()
     bench.print_table(rows, console)
+    if plan:
+        console.print()
+        bench.print_days(plan, [(row["mode"], row) for row in rows if row["mode"] in modes], console)
     console.print(f"\n{rows[0]['rounds']} rounds, {rows[0]['rounds_dropped']} dropped; {', '.join(map(str, paths))}")
     return 0
 

@@ -83,6 +83,8 @@ class Compare:
     """Seed of all games' randomness, the same in every mode."""
     probe_limit: float = 0.1
     """Relative change of the burn probe from which a round is dropped; a tenth shows a lost core or clock."""
+    plan: str | None = None
+    """Training plan as ITERATIONSxGAMES, such as 500x10000: the days its games would take in each mode are added."""
     preset: str | None = None
     """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
     ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
@@ -211,7 +213,7 @@ def _read_config(kind: type[Any], path: str) -> dict[str, Any]:
 def _of_preset(kind: type[Any], name: str) -> dict[str, Any]:
     """Return what preset `name` sets of this command; only what no command has is refused."""
     content = read_preset(name)
-    everything = {known for command in (SelfPlay, Compare, Serve, Work) for known in _names(command)}
+    everything = {known for command in (SelfPlay, Compare, Serve, Work, kind) for known in _names(command)}
     if unused := content.keys() - everything:
         remedy = _did_you_mean(min(unused), everything) or "correct the file"
         raise SettingError.of("preset", name, f"{min(unused)!r} is no setting of any command", remedy)
