@@ -15,6 +15,7 @@ usage: grove COMMAND [flags]; grove COMMAND --help lists the flags
   work            play games on a server that runs elsewhere
   show            replay one recorded game as text
   bench compare   play the same games direct and served, side by side
+  bench sweep     measure over workers, games, batch cap, delay and lanes; goes on where it stopped
   doctor          say what this machine offers, with a remedy for what is missing
 """
 
@@ -78,6 +79,13 @@ def _compare(arguments: list[str]) -> int:
     return compare(parse(Compare, arguments, "grove bench compare"))
 
 
+def _sweep(arguments: list[str]) -> int:
+    from grove.settings import parse
+    from grove.sweep import Sweep, sweep
+
+    return sweep(parse(Sweep, arguments, "grove bench sweep"))
+
+
 def _doctor(arguments: list[str]) -> int:
     from grove import doctor
 
@@ -91,5 +99,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "work": _work,
     "show": _show,
     "bench compare": _compare,
+    "bench sweep": _sweep,
     "doctor": _doctor,
 }

@@ -1,0 +1,178 @@
+"""The points of a sweep: pools that differ in workers, games, batch cap, delay or lanes, and nothing else."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from bench.modes import Asked, direct_kinds, pool_plan
+from common.errors import GroveError, SettingError
+from common.machine import free_memory_bytes
+from game import load_game
+from workers.plan import PoolPlan
+from workers.sizing import check_memory, lanes_of
+
+SWEPT = ("server-process", "server-thread", "local", "direct")
+"""Modes that can be swept; see bench/modes.py."""
+AXES = ("workers", "games_per_worker", "max_batch", "max_delay_us", "lanes")
+_MODES_OF = {"server-process": AXES, "server-thread": AXES, "local": AXES[:2], "direct": AXES[:2]}
+"""The axes that make a difference in a mode."""
+_LIMITS = {
+    "workers": (1, 1024),
+    "games_per_worker": (1, 65536),
+    "max_batch": (1, 65536),
+    "max_delay_us": (0, 60_000_000),
+    "lanes": (1, 1024),
+}
+_PROCESS_MB = {"server-process": 90, "server-thread": 0, "local": 400, "direct": 400}
+"""Megabytes of a worker process without its trees (docs/performance.md, Memory); torch is most of the larger ones."""
+
+
+class Point(NamedTuple):
+    """One pool of a sweep."""
+
+    mode: str
+    workers: int
+    games_per_worker: int
+    """0 where the machine cannot hold the pool, so that nothing was derived."""
+    max_batch: int
+    max_delay_us: int
+    lanes: int
+    varied: str = "base"
+    """The axis this point belongs to: `base`, one of `AXES`, or `grid`."""
+
+    @property
+    def key(self) -> str:
+        """What tells points apart: also the name of a folder."""
+        values = zip("wgbdl", self[1:6], strict=True)
+        return "-".join([self.mode, *(f"{letter}{value}" for letter, value in values)])
+
+    def __str__(self) -> str:
+        sizes = f"{self.mode}: {self.workers} workers x {self.games_per_worker} games"
+        if self.mode in ("local", "direct"):
+            return sizes
+        return f"{sizes}, batches of {self.max_batch}, delay {self.max_delay_us} us, {self.lanes} lanes"
+
+
+def parse_axis(axis: str, text: str, usual: Iterable[int]) -> tuple[int, ...]:
+    """Return the ascending values of ``1,2,8`` or ``1..128`` (doubling), none for ``off``, `usual` for ``auto``.
+
+    Raises SettingError for anything else and for values out of range.
+    """
+    if text.strip() in ("auto", "off"):
+        return tuple(sorted(set(usual))) if text.strip() == "auto" else ()
+    flag, (low, high) = f"over-{axis.replace('_', '-')}", _LIMITS[axis]
+    try:
+        values = sorted({value for part in text.split(",") for value in _values(part)})
+    except ValueError:
+        limit = "it must be a list of whole numbers"
+        raise SettingError.of(flag, text, limit, "write it like 1,2,8 or 1..128 (which doubles), or off") from None
+    wrong = next((value for value in values if not low <= value <= high), None)
+    if wrong is not None:
+        raise SettingError.of(flag, text, f"{wrong} does not lie in {low}..{high}", "choose values in that range")
+    return tuple(values)
+
+
+def parse_swept(text: str) -> tuple[str, ...]:
+    """Return the modes of a comma-separated list, each once. Raises SettingError for those that cannot be swept."""
+    modes = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [mode for mode in modes if mode not in SWEPT]
+    if unknown or not modes:
+        limit = f"{unknown[0]!r} cannot be swept" if unknown else "it names no mode"
+        raise SettingError.of("modes", text, limit, f"choose from {', '.join(SWEPT)}")
+    return modes
+
+
+def make_points(asked: Asked, axes: Mapping[str, tuple[int, ...]], grid: bool) -> tuple[Point, ...]:
+    """Return every point once: around the base of each mode one axis at a time, or all combinations of a `grid`.
+
+    The base is what the settings of pool and server say; games a worker that they leave open are derived anew for
+    every number of workers. Workers and batch caps come first, so that the beginning of a sweep tells most.
+    """
+    points: dict[str, Point] = {}
+    for mode in asked.modes:
+        for point in _grid(asked, mode, axes) if grid else _star(asked, mode, axes):
+            settled = _settled(asked, point)
+            points.setdefault(settled.key, settled)
+    return tuple(points.values())
+
+
+def point_plan(asked: Asked, point: Point) -> PoolPlan:
+    """Return the pool of a point.
+
+    Raises SettingError when it cannot be held in memory or a request cannot hold its rows.
+    """
+    pool = replace(asked.pool, workers=point.workers, games_per_worker=point.games_per_worker)
+    server = replace(
+        asked.server, max_batch=point.max_batch, max_delay_us=point.max_delay_us, lanes=point.lanes
+    )
+    sized = replace(asked, pool=pool, server=server)
+    plan = _direct(sized) if point.mode == "direct" else pool_plan(sized, point.mode)
+    if point.mode in ("local", "direct"):
+        chosen = plan.process_sizes
+        sizes = replace(chosen, workers=point.workers or chosen.workers, games=point.games_per_worker or chosen.games)
+        check_memory(load_game(asked.game_spec), asked.search, sizes)
+        plan = replace(plan, process_sizes=sizes, thread_sizes=sizes)
+    _check_processes(point.mode, plan.process_sizes.workers)
+    return plan
+
+
+def _values(part: str) -> list[int]:
+    first, dots, last = part.partition("..")
+    if not dots:
+        return [int(first)]
+    low, high = int(first), int(last)
+    if not 1 <= low <= high:
+        raise ValueError(part)
+    doubled = itertools.takewhile(lambda value: value < high, (low << i for i in itertools.count()))
+    return [*doubled, high]
+
+
+def _base(asked: Asked, mode: str) -> Point:
+    server = asked.server
+    lanes = lanes_of(server, asked.network.device)[0] if "lanes" in _MODES_OF[mode] else 0
+    base = Point(mode, asked.pool.workers, asked.pool.games_per_worker, server.max_batch, server.max_delay_us, lanes)
+    return base if base.workers else base._replace(workers=_settled(asked, base).workers)
+
+
+def _star(asked: Asked, mode: str, axes: Mapping[str, tuple[int, ...]]) -> list[Point]:
+    base = _base(asked, mode)
+    chosen = [(axis, value) for axis in _MODES_OF[mode] for value in axes.get(axis, ())]
+    return [base, *(_with(base._replace(varied=axis), {axis: value}) for axis, value in chosen)]
+
+
+def _grid(asked: Asked, mode: str, axes: Mapping[str, tuple[int, ...]]) -> list[Point]:
+    base = _base(asked, mode)._replace(varied="grid")
+    known = _MODES_OF[mode]
+    ranges = [axes.get(axis, ()) if axis in known else () for axis in AXES]
+    filled = [values or (getattr(base, axis),) for axis, values in zip(AXES, ranges, strict=True)]
+    return [_with(base, dict(zip(AXES, values, strict=True))) for values in itertools.product(*filled)]
+
+
+def _with(point: Point, values: Mapping[str, Any]) -> Point:
+    return point._replace(**values)
+
+
+def _settled(asked: Asked, point: Point) -> Point:
+    """Return the point with its numbers of workers and games derived; as it is when it cannot be played here."""
+    try:
+        plan = point_plan(asked, point)
+    except GroveError:
+        return point
+    sizes = plan.thread_sizes if plan.pool == "thread" else plan.process_sizes
+    return point._replace(workers=sizes.workers, games_per_worker=sizes.games)
+
+
+def _direct(asked: Asked) -> PoolPlan:
+    """Return the usually fastest way to run `direct` that works here."""
+    return [variant for variant in direct_kinds(asked) if not variant.fault][-1].plan
+
+
+def _check_processes(mode: str, workers: int, free_bytes: Callable[[], int] = free_memory_bytes) -> None:
+    """Raise SettingError when the processes alone would not fit into memory: the system would kill some of them."""
+    needed, free = workers * _PROCESS_MB[mode] * 2**20, free_bytes()
+    if needed > free:
+        limit = f"as many {mode} processes take about {needed / 2**30:.0f} GiB and {free / 2**30:.1f} GiB are free"
+        raise SettingError.of("workers", workers, limit, "use fewer workers")

@@ -1,0 +1,138 @@
+"""What a visit of a point found: plain values, one line of visits.jsonl each, so that a sweep can go on later."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from bench.probe import Probe
+from bench.rounds import Round
+from bench.slices import Slice
+from bench.sweep_points import Point
+from common.usage import GpuUse
+
+PERIOD_S = 0.5
+"""Seconds between two looks at the GPUs."""
+MINE = "point"
+"""Name of the only mode in the rounds of a visit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """One visit: a pool started, warmed, measured in a few slices and stopped."""
+
+    point: Point
+    number: int
+    """0 for the first visit of the point."""
+    time: str
+    """When it ended, ISO 8601."""
+    error: str = ""
+    """Why nothing was measured; empty when it was. All that follows is then empty."""
+    start_s: float = 0.0
+    """Seconds until the pool was warm and quiet."""
+    slices: list[dict[str, Any]] = field(default_factory=list)
+    """`bench.slices.Slice` as plain values."""
+    roof: list[tuple[float, float]] = field(default_factory=list)
+    """Rows per second of the network alone before and after, and the processor seconds of a row."""
+    probes: list[tuple[float, float, int]] = field(default_factory=list)
+    """Burn probes before and after."""
+    pool: dict[str, Any] = field(default_factory=dict)
+    """Sizes, device, memory, proof of search: what does not add up over slices."""
+    gpus: dict[str, float | None] = field(default_factory=dict)
+    """`GpuWatch.figures`."""
+
+    def line(self) -> bytes:
+        """Return the visit as a line of JSON, its newline included."""
+        return json.dumps({**asdict(self), "point": self.point._asdict()}, separators=(",", ":")).encode() + b"\n"
+
+    @classmethod
+    def of_line(cls, line: str) -> Self:
+        """Return the visit of a line. Raises ValueError, KeyError or TypeError when it holds none."""
+        values = json.loads(line)
+        return cls(**{**values, "point": Point(**values["point"])})
+
+    def rounds(self) -> list[Round]:
+        """Return the slices as rounds of one mode, `MINE`, each with the probes and the mean roof of this visit."""
+        before, after = (Probe(*probe) for probe in self.probes)
+        rate, cpu = (sum(part[i] for part in self.roof) / max(len(self.roof), 1) for i in (0, 1))
+        return [Round((before, after), rate, {MINE: Slice(**part)}, cpu) for part in self.slices]
+
+
+def read_visits(path: Path) -> list[Visit]:
+    """Return the last visit of every point and number in the file; none when there is no such file.
+
+    Lines that a killed writer tore are left out: their visits are made again.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in text.splitlines():
+        try:
+            found.append(Visit.of_line(line))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return latest(found)
+
+
+def latest(visits: Iterable[Visit]) -> list[Visit]:
+    """Return the last visit of every point and number, in the order of the first ones."""
+    return list({(visit.point.key, visit.number): visit for visit in visits}.values())
+
+
+class GpuWatch:
+    """Looks at the GPUs every `PERIOD_S` in a thread of its own; does nothing where there is none."""
+
+    def __init__(self, gpus: GpuUse | None = None) -> None:
+        """`gpus`: where to look, by default at the NVIDIA GPUs of this machine."""
+        self._gpus = gpus or GpuUse()
+        self._seen: list[list[dict[str, float | None]]] = []
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def figures(self) -> dict[str, float | None]:
+        """Return use (per cent, mean over GPUs) and memory (MB, all GPUs together): mean and largest; None without."""
+        use = [100 * value for look in self._seen if (value := _mean(gpu["use"] for gpu in look)) is not None]
+        memory = [value for look in self._seen if (value := _sum(gpu["memory_mb"] for gpu in look)) is not None]
+        return {
+            "gpu_percent_mean": _mean(use),
+            "gpu_percent_max": max(use, default=None),
+            "gpu_memory_mb_mean": _mean(memory),
+            "gpu_memory_mb_max": max(memory, default=None),
+        }
+
+    def __enter__(self) -> Self:
+        self._look()
+        if self._seen:
+            self._thread = threading.Thread(target=self._run, name="gpu-watch")
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._gpus.close()
+
+    def _run(self) -> None:
+        while not self._over.wait(PERIOD_S):
+            self._look()
+
+    def _look(self) -> None:
+        if (seen := self._gpus.look()) is not None:
+            self._seen.append(seen)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

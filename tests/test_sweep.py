@@ -1,0 +1,222 @@
+"""`grove bench sweep`: a real one on a tiny network, going on where it stopped; its settings and points.
+
+Nothing asserts a speed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.image import imread
+from sweep_tools import asked
+
+from bench.sweep_points import Point, _check_processes, make_points, parse_axis, parse_swept, point_plan
+from bench.sweep_rows import COLUMNS
+from common.errors import SettingError
+from grove.cli import main
+from grove.settings import flatten, parse
+from grove.sweep import Sweep
+from workers.settings import PoolSettings
+
+ORIGINS = (
+    *("workers", "cards", "batched", "threads", "batch_size", "window_us", "worlds", "simulations_per_search"),
+    *("games", "examples", "seconds", "games_per_minute", "examples_per_game", "gpu_percent_mean", "gpu_percent_max"),
+    *("gpu_memory_mb_mean", "gpu_memory_mb_max", "requests", "batches", "mean_batch_rows", "cpu_percent"),
+    *("success", "error"),
+)
+"""The columns of the origin's diagnostic row."""
+TINY = (
+    *("--network", "mlp:layers=1,width=8", "--device", "cpu", "--dtype", "fp32", "--compile", "off"),
+    *("--simulations", "4", "--workers", "1", "--games-per-worker", "16", "--groups", "2", "--lanes", "1"),
+    *("--max-batch", "64", "--modes", "server-thread", "--point-seconds", "0.6", "--quick", "--probe-limit", "1"),
+    *("--over-workers", "off", "--over-max-batch", "off", "--over-games-per-worker", "60000"),
+)
+"""One point that plays, and one whose groups ask for more rows than a request may hold."""
+
+
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "grove", "bench", "sweep", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("sweep") / "out"
+    done = run(*TINY, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((out / "results.json").read_text())
+    return rows
+
+
+def test_rows_have_every_column_and_real_search(swept: tuple[Path, str]) -> None:
+    row, failed = results(swept[0])
+    assert list(row)[: len(COLUMNS)] == list(failed)[: len(COLUMNS)] == list(COLUMNS)
+    assert set(ORIGINS) <= set(COLUMNS)
+    assert (row["success"], row["error"], row["visits"]) == (True, None, 1)
+    assert (row["mode"], row["threads"], row["batched"], row["lanes"], row["dtype"]) == (
+        *("server-thread", True, True, 1, "fp32"),
+    )
+    assert row["evaluations"] == pytest.approx(row["evaluations_per_second"] * row["seconds"])
+    assert row["examples"] > 0
+    assert row["sent_full"] + row["sent_saturated"] + row["sent_delay"] + row["sent_drain"] == row["batches"]
+    assert 0 < row["distinct_share"] <= 1
+    assert row["cpu_percent"] > 0
+    assert row["slowest_worker"] == row["fastest_worker"] == 1.0
+    assert row["over_subscription"] == 2 / row["cores"]
+    assert row["roof"] > 0
+
+
+def test_a_point_that_cannot_be_played_is_a_row_with_its_error(swept: tuple[Path, str]) -> None:
+    failed = results(swept[0])[1]
+    assert (failed["success"], failed["games_per_worker"], failed["evaluations"]) == (False, 60000, None)
+    assert "may ask 4096 rows" in failed["error"]
+    assert "1 of 2 points failed; the same command on this folder tries them again" in swept[1]
+    assert not list((swept[0] / "games").iterdir()), "games of a measurement are not kept"
+
+
+def test_files_agree_and_the_chart_is_there(swept: tuple[Path, str]) -> None:
+    rows, row = list(csv.DictReader(io.StringIO((swept[0] / "results.csv").read_text()))), results(swept[0])[0]
+    assert [row["success"] for row in rows] == ["true", "false"]
+    assert (float(rows[0]["seconds"]), float(rows[0]["roof"])) == (row["seconds"], row["roof"])
+    assert rows[1]["evaluations"] == ""
+    assert imread(swept[0] / "chart.png").shape[1] >= 1500
+    assert json.loads((swept[0] / "columns.json").read_text()) == COLUMNS
+
+
+def test_the_same_command_goes_on_and_tries_again_what_failed(swept: tuple[Path, str]) -> None:
+    out = swept[0]
+    before, lines = results(out), (out / "visits.jsonl").read_text().splitlines()
+    done = run(*TINY, "--out", str(out), "--plan", "500x10000")
+    assert done.returncode == 0, done.stderr
+    assert "2 points, 1 visits to make" in done.stdout
+    assert (out / "visits.jsonl").read_text().splitlines()[: len(lines)] == lines
+    assert len((out / "visits.jsonl").read_text().splitlines()) == len(lines) + 1
+    row = results(out)[0]
+    assert {key: row[key] for key in before[0]} == before[0]
+    assert row["plan_games"] == 5_000_000
+    assert "500 x 10,000 games" in done.stdout
+    assert "  days of self-play  95 % interval" in done.stdout
+
+
+def test_a_folder_of_another_sweep_is_refused(swept: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, *TINY, "--out", str(swept[0]), "--simulations", "5")
+    assert "simulations: 4 -> 5" in line
+    assert "give another --out" in line
+
+
+# -- what a user can mend ----------------------------------------------------------------------------------------------
+
+
+def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """Return the one line that the command ends with."""
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "sweep", *flags])
+    assert stop.value.code == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    return line
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--over-workers", "1,x"), "write it like 1,2,8 or 1..128"),
+        (("--over-workers", "8..1"), "write it like 1,2,8 or 1..128"),
+        (("--over-workers", "0"), "0 does not lie in 1..1024"),
+        (("--over-max-delay-us", "-5"), "-5 does not lie in 0..60000000"),
+        (("--over-lanes", ""), "over-lanes is ''"),
+        (("--modes", "server-thread,fixed"), "'fixed' cannot be swept; choose from server-process"),
+        (("--modes", ","), "it names no mode"),
+        (("--plan", "500"), "write it like 500x10000"),
+        (("--point-seconds", "0.1"), "point-seconds is 0.1"),
+        (("--visits", "101"), "0..100"),
+        (("--shape", "cross"), "'star', 'grid'"),
+        (("--game", "chess"), "chess"),
+        (("--preset", "blob"), "the known presets are blob-diagnostic"),
+    ],
+)
+def test_bad_settings_end_with_one_line(
+    flags: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in refused(capsys, *flags, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").touch()
+    assert "'thesis.tex'" in refused(capsys, *TINY, "--out", str(tmp_path))
+
+
+def test_presets_and_config_files_set_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    folder = tmp_path / "grove" / "presets"
+    folder.mkdir(parents=True)
+    (folder / "mine.toml").write_text('# mine\nworkers = 3\nmax_batch = 128\nover_lanes = "1,2"\nseconds = 9.0\n')
+    config = tmp_path / "config.toml"
+    config.write_text('max_batch = 256\nover_workers = "1..4"\n')
+    found = flatten(parse(Sweep, ["--preset", "mine", "--config", str(config), "--visits", "1"], "grove"))
+    names = ("workers", "max_batch", "over_lanes", "over_workers", "visits")
+    assert [found[name] for name in names] == [3, 256, "1,2", "1..4", 1]
+    assert parse(Sweep, ["--preset", "blob-medium"], "grove").search.worlds == 3
+
+
+# -- points ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [("1..64", (1, 2, 4, 8, 16, 32, 64)), ("3..10", (3, 6, 10)), (" 8, 1,8", (1, 8)), ("off", ()), ("auto", (5, 7))],
+)
+def test_axes_are_lists_or_doublings(text: str, values: tuple[int, ...]) -> None:
+    assert parse_axis("workers", text, (7, 5, 7)) == values
+
+
+def test_a_star_varies_one_setting_at_a_time() -> None:
+    axes = {"workers": (1, 2, 4), "max_batch": (32, 64), "lanes": (), "max_delay_us": (0,), "games_per_worker": (64,)}
+    points = make_points(asked(), axes, grid=False)
+    assert [point.varied for point in points] == [
+        *("base", "workers", "workers", "games_per_worker", "max_batch", "max_delay_us"),
+    ]
+    base = points[0]
+    assert base[:6] == ("server-process", 2, 32, 64, 5000, 1)
+    assert all(sum(a != b for a, b in zip(point[:6], base[:6], strict=True)) == 1 for point in points[1:])
+    assert len({point.key for point in points}) == len(points)
+
+
+def test_a_grid_takes_all_combinations_of_what_matters_to_a_mode() -> None:
+    axes = {"workers": (1, 2, 4), "max_batch": (32, 64), "lanes": (1, 2)}
+    both = make_points(asked(modes=("server-thread", "local")), axes, grid=True)
+    assert [sum(point.mode == mode for point in both) for mode in ("server-thread", "local")] == [12, 3]
+
+
+def test_what_is_left_open_is_derived_for_each_number_of_workers() -> None:
+    points = make_points(asked(pool=PoolSettings()), {"workers": (1, 2, 4)}, grid=False)
+    games = {point.workers: point.games_per_worker for point in points}
+    assert games[1] == 2 * games[2] > games[4] > 0
+
+
+@pytest.mark.parametrize("mode", ["local", "direct"])
+def test_workers_with_networks_of_their_own_are_swept_too(mode: str) -> None:
+    plan = point_plan(asked(), Point(mode, 3, 8, 64, 0, 0))
+    assert (plan.evaluator, plan.pool, plan.process_sizes.workers, plan.process_sizes.games) == (mode, "process", 3, 8)
+
+
+def test_processes_that_memory_cannot_hold_are_refused() -> None:
+    _check_processes("direct", 10, lambda: 4 << 30)
+    with pytest.raises(SettingError, match=r"workers is 128, but .* take about 50 GiB and 4.0 GiB are free"):
+        _check_processes("direct", 128, lambda: 4 << 30)
+
+
+def test_modes_are_taken_once_in_their_order() -> None:
+    assert parse_swept(" local,direct, local") == ("local", "direct")

@@ -1,0 +1,151 @@
+"""From a sweep's visits to its rows and its chart: what counts, what is left out, what is said."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+from sweep_tools import POINTS, a_visit, asked, failed_visit
+
+from bench.sweep import SweepPlan
+from bench.sweep_chart import draw_sweep, finding, values_of
+from bench.sweep_points import AXES, Point
+from bench.sweep_report import print_rows
+from bench.sweep_rows import sweep_rows, to_csv
+from bench.visits import GpuWatch, Visit, latest, read_visits
+from common.usage import GpuUse
+
+
+def rows_of(visits: list[Visit]) -> list[dict[str, Any]]:
+    return sweep_rows(asked(), POINTS, visits, {"games": 1})
+
+
+def test_visits_go_forwards_then_backwards_and_leave_out_what_is_done() -> None:
+    plan = SweepPlan(asked=asked(), points=tuple(POINTS), visits=2)
+    assert [(point.workers, number) for point, number in plan.todo([])] == [
+        *((1, 0), (2, 0), (4, 0), (4, 1), (2, 1), (1, 1)),
+    ]
+    done = [a_visit(POINTS[0]), failed_visit(POINTS[1]), a_visit(POINTS[2]), a_visit(POINTS[2], 1)]
+    assert [(point.workers, number) for point, number in plan.todo(done)] == [(2, 0), (2, 1), (1, 1)]
+
+
+def test_visits_survive_their_file_and_torn_lines_do_not(tmp_path: Path) -> None:
+    first, again = failed_visit(POINTS[1]), a_visit(POINTS[1])
+    path = tmp_path / "visits.jsonl"
+    assert read_visits(path) == []
+    whole = a_visit(POINTS[0]).line() + first.line() + b'{"number": 3}\n[]\n' + again.line()
+    path.write_bytes(whole + again.line()[:-30])
+    found = read_visits(path)
+    assert [(visit.point, visit.error) for visit in found] == [(POINTS[0], ""), (POINTS[1], "")]
+    assert rows_of(found) == rows_of(latest([a_visit(POINTS[0]), first, again]))
+
+
+def test_a_row_adds_up_its_visits() -> None:
+    row = rows_of([a_visit(POINTS[1]), a_visit(POINTS[1], 1, rate=200.0)])[0]
+    assert (row["visits"], row["seconds"], row["games"], row["examples"]) == (2, 4.0, 40, 200)
+    assert (row["evaluations_per_second"], row["games_per_minute"]) == (150.0, 600.0)
+    assert (row["evaluations_per_second_low"], row["evaluations_per_second_high"]) == (100.0, 200.0)
+    assert (row["roof"], row["roof_share"], row["fill"]) == (1000.0, pytest.approx(0.15), pytest.approx(100 / 128))
+    assert (row["sent_full"], row["sent_delay"], row["sent_drain"]) == (4, 4, None)
+    assert (row["slowest_worker"], row["fastest_worker"]) == (0.5, 1.5)
+    assert (row["cpu_percent"], row["over_subscription"]) == (75.0, 1.5)
+    assert row["games_per_minute_low"] < 600.0 < row["games_per_minute_high"]
+
+
+def test_visits_of_a_busy_machine_are_left_out_or_noted() -> None:
+    calm = [a_visit(POINTS[0]), a_visit(POINTS[1]), a_visit(POINTS[1], 1)]
+    one, two, _ = rows_of([*calm, a_visit(POINTS[0], 1, speed=0.5, rate=50.0), a_visit(POINTS[2], speed=0.5)])
+    assert (one["visits"], one["visits_dropped"], one["evaluations_per_second"]) == (1, 1, 100.0)
+    assert (two["visits"], two["visits_dropped"], two["note"]) == (2, 0, None)
+    three = rows_of([*calm, a_visit(POINTS[2], speed=0.5)])[2]
+    assert (three["visits"], three["success"], three["probe_moved"]) == (1, True, 0.5)
+    assert "the burn probe moved by 50%" in three["note"]
+
+
+def test_failures_and_few_games_are_said() -> None:
+    few, broken, mixed = rows_of(
+        [a_visit(POINTS[0], games=1), failed_visit(POINTS[1]), a_visit(POINTS[2]), failed_visit(POINTS[2], 1)]
+    )
+    assert (few["games_per_minute"], few["games_per_minute_low"]) == (None, None)
+    assert "needs 5" in few["note"]
+    assert (broken["success"], broken["evaluations_per_second"]) == (False, None)
+    assert (mixed["success"], mixed["error"]) == (True, "no memory; use fewer workers")
+    out = io.StringIO()
+    print_rows([few, broken, mixed], Console(file=out, width=300))
+    said = out.getvalue()
+    assert "games/min" in said
+    assert "server-process, 2 workers: no memory; use fewer workers" in said
+    assert to_csv([few, broken]).splitlines()[2].count(",") == to_csv([few]).splitlines()[0].count(",")
+
+
+def test_every_column_is_filled_by_some_row() -> None:
+    row = rows_of([a_visit(POINTS[0])])[0]
+    never = {name for name, value in row.items() if value is None}
+    assert never == {
+        *("cards", "error", "note", "cache_hit_rate", "server_peak_rss_mb", "distinct_share"),
+        *("sent_saturated", "sent_drain"),
+        *("gpu_percent_mean", "gpu_percent_max", "gpu_memory_mb_mean", "gpu_memory_mb_max"),
+    }
+
+
+class TwoGpus(GpuUse):
+    """What two GPUs would say."""
+
+    def look(self) -> list[dict[str, float | None]] | None:
+        return [{"use": 0.5, "memory_mb": 100.0}, {"use": 1.0, "memory_mb": None}]
+
+
+def test_gpus_are_looked_at_while_slices_run() -> None:
+    with GpuWatch(TwoGpus()) as watch:
+        pass
+    assert watch.figures() == {
+        "gpu_percent_mean": 75.0,
+        "gpu_percent_max": 75.0,
+        "gpu_memory_mb_mean": 100.0,
+        "gpu_memory_mb_max": 100.0,
+    }
+
+
+# -- chart -------------------------------------------------------------------------------------------------------------
+
+
+def star(*rates: float) -> list[dict[str, Any]]:
+    """Return rows of 1, 2, 4... workers with these rates, the first one being the base, and two more batch caps."""
+    points = [Point("server-process", 1 << i, 32, 64, 5000, 1, "workers" if i else "base") for i in range(len(rates))]
+    more = [points[0]._replace(max_batch=cap, varied="max_batch") for cap in (32, 128)]
+    threads = [point._replace(mode="server-thread") for point in points]
+    made = [a_visit(point, rate=rate) for point, rate in zip(points, rates, strict=True)]
+    made += [a_visit(point, rate=rates[0]) for point in more]
+    made += [a_visit(point, rate=rate / 2) for point, rate in zip(threads, rates, strict=True)]
+    return sweep_rows(asked(), [], [*made, failed_visit(points[-1]._replace(workers=64))], {"games": 1})
+
+
+def test_the_title_says_the_finding() -> None:
+    assert finding(star(100, 900, 90)) == (
+        "Fastest with 2 search processes: 900 evaluations/s, 90 % of the roof; 4 workers reach 10 % of that"
+    )
+    assert finding(star(100, 200, 900)).endswith("90 % of the roof")
+    best = [row | {"evaluations_per_second": 990.0} if row["varied"] == "max_batch" else row for row in star(1, 2)]
+    assert finding(best).startswith("Fastest with 1 search process and batch cap 32: 990 evaluations/s")
+
+
+@pytest.mark.parametrize("rates", [(100.0, 900.0, 90.0), (5.0,), tuple(range(1, 9))])
+def test_picture_is_written_and_keeps_its_margins(rates: tuple[float, ...], tmp_path: Path) -> None:
+    rows = star(*rates)
+    assert values_of(rows, "max_batch") == [32, 64, 128]
+    path = draw_sweep(rows, tmp_path / "chart.png", subtitle="two cores")
+    assert path is not None
+    picture = imread(path)[..., :3]
+    assert picture.min() < 0.5
+    assert all((edge == 1.0).all() for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]))
+
+
+def test_nothing_measured_is_nothing_drawn(tmp_path: Path) -> None:
+    assert draw_sweep(rows_of([failed_visit(POINTS[0])]), tmp_path / "chart.png") is None
+    assert set(AXES) == {"workers", "games_per_worker", "max_batch", "max_delay_us", "lanes"}
+    assert not os.listdir(tmp_path)
