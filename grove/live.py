@@ -24,6 +24,8 @@ PLAIN_EVERY_S = 5.0
 _REDRAW_S = 0.25
 _WIDTH = 78
 _SHOWN_LANES = 8
+_BUSY = 0.9
+"""Share from which lanes or cores count as full."""
 
 
 class Snapshot(TypedDict, total=False):
@@ -68,11 +70,19 @@ class Snapshot(TypedDict, total=False):
     cache_hit_rate: float | None
     """0..1, or None with the cache off."""
     queue_ms: float
-    """Mean milliseconds that a request waited for its lane."""
+    """Median milliseconds that a request waited for its lane."""
     compute_ms: float
-    """Mean milliseconds that a batch computed."""
+    """Median milliseconds that a batch computed."""
     lane_idle: Sequence[float]
     """Idle share of each lane, 0..1."""
+    cores: int
+    """Cores that the run may use."""
+    cpu_cores: Mapping[str, float | None]
+    """Cores taken by each group of processes."""
+    memory_mb: Mapping[str, float | None]
+    """Resident memory of each group of processes."""
+    gpus: Sequence[Mapping[str, float | None]] | None
+    """`use`, 0..1, and more of each GPU (common/usage.py); None without one."""
     workers_alive: int
     workers_restarted: int
     """Since the start."""
@@ -97,7 +107,8 @@ class LiveView:
         `plain_every_s` seconds. `width`: columns, by default the terminal's.
         """
         self.console = Console(file=sys.stdout if out is None else out, width=width, highlight=False)
-        self._total = total_games
+        self.total = total_games
+        """Games to be played in the end; may be changed."""
         self._every_s = _REDRAW_S
         self._shown_at = -math.inf
         self._state: Snapshot = {}
@@ -139,9 +150,9 @@ class LiveView:
     def _show(self) -> None:
         self._changed = False
         if self._live is not None:
-            self._live.update(screen(self._state, self._total), refresh=True)
+            self._live.update(screen(self._state, self.total), refresh=True)
         else:
-            self._say([plain_line(self._state, self._total)])
+            self._say([plain_line(self._state, self.total)])
 
     def _say(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -156,7 +167,8 @@ def screen(state: Snapshot, total: int) -> RenderableType:
     columns = Table.grid(padding=(0, 4, 0, 0))
     columns.add_row(_pairs(_figures(state)), _pairs(_batch_figures(state)), _pairs(_reasons(state)))
     blank = Text()
-    parts = [blank, *_head(state), blank, _progress(state, total), blank, columns, blank, _foot(state), blank]
+    foot = [_foot(state), *_machine(state), *_verdict(state)]
+    parts = [blank, *_head(state), blank, _progress(state, total), blank, columns, blank, *foot, blank]
     return Padding(Group(*parts), (0, 1), expand=False)
 
 
@@ -235,6 +247,18 @@ def _foot(state: Snapshot) -> Text:
     return Text.assemble(workers, ("    lanes idle  ", "dim"), _lanes(state))
 
 
+def _machine(state: Snapshot) -> list[Text]:
+    """Return the line about processors, memory and GPUs, once they were looked at."""
+    words = _machine_words(state)
+    spans = [(text, "dim") if index % 2 == 0 else text for index, text in enumerate(words)]
+    return [Text.assemble(*spans)] if words else []
+
+
+def _verdict(state: Snapshot) -> list[Text]:
+    said = what_binds(state)
+    return [Text.assemble(("binds  ", "dim"), said)] if said else []
+
+
 # -- plain lines -----------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +280,7 @@ def plain_line(state: Snapshot, total: int) -> str:
         (amount(state.get("mean_batch_rows")), "rows/batch"),
         *((name, value) for name, value in words if value != "-"),
         *((reason, share) for reason, share in _reasons(state) if share != "-"),
+        *_pairwise(_machine_words(state)),
         (amount(state.get("workers_alive")), "workers"),
         (amount(state.get("workers_restarted") or None), "restarted"),
     ]
@@ -265,6 +290,45 @@ def plain_line(state: Snapshot, total: int) -> str:
 
 
 # -- what both show --------------------------------------------------------------------------------------------------
+
+
+def _machine_words(state: Snapshot) -> list[str]:
+    """Return names and figures in turn: cores taken, memory, use of the GPUs."""
+    words: list[str] = []
+    cores, memory = _sum(state.get("cpu_cores")), _sum(state.get("memory_mb"))
+    if cores is not None:
+        of = f" of {state['cores']}" if "cores" in state else ""
+        words += ["cores  ", f"{cores:.1f}{of}"]
+    if memory is not None:
+        words += ["    memory  " if words else "memory  ", f"{memory:,.0f} MB"]
+    if gpus := state.get("gpus"):
+        words += ["    GPU  ", ", ".join(percent(gpu.get("use")) for gpu in gpus)]
+    return words
+
+
+def _pairwise(words: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name.strip(), text) for name, text in zip(words[::2], words[1::2], strict=True)]
+
+
+def _sum(groups: Mapping[str, float | None] | None) -> float | None:
+    """Return what all groups take together, None when none is known."""
+    known = [value for value in (groups or {}).values() if value is not None]
+    return sum(known) if known else None
+
+
+def what_binds(state: Snapshot) -> str:
+    """Return in words what holds the run back, as far as busy lanes and cores tell; empty while unknown."""
+    idle = state.get("lane_idle", ())
+    cores, most = _sum(state.get("cpu_cores")), state.get("cores")
+    if not idle or cores is None or not most:
+        return ""
+    busy = 1 - sum(idle) / len(idle)
+    said = f"lanes busy {percent(busy)}, cores {percent(cores / most)}"
+    if busy >= _BUSY:
+        return f"the network ({said})"
+    if cores >= _BUSY * most:
+        return f"the processors ({said})"
+    return f"neither is full ({said}); more workers or games-per-worker may help"
 
 
 def _unit(state: Snapshot) -> str:

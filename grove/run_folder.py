@@ -2,9 +2,9 @@
 
 runs/NAME/
   config.toml     the resolved settings
-  run.json        version, commit, machine, seed and command line of the first start and of every resume
+  run.json        version, commit, machine, seed, command line and choices of the first start and of every resume
   games/          one log of finished games per worker (workers/records.py)
-  metrics.jsonl   one JSON line per interval
+  metrics.jsonl   one JSON line per interval (docs/metrics.md names its keys)
   log.txt         what was said
   summary.json    the figures at the end
   lock            only while a process uses the folder
@@ -19,7 +19,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -95,6 +95,15 @@ class RunFolder:
         line = json.dumps({"time": round(time.time(), 3), **values}, separators=(",", ":"))
         self._metrics.write(line.encode() + b"\n")
 
+    def describe(self, chosen: Mapping[str, Any]) -> None:
+        """Note in run.json, with this start, what it chose: device, dtype, network, pool, each with its reason."""
+        path = self.path / "run.json"
+        with _clear_errors(self.path):
+            content = _read_json(path)
+            start = (content.get("resumes") or [content])[-1]
+            start["chosen"] = dict(chosen)
+            write_whole(path, json.dumps(content, indent=2) + "\n")
+
     def log(self, text: str) -> None:
         """Append `text` to log.txt, each of its lines with the local time."""
         now = _now()
@@ -118,7 +127,10 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and self.path.exists():
+            with suppress(RecordError):  # the error is what counts
+                self.log(f"ended by: {str(error) or type(error).__name__}")
         self.close()
 
     def _start(self, settings: Mapping[str, Any], may_differ: Collection[str], command: list[str]) -> None:
@@ -140,7 +152,7 @@ class RunFolder:
 
     def _write_run_json(self, command: list[str]) -> None:
         path = self.path / "run.json"
-        start = {"time": _now(), "command": command, **machine.provenance()}
+        start = {"time": _now(), "pid": os.getpid(), "command": command, **machine.provenance()}
         if self.resumed and path.exists():
             content = _read_json(path)
             content.setdefault("resumes", []).append(start)

@@ -6,13 +6,14 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from common.errors import PoolError, SettingError
+from common.machine import usable_cores
 from game import check, load_game
 from game.contract import Game
 from grove.live import LiveView, Snapshot
@@ -27,15 +28,19 @@ from workers.index_book import IndexBook
 from workers.plan import PoolPlan, Sizes
 from workers.pool import Pool
 from workers.records import finished_indices
+from workers.sampler import Sampler
 from workers.settings import PoolSettings
 from workers.sizing import check_memory, check_requests, sizes
 
 METRICS_S = 5.0
 """Seconds between two lines of metrics.jsonl."""
+_LAST_S = 1.0
+"""Shortest last interval worth a line of metrics.jsonl; the rates of a shorter one say little."""
 _TICK_S = 0.1
 _HOW_NOT_WHICH = (
     *("device", "compile", "cache", "max_batch", "max_delay_us", "idle_after_ms", "min_share_rows", "max_window"),
     *("max_request_rows", "max_message_mb", "ping_interval_ms", "forget_after_s", "connect"),
+    "metrics_port",
 )
 """Settings beside run_folder.MAY_DIFFER that may change at a resume: they say how games are computed, not which."""
 
@@ -65,6 +70,7 @@ def selfplay(settings: SelfPlay) -> int:
             pool=kind,
             thread_sizes=thread,
             process_sizes=process,
+            metrics_port=_metrics_port(settings),
         )
         return _Run(folder, plan, game, range(settings.run.games), why).play()
 
@@ -94,6 +100,13 @@ def work(settings: Work) -> int:
             endpoint=settings.connect,
         )
         return _Run(folder, plan, game, wanted).play()
+
+
+def _metrics_port(settings: SelfPlay) -> int:
+    port, evaluator = settings.metrics.metrics_port, settings.pool.evaluator
+    if port and evaluator != "server":
+        raise SettingError.of("metrics-port", port, f"the {evaluator} evaluator has no server", "leave it out")
+    return port
 
 
 def _pool_kind(pool: PoolSettings, game: Game) -> str:
@@ -146,6 +159,7 @@ def _head(pool: Pool, game: str, folder: str, network_reason: str) -> Snapshot:
         network="as served" if endpoint else "none" if needs_none else own,
         network_reason=where if endpoint or needs_none else network_reason,
         pool=pool.pool_kind,
+        cores=usable_cores(),
         pool_reason=str(pool.host_ready.get("pool_reason") or f"{where} runs in worker processes"),
     )
 
@@ -171,6 +185,8 @@ class _Run:
         self._stop = False
         self._began: float | None = None
         self._seconds = 0.0  # of playing, once it is over
+        self._sampler: Sampler | None = None
+        self._written_s: float | None = None  # when, in seconds of playing, metrics were written last
 
     def play(self) -> int:
         """Play until all games are finished or the user interrupts; returns the exit status."""
@@ -184,8 +200,9 @@ class _Run:
                     self._start()
                     if not self._stop:
                         self._say_sizes(view, pool.sizes)
-                        view.update(_head(pool, self._game.name, str(self._folder.path), self._network_reason))
-                        self._watch(view)
+                        self._say_head(view)
+                        with closing(Sampler(pool, self._game.units)) as self._sampler:
+                            self._watch(view)
         return self._close()
 
     def _start(self) -> None:
@@ -199,7 +216,7 @@ class _Run:
 
     def _watch(self, view: LiveView) -> None:
         pool = self._pool
-        last = written = None
+        last = None
         said = 0
         while pool.book.left and not self._stop:
             pool.pump(_TICK_S)
@@ -213,11 +230,26 @@ class _Run:
             if last is None or now["seconds"] - last["seconds"] >= 1.0:
                 view.update(self._snapshot(now, last))
                 last = now
-            if written is None or now["seconds"] - written["seconds"] >= METRICS_S:
-                self._folder.write_metrics({"seconds": now["seconds"], **figures.rates(now, written, self._game.units)})
-                written = now
+            if now["seconds"] - (self._written_s or 0.0) >= METRICS_S:
+                view.update(cast(Snapshot, self._sample()))
+                self._write_metrics(now)
+        self._sample()
         self._seconds = time.monotonic() - self._began if self._began is not None else 0.0
         view.update({"state": "finishing", "games": pool.book.finished})
+
+    def _say_head(self, view: LiveView) -> None:
+        """Show what this start chose, and note it for `grove watch`."""
+        head = _head(self._pool, self._game.name, str(self._folder.path), self._network_reason)
+        view.update(head)
+        self._folder.describe({key: value for key, value in head.items() if key != "folder"} | {"unit": self._unit})
+
+    def _sample(self) -> dict[str, Any]:
+        return self._sampler.look() if self._sampler else {}
+
+    def _write_metrics(self, now: figures.Counters) -> None:
+        if self._sampler:
+            self._folder.write_metrics(self._sampler.line(now))
+            self._written_s = now["seconds"]
 
     def _counters(self) -> figures.Counters | None:
         """Return the counters once a worker is ready; the clock starts there, warm-up left out."""
@@ -265,9 +297,12 @@ class _Run:
         book = self._pool.book
         if self._began is not None:
             chosen = asdict(self._pool.sizes)
+            played = figures.counters(self._pool, self._seconds)  # with the workers' last words
+            if self._written_s is None or self._seconds - self._written_s >= _LAST_S:
+                self._write_metrics(played)
             summary = figures.summary(
                 self._pool,
-                figures.counters(self._pool, self._seconds),  # with the workers' last words
+                played,
                 {"workers": chosen["workers"], "games_per_worker": chosen["games"], "groups": chosen["groups"]},
                 self._game.units,
             )

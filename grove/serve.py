@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import ExitStack
 
 from game import load_game
 from grove.settings import Serve
@@ -11,7 +12,7 @@ from inference_server import InferenceServer
 from inference_server import stats as server_stats
 from inference_server.network_settings import resolve_network
 from workers.evaluators import row_spec
-from workers.host import READY_S
+from workers.host import READY_S, metrics_at
 
 REPORT_S = 5.0
 """Seconds between two lines."""
@@ -30,7 +31,9 @@ def serve(settings: Serve) -> int:
     backends = make_backends(
         spec, network, server_settings.max_batch, server_settings.lanes, server_settings.deterministic
     )
-    with InferenceServer(spec, backends, server_settings) as server:
+    with InferenceServer(spec, backends, server_settings) as server, ExitStack() as stack:
+        if settings.metrics.metrics_port:
+            stack.enter_context(metrics_at(server, settings.metrics.metrics_port))
         endpoint = server.bind(settings.bind)
         server.wait_ready(READY_S)
         about = backends[0].describe()

@@ -21,7 +21,7 @@ import tyro
 from common.errors import SettingError
 from grove.preset import read_preset
 from inference_server.network_settings import NetworkSettings
-from inference_server.settings import ServerSettings
+from inference_server.settings import MetricsSettings, ServerSettings
 from mcts.settings import SearchSettings
 from workers.settings import PoolSettings
 
@@ -64,6 +64,7 @@ class SelfPlay:
     pool: PoolSettings = field(default_factory=PoolSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,7 @@ class Serve:
     """TOML file with any of these settings."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
 
 @dataclass(frozen=True, kw_only=True)

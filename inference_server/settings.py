@@ -48,6 +48,23 @@ class ServerSettings:
                 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class MetricsSettings:
+    """Where the server tells its figures to Prometheus."""
+
+    metrics_port: int = 0
+    """Port of the server's /metrics on 127.0.0.1, see docs/metrics.md. 0: none, because not everyone collects them."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no port.
+
+        Raises:
+            SettingError: a value out of range.
+        """
+        if not 0 <= self.metrics_port <= 65535:
+            raise SettingError.of("metrics_port", self.metrics_port, "it must lie in 0..65535", "choose a free port")
+
+
 _LIMITS: tuple[tuple[str, int, int], ...] = (
     ("max_batch", 1, 65536),
     ("lanes", 0, 1024),

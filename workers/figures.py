@@ -76,8 +76,19 @@ def _server_figures(later: Counters, earlier: Counters) -> dict[str, Any]:
         "dispatch_reasons": {str(k): int(v) for k, v in part["reasons"].items()},
         "queue_ms": figures["queue_us_p50"] / 1000,
         "compute_ms": figures["compute_us_p50"] / 1000,
+        **{
+            f"{kind}_ms_p{percent}": figures[f"{kind}_us_p{percent}"] / 1000
+            for kind in ("queue", "compute")
+            for percent in (90, 99)
+        },
+        "batch_sizes": _trimmed(part["batch_sizes"]),
         "lane_idle": figures["idle_shares"],
     }
+
+
+def _trimmed(counts: list[int]) -> list[int]:
+    """Return `counts` without the zeros at its end."""
+    return counts[: max((slot + 1 for slot, count in enumerate(counts) if count), default=0)]
 
 
 def summary(pool: Pool, played: Counters, sizes: dict[str, Any], units: Units) -> dict[str, Any]:
@@ -114,6 +125,7 @@ def summary(pool: Pool, played: Counters, sizes: dict[str, Any], units: Units) -
         "pool": pool.pool_kind,
         "evaluator": pool.plan.evaluator,
         "games_by_worker": pool.games_by_worker(),
+        "workers_lost": pool.lost,
         "workers_restarted": pool.restarted,
         "problems": pool.problems[-20:],
         **sizes,

@@ -6,11 +6,12 @@ import gc
 import signal
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from common.errors import SettingError
 from game import load_game
 from game.contract import Game
 from inference_server import InferenceServer, ServerSettings, private_endpoint
@@ -43,6 +44,8 @@ class HostJob:
     """Jobs of the search threads, if it comes to threads."""
     endpoint: str = ""
     """Where to listen for worker processes; empty = a private socket of this machine."""
+    metrics_port: int = 0
+    """Port of /metrics; 0 = none."""
 
 
 def main(job: HostJob, connection: Connection, worker_connections: list[Connection]) -> None:
@@ -99,6 +102,8 @@ class _Host:
         server = self._stack.enter_context(InferenceServer(row_spec(self._game), backends, job.server))
         server.wait_ready(READY_S)
         self._server = server
+        if job.metrics_port:
+            self._stack.enter_context(metrics_at(server, job.metrics_port))
         self._ready |= {"backend": backends[0].describe(), "lanes": len(backends), "model": server.model_version}
         if job.pool != "auto":
             self._ready |= {"pool": job.pool, "pool_reason": "as asked for"}
@@ -139,6 +144,16 @@ class _Host:
     def _stats(self) -> dict[str, Any]:
         stats = self._server.stats() if self._server else {}
         return {**stats, "peak_rss_mb": peak_rss_mb()}
+
+
+def metrics_at(server: InferenceServer, port: int) -> AbstractContextManager[Any]:
+    """Tell the server's figures at /metrics of `port` until the context is left. Raises SettingError."""
+    try:
+        from inference_server.metrics import Exporter
+    except ImportError:
+        why = "the package prometheus-client is not installed"
+        raise SettingError.of("metrics-port", port, why, "install it, or leave the port out") from None
+    return closing(Exporter(server.stats, port))
 
 
 def _may_start_anew(port: Port, pause_s: float) -> bool:

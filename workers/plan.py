@@ -38,5 +38,7 @@ class PoolPlan:
     endpoint: str = ""
     """A server that runs elsewhere; empty = start one where the evaluator needs it."""
     direct_compile: Literal["eager", "compiled", "cpp_wrapper"] = "eager"
+    metrics_port: int = 0
+    """Port of the server's /metrics; 0 = none."""
     stagger: bool = False
     """Begin the first games at random plies, for measurements; see workers/stagger.py."""

@@ -55,6 +55,8 @@ class Pool:
         self.problems: list[str] = []
         """One line for every fault that was survived."""
         self.restarted = 0
+        self.lost = 0
+        """Lives of workers that ended by a fault; each is followed by a restart or given up."""
         self._context = process_context(plan.game_spec)
         self._handles: dict[int, _Handle] = {}
         self._host: tuple[BaseProcess, Port] | None = None
@@ -112,8 +114,18 @@ class Pool:
     @property
     def processes(self) -> list[int]:
         """Process numbers of the workers and of the server."""
-        children = [handle.process for handle in self._handles.values()] + [self._host[0] if self._host else None]
+        return self.worker_pids + ([self.host_pid] if self.host_pid is not None else [])
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process numbers of the workers; none where they are threads of the server's process."""
+        children = [handle.process for handle in self._handles.values()]
         return [child.pid for child in children if child is not None and child.pid is not None]
+
+    @property
+    def host_pid(self) -> int | None:
+        """Process number of the server, or None without one."""
+        return self._host[0].pid if self._host else None
 
     def pause(self) -> None:
         """Let the workers hold still with their trees; the server then has nothing to do. See `at_rest`."""
@@ -194,7 +206,11 @@ class Pool:
 
     def games_by_worker(self) -> list[int]:
         """Return the games each worker has finished."""
-        return [int(h.earlier.get("games", 0) + h.stats.get("games", 0)) for h in self._handles.values()]
+        return [int(count) for count in self.by_worker("games")]
+
+    def by_worker(self, name: str) -> list[float]:
+        """Return the monotone count `name` of each worker, its former lives included."""
+        return [h.earlier.get(name, 0) + h.stats.get(name, 0) for h in self._handles.values()]
 
     # -- children ------------------------------------------------------------------------------------------------
 
@@ -226,6 +242,7 @@ class Pool:
             server=plan.server,
             pool=plan.pool,
             threads=tuple(jobs),
+            metrics_port=plan.metrics_port,
         )
         mine, other = self._context.Pipe()
         process = self._context.Process(target=host.main, args=(job, other, theirs), name="grove-server")
@@ -304,6 +321,7 @@ class Pool:
 
     def _may_restart(self, handle: _Handle, why: str) -> bool:
         """Count a restart and say so; a worker that only ever fails is given up."""
+        self.lost += 1
         handle.restarts += 1
         handle.alive = handle.restarts <= MOST_RESTARTS
         fate = "started again" if handle.alive else f"given up after {MOST_RESTARTS} restarts"

@@ -1,0 +1,98 @@
+"""What a run takes of the machine: processor time and memory of its processes, and how busy the GPUs are.
+
+A look at a process reads two small files of the system, a look at a GPU asks its driver; nothing is waited for, and no
+process of the run is stopped or asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import psutil
+
+
+class ProcessUse:
+    """Cores and memory taken by groups of processes from one look to the next."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[psutil.Process, float]] = {}  # by number: process, its processor seconds
+        self._looked = 0.0
+
+    def look(self, groups: Mapping[str, Iterable[int]]) -> dict[str, dict[str, float | None]]:
+        """Return `cpu_cores` and `memory_mb` of each group of process numbers.
+
+        Cores are None at the first look and for a group of which nobody lives. Memory is what is resident; pages that
+        processes share count in each.
+        """
+        now, first = time.monotonic(), not self._looked
+        elapsed, self._looked = max(now - self._looked, 1e-9), now
+        former, self._known = self._known, {}
+        cores: dict[str, float | None] = {}
+        memory: dict[str, float | None] = {}
+        for name, numbers in groups.items():
+            seen = [found for number in numbers if (found := self._one(number, former)) is not None]
+            cores[name] = None if first or not seen else round(sum(busy for busy, _ in seen) / elapsed, 3)
+            memory[name] = round(sum(size for _, size in seen) / 2**20, 1) if seen else None
+        return {"cpu_cores": cores, "memory_mb": memory}
+
+    def _one(self, number: int, former: Mapping[int, tuple[psutil.Process, float]]) -> tuple[float, int] | None:
+        """Return processor seconds since the last look (all, of a process that is new) and resident bytes."""
+        process, before = former.get(number, (None, 0.0))
+        try:
+            process = process or psutil.Process(number)
+            with process.oneshot():
+                times, size = process.cpu_times(), int(process.memory_info().rss)
+        except psutil.Error:
+            return None
+        busy = float(times.user + times.system)
+        self._known[number] = process, busy
+        return max(busy - before, 0.0), size
+
+
+class GpuUse:
+    """The NVIDIA GPUs through NVML; without a driver there are none. `close` lets the driver go."""
+
+    def __init__(self) -> None:
+        self._handles: list[Any] = []
+        self._nvml: Any = None
+        try:
+            import pynvml
+
+            pynvml.nvmlInit()
+        except Exception:  # no package, no driver, a broken driver: then there is nothing to look at
+            return
+        self._nvml = pynvml
+        with contextlib.suppress(pynvml.NVMLError):
+            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+
+    def look(self) -> list[dict[str, float | None]] | None:
+        """Return `use` (0..1), `memory_mb`, `power_w` and `clock_mhz` of each GPU, or None where there is none.
+
+        What a GPU does not tell is None.
+        """
+        return [self._one(handle) for handle in self._handles] or None
+
+    def close(self) -> None:
+        """Let the driver go; closing twice is harmless."""
+        nvml, self._nvml, self._handles = self._nvml, None, []
+        if nvml is not None:
+            with contextlib.suppress(nvml.NVMLError):
+                nvml.nvmlShutdown()
+
+    def _one(self, handle: Any) -> dict[str, float | None]:
+        nvml = self._nvml
+        return {
+            "use": self._asked(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100),
+            "memory_mb": self._asked(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / 2**20),
+            "power_w": self._asked(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+            "clock_mhz": self._asked(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+        }
+
+    def _asked(self, question: Callable[[], float]) -> float | None:
+        try:
+            return round(float(question()), 3)
+        except self._nvml.NVMLError:
+            return None

@@ -1,0 +1,152 @@
+"""The server's counters as Prometheus text at http://127.0.0.1:PORT/metrics; docs/metrics.md names every metric.
+
+Imported only where such a port is asked for. Labels come from bounded sets: dispatch reasons, causes of faults, lanes,
+GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from common.errors import SettingError
+from common.usage import GpuUse
+from inference_server.stats import slot_microseconds
+
+_TIME_BOUNDS = range(6, 25)
+"""Upper bounds of the time histograms, as powers of two of microseconds: 64 us to 16.8 s."""
+_COUNTERS = {
+    "requests": "Requests answered.",
+    "rows": "Rows computed by the network: evaluations, without padding.",
+    "bucket_rows": "Rows of the buckets that were computed, padding included.",
+    "failed_rows": "Rows whose batch failed.",
+    "resends": "Requests that came again.",
+    "recompiles": "Calls that no compiled code fitted; each ran uncompiled.",
+}
+_GAUGES = {
+    "clients": "Clients connected.",
+    "live_clients": "Clients that count for the rule `saturated`.",
+    "waiting_rows": "Rows waiting for a lane.",
+    "lane_count": "Lanes.",
+    "uptime_s": "Seconds since the server started.",
+}
+_LANE = {
+    "batches": ("grove_lane_batches", "Batches computed by a lane."),
+    "rows": ("grove_lane_rows", "Rows computed by a lane."),
+    "busy_s": ("grove_lane_busy_seconds", "Seconds a lane computed."),
+    "idle_s": ("grove_lane_idle_seconds", "Seconds a lane had nothing to compute."),
+}
+_GPU = {
+    "use": ("grove_gpu_use_ratio", 1.0, "Share of the time that the GPU was busy, 0 to 1."),
+    "memory_mb": ("grove_gpu_memory_bytes", 2.0**20, "Memory taken on the GPU, by anyone."),
+    "power_w": ("grove_gpu_power_watts", 1.0, "Power drawn."),
+    "clock_mhz": ("grove_gpu_clock_hertz", 1e6, "Clock of the multiprocessors."),
+}
+
+
+class Exporter:
+    """Answers at /metrics until it is closed, from a thread of its own."""
+
+    def __init__(self, stats: Callable[[], dict[str, Any]], port: int) -> None:
+        """Listen on 127.0.0.1:`port`; `stats` gives the snapshot of `InferenceServer.stats`, asked at every scrape.
+
+        Raises SettingError when the port is taken.
+        """
+        self._gpus = GpuUse()
+        registry = CollectorRegistry()
+        registry.register(_Collector(stats, self._gpus))
+        ProcessCollector(registry=registry)
+        try:
+            self._server, self._thread = start_http_server(port, addr="127.0.0.1", registry=registry)
+        except OSError as error:
+            self._gpus.close()
+            why = f"127.0.0.1 has no such free port ({error.strerror})"
+            raise SettingError.of("metrics-port", port, why, "choose another") from None
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        self._gpus.close()
+
+
+class _Collector(Collector):
+    def __init__(self, stats: Callable[[], dict[str, Any]], gpus: GpuUse) -> None:
+        self._stats, self._gpus = stats, gpus
+
+    def collect(self) -> Iterator[Metric]:
+        yield from server_metrics(self._stats())
+        yield from gpu_metrics(self._gpus.look() or [])
+
+
+def server_metrics(stats: dict[str, Any]) -> Iterator[Metric]:
+    """Return the metrics of a snapshot."""
+    for key, text in _COUNTERS.items():
+        yield CounterMetricFamily(f"grove_{key}", text, value=stats[key])
+    for key, text in _GAUGES.items():
+        yield GaugeMetricFamily(f"grove_{_named(key)}", text, value=stats[key])
+    yield _labelled("grove_batches", "Batches computed or about to be, by why they left.", "reason", stats["reasons"])
+    yield _labelled("grove_errors", "Faults that were survived, by cause.", "cause", stats["errors"])
+    for key, (name, text) in _LANE.items():
+        values = {str(index): lane[key] for index, lane in enumerate(stats["lanes"])}
+        yield _labelled(name, text, "lane", values)
+    yield _histogram("grove_batch_rows", "Rows of a batch.", _size_buckets(stats["batch_sizes"]), stats["rows"])
+    for key, text in (("queue", "Seconds from a request's arrival to its lane."), ("compute", "Seconds of a batch.")):
+        counts = stats[f"{key}_us"]
+        total = sum(count * slot_microseconds(slot) for slot, count in enumerate(counts)) / 1e6
+        yield _histogram(f"grove_{key}_seconds", text, _time_buckets(counts), total)
+    yield InfoMetricFamily("grove_model", "Content hash of the served model.", {"version": stats["model_version"]})
+
+
+def gpu_metrics(gpus: Sequence[dict[str, float | None]]) -> Iterator[Metric]:
+    """Return the metrics of the GPUs; what a GPU does not tell is left out."""
+    for key, (name, factor, text) in _GPU.items():
+        family = GaugeMetricFamily(name, text, labels=["gpu"])
+        for index, gpu in enumerate(gpus):
+            value = gpu[key]
+            if value is not None:
+                family.add_metric([str(index)], factor * value)
+        yield family
+
+
+def _named(key: str) -> str:
+    return {"lane_count": "lanes", "uptime_s": "uptime_seconds"}.get(key, key)
+
+
+def _labelled(name: str, text: str, label: str, values: dict[str, float]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _histogram(name: str, text: str, buckets: list[tuple[str, float]], total: float) -> Metric:
+    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=total)
+
+
+def _size_buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Return the batches of at most 1, 2, 4, ... rows."""
+    bounds = [float(2**slot) for slot in range(len(counts) - 1)]  # the last slot has no upper bound
+    return _cumulated(bounds, [sum(counts[: slot + 1]) for slot in range(len(bounds))], sum(counts))
+
+
+def _time_buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Return the durations below each bound; four slots are a doubling (`stats.time_slot`)."""
+    bounds = [2**power / 1e6 for power in _TIME_BOUNDS]
+    return _cumulated(bounds, [sum(counts[: 4 * (power - 1)]) for power in _TIME_BOUNDS], sum(counts))
+
+
+def _cumulated(bounds: Sequence[float], counts: Sequence[float], total: float) -> list[tuple[str, float]]:
+    pairs = zip(bounds, counts, strict=True)
+    return [*((str(bound), float(count)) for bound, count in pairs), ("+Inf", float(total))]
