@@ -14,6 +14,7 @@ usage: grove COMMAND [flags]; grove COMMAND --help lists the flags
   serve           serve one network to workers in other terminals
   work            play games on a server that runs elsewhere
   show            replay one recorded game as text
+  watch           show a run in another terminal or, with --web, in a browser
   bench compare   play the same games direct and served, side by side
   bench sweep     measure over workers, games, batch cap, delay and lanes; goes on where it stopped
   doctor          say what this machine offers, with a remedy for what is missing
@@ -72,6 +73,13 @@ def _show(arguments: list[str]) -> int:
     return show(parse(Show, arguments, "grove show"))
 
 
+def _watch(arguments: list[str]) -> int:
+    from grove.settings import parse
+    from grove.watch import Watch, watch
+
+    return watch(parse(Watch, arguments, "grove watch"))
+
+
 def _compare(arguments: list[str]) -> int:
     from grove.compare import compare
     from grove.settings import Compare, parse
@@ -98,6 +106,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "serve": _serve,
     "work": _work,
     "show": _show,
+    "watch": _watch,
     "bench compare": _compare,
     "bench sweep": _sweep,
     "doctor": _doctor,

@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
+
 from common.errors import SettingError
 
 if sys.platform == "win32":
@@ -15,11 +17,16 @@ if sys.platform == "win32":
     def _lock(fd: int) -> None:
         os.lseek(fd, 1 << 30, os.SEEK_SET)  # far behind the text: a locked byte cannot be read
         msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+
+    _look = _lock
 else:
     import fcntl
 
     def _lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _look(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
@@ -46,6 +53,39 @@ class FolderLock:
         if sys.platform != "win32":
             self._path.unlink(missing_ok=True)
         os.close(fd)
+
+
+def holder(path: Path) -> tuple[int | None, bool]:
+    """Return which process took the lock at `path` (None: there is no lock) and whether it still has it.
+
+    A process that lives is believed without touching the lock, so that nobody who takes it just then is refused.
+    """
+    try:
+        text, taken = path.read_text(errors="replace").strip(), path.stat().st_mtime
+        number = int(text) if text.isdigit() else 0
+        if number and _lives_since(number, taken):
+            return number, True
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None, False
+    try:
+        _look(fd)  # the process may live where its number means nothing here: in another container
+    except OSError as error:
+        return number, error.errno in _HELD
+    finally:
+        os.close(fd)
+    return number, False
+
+
+def _lives_since(number: int, taken: float) -> bool:
+    """Return whether process `number` lives and is not a later one of the same number."""
+    try:
+        process = psutil.Process(number)
+        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= taken + 2.0)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
 
 
 def _take(path: Path) -> int | None:
