@@ -1,0 +1,324 @@
+"""From a folder to its section of the report: finding, recommendations, tables; what is unknown is shown as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from grove import report_advice as advice
+from grove.numbers import amount, percent
+from grove.report_html import Html, Part, details, join, pairs, shown, table, tag
+from grove.report_read import Source
+from grove.summary import summary_rows
+from workers.figures import counted
+
+Figures = Mapping[str, Any]
+_MACHINE = ("cpu", "cores", "memory_bytes", "gpus", "system", "python", "numpy", "numba", "torch", "host")
+_STARTS = ("version", "commit", "dirty", "machine", "command", "time", "seed", "settings", "resumes")
+_MOST_ROWS = 400
+"""Rows of a table of unknown content that are shown."""
+
+
+@dataclass
+class Section:
+    """What the page says of one folder."""
+
+    source: Source
+    finding: str = ""
+    advice: list[str] = field(default_factory=list)
+    tables: list[Html] = field(default_factory=list)
+    head: Figures = field(default_factory=dict)
+    """Version, commit, machine, command and time."""
+    settings: Figures = field(default_factory=dict)
+
+
+def section_of(source: Source) -> Section:
+    """Return the section of a folder; a damaged or foreign content never hides the rest."""
+    made = Section(source)
+    made.head, made.settings = _head(source), _settings(source)
+    try:
+        _BUILDERS.get(source.kind, _other)(made)
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        why = f"{type(error).__name__}: {error}"
+        source.problems.append(
+            f"the figures are not what a {source.kind} folder holds ({why}); they are shown as they are"
+        )
+        made.tables = []
+        _other(made)
+    return made
+
+
+def _head(source: Source) -> Figures:
+    """Return the first table that says on which machine it was measured."""
+    first = source.table("run.json")
+    tables = [first, *(content for content in source.files.values() if isinstance(content, dict))]
+    return next((content for content in tables if "machine" in content or "commit" in content), first)
+
+
+def _settings(source: Source) -> Figures:
+    inside = _head(source).get("settings")
+    return source.table("config.toml") or (inside if isinstance(inside, dict) else {})
+
+
+# -- kinds -------------------------------------------------------------------------------------------------------------
+
+
+def _selfplay(made: Section) -> None:
+    source = made.source
+    summary = source.table("summary.json") or _last_interval(source)
+    made.finding = advice.selfplay_finding(summary)
+    made.advice = advice.selfplay_advice(summary, made.settings)
+    source.problems += [f"during the run: {problem}" for problem in summary.get("problems") or []]
+    if summary:
+        made.tables.append(table((), summary_rows(summary), kind="words"))
+        made.tables.append(details("All figures of summary.json", pairs(summary)))
+
+
+def _last_interval(source: Source) -> Figures:
+    """Return the figures of the last interval of a run without a summary."""
+    rows = source.rows("metrics.jsonl")
+    return rows[-1] if rows else {}
+
+
+def _compare(made: Section) -> None:
+    rows = made.source.rows("results.json")
+    made.finding, made.advice = advice.compare_finding(rows), advice.compare_advice(rows)
+    measured = [row for row in rows if not row.get("not_measured")]
+    if measured:
+        columns = compare_columns(measured)
+        texts = [[_called(row), *(form(row) for form in columns.values())] for row in measured]
+        made.tables.append(table(("mode", *columns), texts, advice.best_row(measured)))
+    missing = [f"{row.get('mode')}: {row['not_measured']}" for row in rows if row.get("not_measured")]
+    made.source.problems += [f"not measured: {line}" for line in missing]
+    made.tables.append(details("All figures of results.json", _transposed(measured, "mode")))
+
+
+def _called(row: Figures) -> Part:
+    return f"{row.get('mode')} ({row['variant']})" if row.get("variant") else str(row.get("mode"))
+
+
+def compare_columns(rows: Sequence[Figures]) -> dict[str, Callable[[Figures], str]]:
+    """Return heading -> text of a row, for what somebody who compares modes looks at."""
+    columns: dict[str, Callable[[Figures], str]] = {
+        "evaluations/s": lambda row: amount(row.get("evaluations_per_second")),
+        "of the roof": lambda row: percent(row.get("roof_share")),
+        "vs direct": _ratio,
+        "simulations/s": lambda row: amount(row.get("simulations_per_second")),
+    }
+    for unit in counted(rows[0]):
+        columns[f"{unit}/min"] = lambda row, unit=unit: amount(row.get(f"{unit}_per_minute"))  # type: ignore[misc]
+    columns |= {
+        "cpu us/row": lambda row: amount(row.get("cpu_us_per_evaluation")),
+        "rows/batch": lambda row: amount(row.get("mean_batch_rows")),
+        "fill": lambda row: percent(row.get("fill")),
+        "distinct": lambda row: percent(row.get("distinct_share")),
+        "entropy": lambda row: shown(row.get("mean_visit_entropy")),
+        "rounds": lambda row: shown(row.get("rounds")),
+    }
+    if any(row.get("plan_days") is not None for row in rows):
+        columns["days of the plan"] = lambda row: shown(row.get("plan_days"))
+    return columns
+
+
+def _ratio(row: Figures) -> str:
+    if row.get("ratio_to_direct") is None:
+        return "-"
+    low, high = row.get("ratio_low"), row.get("ratio_high")
+    spread = f" ({low:.2f}..{high:.2f})" if low is not None and high is not None else ""
+    return f"{row['ratio_to_direct']:.2f}x{spread}"
+
+
+def _sweep(made: Section) -> None:
+    files = made.source.files
+    name = next((name for name in ("results.json", "sweep.json", "results.csv", "sweep.csv") if name in files), "")
+    rows = _inner_rows(files.get(name))
+    rates = [{**row, "evaluations_per_second": _float(row.get("evaluations_per_second"))} for row in rows]
+    best = advice.best_row(rates)
+    if best >= 0:
+        rate = amount(rates[best]["evaluations_per_second"])
+        made.finding = f"{rate} evaluations/s at the fastest of {len(rows)} points: {_point(rows[best])}"
+        made.advice = advice.sweep_advice(rates, best)
+    else:
+        made.finding = "No point was measured."
+    failed = [f"point {_point(row)}: {row['error']}" for row in rows if row.get("error") not in (None, "")]
+    made.source.problems += failed
+    made.tables += [_varying(rows, best), details(f"What else {name} says", _rest(files.get(name)))]
+
+
+_POINT = ("mode", "workers", "games_per_worker", "batch_size", "max_batch", "window_us", "max_delay_us", "lanes")
+
+
+def _point(row: Figures) -> str:
+    """Return what tells a point from others, in words."""
+    named = [f"{key.replace('_', ' ')} {shown(row[key])}" for key in _POINT if row.get(key) not in (None, "")]
+    return ", ".join(named).removeprefix("mode ")
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value or 0)
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _limit(made: Section) -> None:
+    content = made.source.table("limit.json")
+    verdict = content.get("verdict")
+    said = verdict if isinstance(verdict, dict) else {"text": verdict} if verdict else {}
+    made.finding = shown(said.get("text") or said.get("verdict") or "limit.json holds no verdict")
+    knob = said.get("knob") or content.get("knob")
+    if isinstance(knob, dict):
+        made.advice = [_knob_line(knob, said.get("gain") or content.get("gain"))]
+    elif knob:
+        made.advice = [shown(knob)]
+    made.tables += generic(content, skip=(*_STARTS, "knob"))
+
+
+def _knob_line(knob: Figures, gain: Any) -> str:
+    parts = [f"Turn next: {shown(knob.get('change') or knob.get('name'))}"]
+    if knob.get("expected") is not None:
+        parts.append(f"expected {amount(_float(knob['expected']))} evaluations/s")
+    if isinstance(gain, int | float):
+        parts.append(f"{gain:.2f} times the present rate")
+    why = f" ({knob['model']})" if knob.get("model") else ""
+    return f"{', '.join(parts)}{why}."
+
+
+def _profile(made: Section) -> None:
+    content = made.source.table("profile.json")
+    made.finding, made.advice = advice.profile_finding(content), advice.profile_advice(content)
+    parts = {"workers": content.get("workers") or {}, **((content.get("server") or {}).get("threads") or {})}
+    for name, part in parts.items():
+        if part.get("stages"):
+            made.tables += [tag("h3", "Workers" if name == "workers" else f"Server, thread {name}"), _stages(part)]
+    top = (content.get("cprofile") or {}).get("top") or []
+    made.tables.append(details("One worker's loop by cProfile", _rows_table(top)))
+    rest = {key: content.get(key) for key in ("load", "passes", "timers", "interpreter", "py_spy") if content.get(key)}
+    made.tables.append(details("Load, rates, interpreter", *generic(rest)))
+
+
+def _stages(part: Figures) -> Html:
+    heads = ("stage", "share", "seconds", "cpu s", "calls", "us/lap", "us/row")
+    keys = ("seconds", "cpu_seconds", "calls", "us_per_lap", "us_per_row")
+    rows = [
+        [stage["stage"], percent(stage["share"]), *(shown(stage.get(key)) for key in keys)] for stage in part["stages"]
+    ]
+    sums = f"{shown(part.get('sum_seconds'))} s of {shown(part.get('wall_seconds'))} s by the clock"
+    foot = f"Sum: {sums}, {part.get('unaccounted_share', 0):+.1%} not accounted for."
+    return join((table(heads, rows), tag("p", foot, class_="faint")))
+
+
+def _other(made: Section) -> None:
+    """Show whatever JSON files there are."""
+    made.finding = "Figures of a kind that this version does not know, as they are"
+    for name, content in made.source.files.items():
+        if name.endswith(".json"):
+            made.tables += [tag("h3", name), *generic(content, skip=_STARTS)]
+
+
+_BUILDERS: dict[str, Callable[[Section], None]] = {
+    "selfplay": _selfplay,
+    "compare": _compare,
+    "sweep": _sweep,
+    "limit": _limit,
+    "profile": _profile,
+}
+
+
+# -- what is not known by name -----------------------------------------------------------------------------------------
+
+
+def generic(content: Any, skip: Sequence[str] = ()) -> list[Html]:
+    """Return tables for any content: single values together, each list of tables by itself under its name."""
+    if isinstance(content, list):
+        rows = [row for row in content if isinstance(row, dict)]
+        return [_rows_table(rows) if len(rows) == len(content) else tag("p", shown(content))]
+    if not isinstance(content, Mapping):
+        return [tag("p", shown(content))]
+    flat: dict[str, Any] = {}
+    out: list[Html] = []
+    for key, value in content.items():
+        if key in skip:
+            continue
+        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+            out += [tag("h3", str(key)), _rows_table(value)]
+        elif isinstance(value, Mapping) and any(isinstance(item, list | Mapping) for item in value.values()):
+            out += [tag("h3", str(key)), *generic(value)]
+        else:
+            flat[key] = value
+    return [pairs(flat), *out] if flat else out
+
+
+def _rows_table(rows: Sequence[Figures]) -> Html:
+    if not rows:
+        return Html("")
+    heads = list(dict.fromkeys(str(key) for row in rows for key in row))
+    made = table(heads, [[shown(row.get(key), key) for key in heads] for row in rows[:_MOST_ROWS]])
+    left = len(rows) - _MOST_ROWS
+    return join((made, tag("p", f"{left} more rows are in the file", class_="faint"))) if left > 0 else made
+
+
+def _varying(rows: Sequence[Figures], best: int) -> Html:
+    """Return the columns in which rows differ as a table, and those in which they agree below it."""
+    heads = list(dict.fromkeys(str(key) for row in rows for key in row))
+    simple = [key for key in heads if not any(isinstance(row.get(key), list | Mapping) for row in rows)]
+    vary = [key for key in simple if len({str(row.get(key)) for row in rows}) > 1] if len(rows) > 1 else simple
+    first = [key for key in (*_POINT, "evaluations_per_second") if key in vary]
+    columns = first + [key for key in vary if key not in first]
+    if not columns:
+        return Html("")
+    texts = [[shown(row.get(key), key) for key in columns] for row in rows[:_MOST_ROWS]]
+    same = {key: rows[0].get(key) for key in simple if key not in vary}
+    return join((table(columns, texts, best), details("The same in all rows", pairs(same)) if same else Html("")))
+
+
+def _transposed(rows: Sequence[Figures], name: str) -> Html:
+    """Return one column per row, for rows of many keys."""
+    if not rows:
+        return Html("")
+    keys = [key for key in dict.fromkeys(str(key) for row in rows for key in row) if key != name]
+    heads = ("", *(shown(row.get(name)) for row in rows))
+    return table(heads, [[key, *(shown(row.get(key), key) for row in rows)] for key in keys], kind="words")
+
+
+def _inner_rows(content: Any) -> list[dict[str, Any]]:
+    """Return the list of tables that a file is, or the first one within it."""
+    lists = [content, *(content.values() if isinstance(content, dict) else ())]
+    for found in lists:
+        if isinstance(found, list) and found and all(isinstance(row, dict) for row in found):
+            return list(found)
+    return []
+
+
+def _rest(content: Any) -> Html:
+    rows = _inner_rows(content)
+    if not isinstance(content, dict):
+        return Html("")
+    left = {key: value for key, value in content.items() if value is not rows and value != rows and key not in _STARTS}
+    return join(generic(left))
+
+
+def provenance(made: Section) -> Html:
+    """Return machine, versions, commit, command and settings."""
+    head = made.head
+    machine = head.get("machine")
+    here = machine if isinstance(machine, dict) else {}
+    known = {key: here[key] for key in _MACHINE if key in here}
+    if isinstance(known.get("memory_bytes"), int):
+        known["memory"] = f"{known.pop('memory_bytes') / 2**30:.1f} GiB"
+    commit = head.get("commit")
+    state = " with local changes" if head.get("dirty") else ""
+    said = {
+        "grove": head.get("version"),
+        "commit": f"{commit}{state}" if commit else None,
+        "time": head.get("time"),
+        "command": " ".join(map(str, head["command"]))
+        if isinstance(head.get("command"), list)
+        else head.get("command"),
+        "resumed": f"{len(head['resumes'])} times" if isinstance(head.get("resumes"), list) else None,
+        **known,
+    }
+    rows = {key: value for key, value in said.items() if value not in (None, [], "")}
+    parts = [tag("h3", "Machine and versions"), pairs(rows) if rows else tag("p", "not recorded", class_="faint")]
+    return join((*parts, details(f"Settings ({len(made.settings)})", pairs(made.settings)) if made.settings else ""))
