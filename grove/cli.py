@@ -17,6 +17,8 @@ usage: grove COMMAND [flags]; grove COMMAND --help lists the flags
   watch           show a run in another terminal or, with --web, in a browser
   bench compare   play the same games direct and served, side by side
   bench sweep     measure over workers, games, batch cap, delay and lanes; goes on where it stopped
+  profile         say where the time of workers and server goes
+  report          write one HTML page about runs and measurements
   doctor          say what this machine offers, with a remedy for what is missing
 """
 
@@ -94,6 +96,20 @@ def _sweep(arguments: list[str]) -> int:
     return sweep(parse(Sweep, arguments, "grove bench sweep"))
 
 
+def _profile(arguments: list[str]) -> int:
+    from grove.profile import Profile, profile
+    from grove.settings import parse
+
+    return profile(parse(Profile, arguments, "grove profile"))
+
+
+def _report(arguments: list[str]) -> int:
+    from grove.report import Report, report
+    from grove.settings import parse
+
+    return report(parse(Report, arguments, "grove report"))
+
+
 def _doctor(arguments: list[str]) -> int:
     from grove import doctor
 
@@ -109,5 +125,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "watch": _watch,
     "bench compare": _compare,
     "bench sweep": _sweep,
+    "profile": _profile,
+    "report": _report,
     "doctor": _doctor,
 }
