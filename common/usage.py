@@ -52,6 +52,23 @@ class ProcessUse:
         return max(busy - before, 0.0), size
 
 
+class MachineUse:
+    """Cores of the machine that anyone takes, from one look to the next."""
+
+    def __init__(self) -> None:
+        self._busy = self._looked = 0.0
+
+    def look(self) -> float | None:
+        """Return the busy cores, of this run and of all other programs; None at the first look."""
+        times, now = psutil.cpu_times()._asdict(), time.monotonic()
+        # A guest's time is in the user's already; what a host steals is not for anyone here.
+        left_out = ("idle", "iowait", "steal", "guest", "guest_nice")
+        busy = sum(value for name, value in times.items() if name not in left_out)
+        before, looked = self._busy, self._looked
+        self._busy, self._looked = busy, now
+        return round(max(busy - before, 0.0) / max(now - looked, 1e-9), 3) if looked else None
+
+
 class GpuUse:
     """The NVIDIA GPUs through NVML; without a driver there are none. `close` lets the driver go."""
 

@@ -26,6 +26,8 @@ _WIDTH = 78
 _SHOWN_LANES = 8
 _BUSY = 0.9
 """Share from which lanes or cores count as full."""
+_OTHERS = 0.25
+"""Share of the cores that other programs take, from which they are worth a word."""
 
 
 class Snapshot(TypedDict, total=False):
@@ -79,6 +81,8 @@ class Snapshot(TypedDict, total=False):
     """Cores that the run may use."""
     cpu_cores: Mapping[str, float | None]
     """Cores taken by each group of processes."""
+    machine_cores: float | None
+    """Cores of the whole machine that are busy, for other programs too."""
     memory_mb: Mapping[str, float | None]
     """Resident memory of each group of processes."""
     gpus: Sequence[Mapping[str, float | None]] | None
@@ -324,11 +328,14 @@ def what_binds(state: Snapshot) -> str:
         return ""
     busy = 1 - sum(idle) / len(idle)
     said = f"lanes busy {percent(busy)}, cores {percent(cores / most)}"
+    others = (state.get("machine_cores") or 0.0) - cores
+    if others >= _OTHERS * most and cores + others >= _BUSY * most:
+        return f"other programs, which take {others:.1f} of {most} cores ({said})"
     if busy >= _BUSY:
         return f"the network ({said})"
     if cores >= _BUSY * most:
         return f"the processors ({said})"
-    return f"neither is full ({said}); more workers or games-per-worker may help"
+    return f"neither is full ({said}): try more workers"
 
 
 def _unit(state: Snapshot) -> str:

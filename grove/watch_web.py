@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from common.errors import SettingError
-from grove.live import eta_seconds
 from grove.watch_reader import RunReader
 
 _PAGE = Path(__file__).with_name("web") / "watch.html"
@@ -75,7 +74,6 @@ def page_data(reader: RunReader, after: int) -> str:
         "chosen": reader.chosen,
         "total": reader.total,
         "games": reader.summary.get("games") if status.ended else None,
-        "eta_s": None if status.ended else eta_seconds(reader.last, reader.total),  # type: ignore[arg-type]
         "damaged": reader.damaged,
         "next": count,
         "restart": restart,

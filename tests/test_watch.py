@@ -20,7 +20,7 @@ import pytest
 from conftest import Grove
 
 from common.errors import SettingError
-from common.usage import GpuUse, ProcessUse
+from common.usage import GpuUse, MachineUse, ProcessUse
 from grove.live import Snapshot, what_binds
 from grove.run_folder import RunFolder
 from grove.watch_reader import MOST_POINTS, RunReader
@@ -48,6 +48,7 @@ def metrics(seconds: float, **changes: Any) -> dict[str, Any]:
         **{"compute_ms_p99": 5.0, "batch_sizes": [0, 0, 0, 0, 0, 0, 1, 3, 6], "gpus": None},
         **{"evaluations_per_second_by_worker": [2e4, 3e4], "games_per_minute_by_worker": [20, 40]},
         **{"workers_alive": 2, "workers_lost": 1, "workers_restarted": 1},
+        "machine_cores": 1.95,
         "cpu_cores": {"server": 1.2, "workers": 0.7, "supervisor": None},
         "memory_mb": {"server": 800.0, "workers": 300.0, "supervisor": 100.0},
         **changes,
@@ -172,7 +173,8 @@ def test_bad_input_is_one_line(
 
 
 def test_processes_are_looked_at_in_groups() -> None:
-    use = ProcessUse()
+    use, machine = ProcessUse(), MachineUse()
+    assert machine.look() is None
     child = subprocess.Popen(["sleep", "60"])
     try:
         first = use.look({"mine": [os.getpid(), child.pid], "none": []})
@@ -183,6 +185,7 @@ def test_processes_are_looked_at_in_groups() -> None:
             pass
         second = use.look({"mine": [os.getpid()], "none": [], "theirs": [child.pid]})
         assert second["cpu_cores"]["mine"] > 0
+        assert (machine.look() or 0) > 0
         assert second["memory_mb"]["mine"] > 1
     finally:
         child.kill()
@@ -227,6 +230,8 @@ def test_what_binds_in_words() -> None:
     assert what_binds(state).startswith("the processors (lanes busy 50 %, cores 98 %")
     state["cpu_cores"] = {"server": 1.0, "workers": None}
     assert what_binds(state).startswith("neither is full")
+    state["machine_cores"] = 1.9
+    assert what_binds(state).startswith("other programs, which take 0.9 of 2 cores")
 
 
 # -- the page's server -----------------------------------------------------------------------------------------------
@@ -303,7 +308,6 @@ def test_points_come_once_and_odd_requests_get_all(tmp_path: Path) -> None:
         with served(RunReader(run.path)) as port:
             first = data(port)
             assert (first["next"], len(first["points"]), first["status"]["kind"]) == (2, 2, "playing")
-            assert first["eta_s"] == 90.0
             run.write_metrics(metrics(15))
             assert [point["t"] for point in data(port, after=2)["points"]] == [15]
             assert data(port, after=3)["points"] == []
@@ -316,21 +320,26 @@ def test_points_come_once_and_odd_requests_get_all(tmp_path: Path) -> None:
 # -- real runs -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pool", ["thread", "process"])
-def test_a_finished_run_is_watched(grove: Grove, pool: str) -> None:
-    out = grove.folder / "run"
+def check_line(line: dict[str, Any], pool: str) -> None:
+    """Check one line of metrics of a run with a server and two workers."""
+    assert line.keys() >= metrics(5).keys()
+    assert line["cpu_cores"].keys() == line["memory_mb"].keys() == GROUPS
+    assert line["memory_mb"]["server"] > 1
+    assert (line["cpu_cores"]["workers"] is None) == (line["memory_mb"]["workers"] is None) == (pool == "thread")
+    assert len(line["evaluations_per_second_by_worker"]) == 2
+    assert sum(line["batch_sizes"]) > 0
+    assert line["queue_ms"] <= line["queue_ms_p90"] <= line["queue_ms_p99"]
+    assert line["compute_ms"] <= line["compute_ms_p90"] <= line["compute_ms_p99"]
+    assert line["workers_lost"] == line["workers_restarted"] == 0
+
+
+def test_a_finished_run_is_watched(grove: Grove) -> None:
+    out, pool = grove.folder / "run", "thread"
     grove.play(*PLAY, "--games", 40, "--pool", pool, "--cache", 1000, "--out", out)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert lines
     for line in lines:
-        assert line.keys() >= metrics(5).keys()
-        assert line["cpu_cores"].keys() == line["memory_mb"].keys() == GROUPS
-        assert line["memory_mb"]["server"] > 1
-        assert (line["cpu_cores"]["workers"] is None) == (pool == "thread")
-        assert len(line["evaluations_per_second_by_worker"]) == 2
-        assert sum(line["batch_sizes"]) == sum(line["dispatch_reasons"].values())
-        assert line["queue_ms"] <= line["queue_ms_p90"] <= line["queue_ms_p99"]
-        assert line["workers_lost"] == line["workers_restarted"] == 0
+        check_line(line, pool)
     assert lines[-1]["games"] == lines[-1]["games_wanted"] == 40
     start = json.loads((out / "run.json").read_text())
     assert start["chosen"]["pool"] == pool
@@ -358,6 +367,7 @@ def test_a_run_is_watched_while_it_plays_is_killed_and_resumed(grove: Grove, eve
     assert data(port)["status"]["kind"] in ("starting", "playing")
     terminal = grove.start("watch", out)
     point = eventually(lambda: data(port)["points"])[0]
+    check_line(point, "process")
     assert point["games"] > 0
     assert sum(point["evaluations_per_second_by_worker"]) > 0
     assert data(port)["status"] == {"kind": "playing", "text": "playing", "ended": False}

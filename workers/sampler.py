@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from common.usage import GpuUse, ProcessUse
+from common.usage import GpuUse, MachineUse, ProcessUse
 from workers import figures
 from workers.pool import Pool
 
@@ -23,11 +23,11 @@ class Sampler:
     def __init__(self, pool: Pool, units: figures.Units) -> None:
         """`units`: what one finished game counts as (`Game.units`)."""
         self._pool, self._units = pool, units
-        self._processes, self._gpus = ProcessUse(), GpuUse()
+        self._processes, self._machine, self._gpus = ProcessUse(), MachineUse(), GpuUse()
         self._last: figures.Counters | None = None
         self._last_by_worker: dict[str, list[float]] = {}
         self.use: dict[str, Any] = {}
-        """What the last look saw: `cpu_cores` and `memory_mb` by group of processes, `gpus`."""
+        """What the last look saw: `cpu_cores` and `memory_mb` by group of processes, `machine_cores`, `gpus`."""
         self._alive = 0
         self.look()
 
@@ -40,7 +40,8 @@ class Sampler:
             "supervisor": [os.getpid()],
         }
         self._alive = pool.alive
-        self.use = {**self._processes.look(groups), "gpus": self._gpus.look()}
+        taken = {**self._processes.look(groups), "machine_cores": self._machine.look()}
+        self.use = {**taken, "gpus": self._gpus.look()}
         return self.use
 
     def line(self, now: figures.Counters) -> dict[str, Any]:
