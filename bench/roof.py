@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SWEEP_S = 0.25
 """Seconds of measuring a candidate in each pass."""
+LADDER_S = 0.1
+"""Seconds of measuring each size of a batch in each pass."""
 _PASSES = 2
 """A candidate counts by its best pass: a core lost for a moment must not choose the roof."""
 _CPU_BUCKETS = (64, 128, 256, 512)
@@ -43,6 +45,8 @@ class RoofJob:
     network: NetworkSettings
     max_batch: int
     """The server's top bucket: one of the candidates."""
+    ladder: bool = False
+    """Measure the fastest candidate in smaller batches too: its `ladder`."""
 
 
 class Roof:
@@ -57,7 +61,8 @@ class Roof:
         self._process.start()
         theirs.close()
         self.found: dict[str, Any] = {}
-        """Of the sweep: `lanes`, `bucket`, `backend` (as described by itself) and `tried`, a list of its rates."""
+        """Of the sweep: `lanes`, `bucket`, `backend` (as described by itself), `tried`, a list of its rates, and where
+        asked for `ladder`: pairs of rows a batch and rate."""
 
     @property
     def processes(self) -> list[int]:
@@ -160,7 +165,21 @@ def _sweep(job: RoofJob) -> tuple[list[Backend], dict[str, Any]]:
     if other:
         backends = best_of([(lanes, backends[0].buckets[-1]) for lanes in other], backends)
     found = {"lanes": len(backends), "bucket": backends[0].buckets[-1], "tried": tried, "backend": described}
+    if job.ladder:
+        found["ladder"] = _ladder(backends)
     return backends, found
+
+
+def _ladder(backends: list[Backend]) -> list[tuple[int, float]]:
+    """Return the rates of the doublings among the buckets, and of the largest one."""
+    from inference_server.backend import network_rate
+
+    buckets = backends[0].buckets
+    sizes = [rows for rows in buckets if rows.bit_count() == 1 or rows == buckets[-1]]
+    rates = dict.fromkeys(sizes, 0.0)
+    for _ in range(_PASSES):
+        rates = {rows: max(rate, network_rate(backends, LADDER_S, rows)) for rows, rate in rates.items()}
+    return list(rates.items())
 
 
 def _lane_counts(on_gpu: bool) -> tuple[int, tuple[int, ...]]:
