@@ -1,0 +1,123 @@
+"""The one knob to turn next, and what it is expected to bring.
+
+An expectation is the lowest roof worked out again with one figure changed, times the share of its lowest roof that the
+whole reaches now. A change meant to close the gap below the roof is expected to reach the roof at most.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from bench.limit_roofs import Measured, lowest_roof, mostly_waiting, network_rate_at, percent
+
+Kind = Literal["network", "search", "wire", "writer", "starved", "oversubscribed"]
+
+_WORTH = 1.05
+"""Gain from which other lanes or another batch cap are worth naming."""
+_MOST_GAMES = 16
+"""Times more games a worker than now, at most, in one piece of advice."""
+_COMPILED = 10
+"""How many times as fast a compiled game is taken to search."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """The one thing to change next."""
+
+    name: str
+    """A flag, or what else to change."""
+    change: str
+    """In words, with the value."""
+    expected: float
+    """Evaluations/s to expect after it."""
+    model: str
+    """Where the expectation comes from, in words."""
+
+
+def choose_knob(m: Measured, kind: Kind) -> Knob:
+    """Return the knob for a whole that `kind` binds."""
+    return {
+        "network": _network,
+        "search": _search,
+        "wire": _wire,
+        "writer": _writer,
+        "starved": _starved,
+        "oversubscribed": _oversubscribed,
+    }[kind](m)
+
+
+def _predict(m: Measured, **changes: Any) -> float:
+    """Return evaluations/s with some figures changed, the whole reaching the same share of its lowest roof."""
+    return lowest_roof(replace(m, **changes)).rate * m.whole_rate / lowest_roof(m).rate
+
+
+def _kept(m: Measured) -> str:
+    return f"the whole keeps its {percent(m.whole_rate / lowest_roof(m).rate)} of the lowest roof"
+
+
+def _network(m: Measured) -> Knob:
+    mine = next((rate for lanes, rows, rate in m.tried if (lanes, rows) == (m.lanes, m.max_batch)), None)
+    if mine is not None:
+        lanes, rows, best = max(m.tried, key=lambda item: item[2])
+        if best > _WORTH * mine:
+            flags = [f"--lanes {lanes}"] * (lanes != m.lanes) + [f"--max-batch {rows}"] * (rows != m.max_batch)
+            slower = best / mine
+            now = lowest_roof(replace(m, network_rate=m.network_rate / slower, network_cpu=m.network_cpu * slower)).rate
+            then = m.whole_rate * max(lowest_roof(m).rate / now, 1.0)
+            return Knob("lanes and batch cap", " ".join(flags), then,
+                        f"the network alone is {slower:.2f} times as fast with it")  # fmt: skip
+    then = _predict(m, network_rate=2 * m.network_rate, network_cpu=m.network_cpu / 2)
+    what = "a smaller network (--network)" + (" or a GPU (--device cuda)" if m.network_on_cores else "")
+    return Knob("--network", f"{what}: half the cost an evaluation", then,
+                f"the network twice as fast, the rest as it is, {_kept(m)}")  # fmt: skip
+
+
+def _search(m: Measured) -> Knob:
+    if not m.compiled:
+        faster = {"search_rate": _COMPILED * m.search_rate, "search_cpu": m.search_cpu / _COMPILED}
+        return Knob("a compiled game", "write the game's rules as kernels (docs/tutorial_compiled_game.md)",
+                    _predict(m, compiled=True, **faster),
+                    f"a search {_COMPILED} times as fast, the rest as it is, {_kept(m)}")  # fmt: skip
+    if m.workers < m.cores and lowest_roof(m).name == "workers":
+        return Knob("--workers", f"--workers {m.cores} (now {m.workers})", _predict(m, workers=m.cores),
+                    f"a worker on every core, {_kept(m)}")  # fmt: skip
+    return Knob("cores", f"more cores, here or on a second machine (now {m.cores}): twice as many",
+                _predict(m, cores=2 * m.cores, workers=2 * m.workers, idle_cores=m.idle_cores + m.cores),
+                f"twice the cores and workers, the rest as it is, {_kept(m)}")  # fmt: skip
+
+
+def _wire(m: Measured) -> Knob:
+    if m.compiled:
+        return Knob("--pool", "--pool thread: search threads beside the lanes, no wire", _predict(m, threads=True),
+                    f"the roofs without the wire, {_kept(m)}")  # fmt: skip
+    change = f"--games-per-worker {2 * m.games_per_worker} (now {m.games_per_worker}): twice the rows a message"
+    return Knob("--games-per-worker", change, _predict(m, wire_rate=2 * m.wire_rate, wire_cpu=m.wire_cpu / 2),
+                f"as many messages a second, each with {2 * m.wire_rows} rows, {_kept(m)}")  # fmt: skip
+
+
+def _writer(m: Measured) -> Knob:
+    return Knob("--out", "--out on a faster disk", _predict(m, writer_rate=None),
+                f"no time for waiting on the disk, {_kept(m)}")  # fmt: skip
+
+
+def _starved(m: Measured) -> Knob:
+    limit = lowest_roof(m).rate
+    if not mostly_waiting(m):
+        return Knob("--workers", f"--workers {2 * m.workers} (now {m.workers})", min(2 * m.whole_rate, limit),
+                    "twice the workers search twice as much, up to the lowest roof")  # fmt: skip
+    wanted = max(m.max_batch / max(m.batch_rows, 1.0), 2.0)
+    times = min(1 << math.ceil(math.log2(wanted)), _MOST_GAMES)
+    rows = min(m.batch_rows * times, m.max_batch)
+    faster = network_rate_at(m, rows) / network_rate_at(m, m.batch_rows, m.fill)
+    change = f"--games-per-worker {times * m.games_per_worker} (now {m.games_per_worker})"
+    return Knob("--games-per-worker", change, min(max(faster, 1.0) * m.whole_rate, limit),
+                f"batches of {rows:.0f} rows, in which the network alone is {faster:.1f} times as fast, up to the "
+                "lowest roof")  # fmt: skip
+
+
+def _oversubscribed(m: Measured) -> Knob:
+    games = -(-m.workers * m.games_per_worker // m.cores)
+    return Knob("--workers", f"--workers {m.cores} (now {m.workers}) with --games-per-worker {games}",
+                lowest_roof(m).rate, "an evaluation takes what its parts need: the lowest roof, at most")  # fmt: skip
