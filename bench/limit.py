@@ -1,0 +1,324 @@
+"""The roofline of self-play: every part alone, then the whole, in interleaved slices of one run.
+
+Each part sits warm and paused in processes of its own; a round gives one slice to each, and figures are medians over
+the rounds, so that a machine that changes its speed changes all of them alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import psutil
+
+from bench.limit_roofs import Measured
+from bench.limit_stage import Stage
+from bench.limit_wire import MOST_CLIENTS, Wire, WireClient, WireServer
+from bench.limit_worker import WorkerAlone
+from bench.probe import Probe, burn_probe
+from bench.roof import Roof, RoofJob
+from bench.slices import Slice, WarmPool
+from common.errors import PoolError
+from common.machine import usable_cores
+from game import load_game
+from inference_server import ServerSettings
+from inference_server.network_settings import NetworkSettings
+from mcts import SearchSettings
+from workers.evaluators import row_spec
+from workers.plan import PoolPlan
+from workers.settings import PoolSettings
+from workers.sizing import check_memory, check_requests, sizes
+
+ROUNDS = 3
+PARTS = ("network", "search", "wire", "writer", "whole")
+SHORTEST_S = 0.2
+_PLENTY = 1 << 30
+"""Games to size the pool for: a measurement ends by the clock."""
+
+Say = Callable[[str], None]
+Row = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitAsked:
+    """What the user asked to find the limit of; resolved settings."""
+
+    game_spec: str
+    seconds: float
+    """Seconds of measuring, over all parts; starting and warming them comes on top."""
+    out: Path
+    """Folder of the results; games of the whole and the writer's file go below it."""
+    seed: int
+    search: SearchSettings
+    pool: PoolSettings
+    network: NetworkSettings
+    server: ServerSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What was measured."""
+
+    measured: Measured
+    network: Mapping[str, Any]
+    """The sweep of the network: see `Roof.found`."""
+    backend: Mapping[str, Any]
+    rounds: list[dict[str, Row]]
+    """Part -> what its slice gave."""
+    probes: list[Probe]
+    """Burn probes, before the first round and after each."""
+    slice_s: float
+    pool_kind: str
+    games: int
+    """Games that the whole finished in its slices."""
+    games_per_minute: float
+
+    @property
+    def moved(self) -> float:
+        """How far the burn probes moved from their median, relative: over a tenth the machine was not quiet."""
+        middle = median(probe.all_cores for probe in self.probes)
+        return max(abs(probe.all_cores - middle) / max(middle, probe.all_cores) for probe in self.probes)
+
+
+def run_limit(asked: LimitAsked, say: Say) -> Found:
+    """Measure every part and the whole; every process has ended by then.
+
+    Raises:
+        SettingError: the pool does not fit into memory or its groups into one request.
+        GroveError: the network cannot be run, or a part failed.
+    """
+    plan = pool_plan(asked)
+    game = load_game(asked.game_spec)
+    job = RoofJob(row_spec=row_spec(game), network=asked.network, max_batch=asked.server.max_batch, ladder=True)
+    with Roof(job, asked.game_spec) as roof:
+        roof.wait_ready()
+        found = roof.found
+        backend = found["backend"]
+        best = f"{found['lanes']} lanes of {found['bucket']} rows"
+        say(f"the network alone is fastest with {best}, {backend['dtype']} {backend['kind']} on {backend['device']}")
+        return run_beside(asked, plan, roof, say)
+
+
+def pool_plan(asked: LimitAsked) -> PoolPlan:
+    """Return the pool of the whole. Raises SettingError when it cannot work."""
+    thread, process = sizes(asked.pool, asked.server, _PLENTY, asked.network.device, asked.search.worlds)
+    game = load_game(asked.game_spec)
+    for chosen in {"thread": (thread,), "process": (process,)}.get(asked.pool.pool, (thread, process)):
+        check_memory(game, asked.search, chosen)
+        check_requests(asked.search, asked.server, chosen)
+    return PoolPlan(
+        game_spec=asked.game_spec,
+        run_seed=asked.seed,
+        games_folder=asked.out / "games",
+        search=asked.search,
+        network=asked.network,
+        server=asked.server,
+        evaluator="server",
+        pool=asked.pool.pool,
+        thread_sizes=thread,
+        process_sizes=process,
+        stagger=True,
+    )
+
+
+def run_beside(asked: LimitAsked, plan: PoolPlan, roof: Roof, say: Say) -> Found:
+    """Measure everything beside a roof that is ready."""
+    # The number format was decided by the roof; the whole must not decide otherwise.
+    plan = replace(plan, network=replace(plan.network, dtype=roof.found["backend"]["dtype"]))
+    with ExitStack() as stack:
+        whole = stack.enter_context(WarmPool("the whole", plan))
+        whole.start()
+        chosen = whole.pool.sizes
+        kind = whole.pool.pool_kind
+        say(f"the whole: {chosen.workers} {kind} workers x {chosen.games} games in {chosen.groups} groups")
+        worker = stack.enter_context(_start_worker(plan, whole))
+        wire = stack.enter_context(_start_wire(plan, whole))
+        worker.wait_ready()
+        return _Bench(asked, roof, worker, wire, whole).run(say)
+
+
+def _start_worker(plan: PoolPlan, whole: WarmPool) -> Stage:
+    chosen = whole.pool.sizes
+    job = WorkerAlone(
+        game_spec=plan.game_spec,
+        run_seed=plan.run_seed + 1,
+        search=plan.search,
+        games=chosen.games,
+        groups=chosen.groups,
+        log_path=str(plan.games_folder.parent / "writer.tmp"),
+    )
+    return Stage("search", job, plan.game_spec)
+
+
+def _start_wire(plan: PoolPlan, whole: WarmPool) -> Wire:
+    chosen = whole.pool.sizes
+    client = WireClient(
+        game_spec=plan.game_spec,
+        search=plan.search,
+        endpoint="",
+        games=-(-chosen.games // chosen.groups),
+        groups=min(chosen.groups, chosen.games),
+    )
+    server = WireServer(row_spec=row_spec(load_game(plan.game_spec)), settings=plan.server)
+    return Wire(server, client, min(chosen.workers, MOST_CLIENTS))
+
+
+class _Bench:
+    """All parts, warm and paused."""
+
+    def __init__(self, asked: LimitAsked, roof: Roof, worker: Stage, wire: Wire, whole: WarmPool) -> None:
+        self._asked, self._roof, self._worker, self._wire, self._whole = asked, roof, worker, wire, whole
+        self._slices: list[Slice] = []
+
+    def run(self, say: Say) -> Found:
+        """Play the rounds and return what they gave."""
+        slice_s = max(self._asked.seconds / (ROUNDS * len(PARTS)), SHORTEST_S)
+        say(f"{ROUNDS} rounds of {slice_s:.1f} s a part")
+        rounds, probes = [], [burn_probe()]
+        for number in range(ROUNDS):
+            rounds.append(self._round(number, slice_s))
+            probes.append(burn_probe())
+            rates = ", ".join(f"{part} {rounds[-1][part]['rate']:,.0f}" for part in PARTS)
+            say(f"round {number + 1} of {ROUNDS}: {rates} evaluations/s")
+        games = sum(part.workers.get("games", 0) for part in self._slices)
+        return Found(
+            measured=self._measured(rounds),
+            network=self._roof.found,
+            backend=self._whole.pool.host_ready["backend"],
+            rounds=rounds,
+            probes=probes,
+            slice_s=slice_s,
+            pool_kind=self._whole.pool.pool_kind,
+            games=int(games),
+            games_per_minute=60 * games / sum(part.seconds for part in self._slices),
+        )
+
+    def _round(self, number: int, seconds: float) -> dict[str, Row]:
+        """Give every part its slice, beginning at another one each round."""
+        measure = {
+            "network": self._play_network,
+            "search": self._play_search,
+            "wire": self._play_wire,
+            "writer": self._play_writer,
+            "whole": self._play_whole,
+        }
+        found: dict[str, Row] = {}
+        first = number % len(PARTS)
+        for part in PARTS[first:] + PARTS[:first]:
+            found[part] = measure[part](seconds)
+            self._whole.look_after()
+        # Games are as long as they were written, in decisions; a decision costs the evaluations of the same round.
+        each = found["whole" if found["whole"]["decisions"] else "search"]["evaluations_per_decision"]
+        found["writer"]["rate"] = found["writer"]["decisions_per_second"] * each
+        found["writer"]["cpu"] = found["writer"]["cpu_per_decision"] / each
+        return found
+
+    def _play_network(self, seconds: float) -> Row:
+        rate, cpu = self._roof.measure(seconds)
+        return {"rate": rate, "cpu": cpu}
+
+    def _play_search(self, seconds: float) -> Row:
+        done = self._worker.measure("search", seconds)
+        rows = _some(done["evaluations"], "the search alone", seconds)
+        return {
+            "rate": rows / done["seconds"],
+            "cpu": done["cpu_seconds"] / rows,
+            "evaluations_per_decision": rows / max(done["decisions"], 1),
+            "games": done["games"],
+        }
+
+    def _play_wire(self, seconds: float) -> Row:
+        done = self._wire.measure(seconds)
+        return {
+            "rate": done["rows_per_second"],
+            "messages_per_second": done["messages_per_second"],
+            "cpu": done["cpu_seconds"],
+        }
+
+    def _play_writer(self, seconds: float) -> Row:
+        done = self._worker.measure("write", seconds)
+        took = max(done["seconds"], 1e-9)
+        return {
+            "games_per_second": done["games"] / took,
+            "decisions_per_second": done["decisions"] / took,
+            "cpu_per_decision": done["cpu_seconds"] / max(done["decisions"], 1),
+            "megabytes_per_second": done["bytes"] / took / 1e6,
+        }
+
+    def _play_whole(self, seconds: float) -> Row:
+        idle = _idle_seconds()
+        done = self._whole.play(seconds)
+        idle = _idle_seconds() - idle
+        self._slices.append(done)
+        rows = _some(done.workers.get("evaluations", 0), "the whole", seconds)
+        server, count = done.server, self._whole.pool.sizes.workers
+        _some(server.get("batches", 0), "the server of the whole", seconds)
+        lanes = [lane["busy_s"] / done.seconds for lane in server["lanes"]]
+        return {
+            "rate": rows / done.seconds,
+            "cpu": done.cpu_seconds / rows,
+            "idle_cores": min(idle / done.seconds, float(usable_cores())),
+            "waiting": min(done.workers["waited_s"] / (count * done.seconds), 1.0),
+            "lane_idle": max(0.0, 1 - mean(lanes)),
+            "batch_rows": server["rows"] / server["batches"],
+            "fill": server["rows"] / server["bucket_rows"],
+            "evaluations_per_decision": rows / max(done.workers.get("decisions", 0), 1),
+            "decisions": done.workers.get("decisions", 0),
+            "games": done.workers.get("games", 0),
+        }
+
+    def _measured(self, rounds: list[dict[str, Row]]) -> Measured:
+        """Return the medians over the rounds."""
+
+        def middle(part: str, key: str) -> float:
+            return median(found[part][key] for found in rounds)
+
+        found, pool = self._roof.found, self._whole.pool
+        chosen, game = pool.sizes, load_game(pool.plan.game_spec)
+        written = [found for found in rounds if found["writer"]["rate"]]
+        return Measured(
+            cores=usable_cores(),
+            workers=chosen.workers,
+            games_per_worker=chosen.games,
+            groups=min(chosen.groups, chosen.games),
+            lanes=int(pool.host_ready["lanes"]),
+            max_batch=pool.plan.server.max_batch,
+            threads=pool.pool_kind == "thread",
+            compiled=game.compiled,
+            network_on_cores=str(found["backend"]["device"]).startswith("cpu"),
+            network_rate=middle("network", "rate"),
+            network_cpu=middle("network", "cpu"),
+            ladder={int(rows): rate for rows, rate in found["ladder"]},
+            tried=tuple((int(t["lanes"]), int(t["bucket"]), t["rows_per_second"]) for t in found["tried"]),
+            search_rate=middle("search", "rate"),
+            search_cpu=middle("search", "cpu"),
+            wire_rate=middle("wire", "rate"),
+            wire_cpu=middle("wire", "cpu"),
+            wire_rows=self._wire.rows,
+            writer_rate=median(found["writer"]["rate"] for found in written) if written else None,
+            writer_cpu=middle("writer", "cpu"),
+            whole_rate=middle("whole", "rate"),
+            whole_cpu=middle("whole", "cpu"),
+            idle_cores=middle("whole", "idle_cores"),
+            waiting=middle("whole", "waiting"),
+            lane_idle=middle("whole", "lane_idle"),
+            batch_rows=middle("whole", "batch_rows"),
+            fill=middle("whole", "fill"),
+        )
+
+
+def _idle_seconds() -> float:
+    """Return the seconds that all cores of the machine together have been idle."""
+    times = psutil.cpu_times()
+    return float(times.idle + getattr(times, "iowait", 0.0))
+
+
+def _some(rows: float, who: str, seconds: float) -> float:
+    """Return `rows`. Raises PoolError when there are none, which no rate can rest on."""
+    if not rows:
+        raise PoolError(f"{who} evaluated nothing in a slice of {seconds:.1f} s; use more --seconds")
+    return rows
