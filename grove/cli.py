@@ -17,6 +17,7 @@ usage: grove COMMAND [flags]; grove COMMAND --help lists the flags
   watch           show a run in another terminal or, with --web, in a browser
   bench compare   play the same games direct and served, side by side
   bench sweep     measure over workers, games, batch cap, delay and lanes; goes on where it stopped
+  bench limit     say what binds: network, search, wire, writer or cores, and what to change next
   profile         say where the time of workers and server goes
   report          write one HTML page about runs and measurements
   doctor          say what this machine offers, with a remedy for what is missing
@@ -96,6 +97,13 @@ def _sweep(arguments: list[str]) -> int:
     return sweep(parse(Sweep, arguments, "grove bench sweep"))
 
 
+def _limit(arguments: list[str]) -> int:
+    from grove.limit import Limit, limit
+    from grove.settings import parse
+
+    return limit(parse(Limit, arguments, "grove bench limit"))
+
+
 def _profile(arguments: list[str]) -> int:
     from grove.profile import Profile, profile
     from grove.settings import parse
@@ -125,6 +133,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "watch": _watch,
     "bench compare": _compare,
     "bench sweep": _sweep,
+    "bench limit": _limit,
     "profile": _profile,
     "report": _report,
     "doctor": _doctor,

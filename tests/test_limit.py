@@ -1,0 +1,147 @@
+"""`grove bench limit` on real cases, each built to bind on one side. The kind of verdict is asserted, never a rate."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.image import imread
+
+from bench import limit, slices
+from bench.limit import LimitAsked, pool_plan, run_beside
+from bench.roof import Roof, RoofJob
+from bench.verdict import Verdict, judge
+from common.errors import PoolError
+from game import load_game
+from grove.cli import main
+from inference_server import ServerSettings
+from inference_server.network_settings import NetworkSettings
+from mcts import SearchSettings
+from workers.evaluators import row_spec
+from workers.settings import PoolSettings
+
+TINY = NetworkSettings(network="mlp:layers=1,width=8", device="cpu", dtype="fp32", compile="off")
+SERVER = ServerSettings()
+
+
+@pytest.fixture(scope="module")
+def roof() -> Iterator[Roof]:
+    """The tiny network alone, which all cases but the huge one share."""
+    with Roof(RoofJob(row_spec=row_spec(load_game("connect_four")), network=TINY, max_batch=512, ladder=True),
+              "connect_four") as alone:  # fmt: skip
+        alone.wait_ready()
+        yield alone
+
+
+@pytest.fixture
+def judged(roof: Roof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Measure one round of short slices of a load, and judge it."""
+    monkeypatch.setattr(limit, "ROUNDS", 1)
+    monkeypatch.setattr(slices, "WARM_S", 0.6)  # longer than the server takes to report at all
+
+    def measure(game: str, simulations: int, seconds: float = 1.5, **pool: Any) -> Verdict:
+        asked = LimitAsked(
+            game_spec=game,
+            seconds=seconds,
+            out=tmp_path,
+            seed=1,
+            search=SearchSettings(simulations=simulations),
+            pool=PoolSettings(**pool),
+            network=TINY,
+            server=SERVER,
+        )
+        said: list[str] = []
+        found = run_beside(asked, pool_plan(asked), roof, said.append)
+        verdict = judge(found.measured)
+        print(verdict, found.measured, *said, sep="\n")
+        assert verdict.knob.expected > 0
+        return verdict
+
+    return measure
+
+
+def test_a_tiny_network_leaves_it_to_the_search(judged: Any) -> None:
+    assert judged("connect_four", 400, workers=2, games_per_worker=512, pool="thread").kind == "search"
+
+
+def test_one_worker_with_few_games_starves_the_network(judged: Any) -> None:
+    verdict = judged("connect_four", 50, workers=1, games_per_worker=2, groups=1, pool="thread")
+    assert verdict.kind == "starved"
+    assert verdict.knob.name == "--games-per-worker"
+
+
+def test_a_game_in_python_binds_by_its_search(judged: Any) -> None:
+    verdict = judged("naive_games:NaiveConnectFour", 4, 2.5, workers=2, games_per_worker=8, groups=2, pool="process")
+    assert (verdict.kind, verdict.knob.name) == ("search", "a compiled game")
+
+
+def test_a_throttled_wire_binds(judged: Any) -> None:
+    verdict = judged("slow_parts:SlowWire", 50, workers=2, games_per_worker=64, groups=2, pool="process")
+    assert (verdict.kind, verdict.knob.name) == ("wire", "--pool")
+
+
+def test_a_slow_disk_binds(judged: Any) -> None:
+    verdict = judged("slow_parts:SlowDisk", 8, 5.0, workers=2, games_per_worker=64, groups=2, pool="process")
+    assert (verdict.kind, verdict.knob.name) == ("writer", "--out")
+
+
+def test_nothing_evaluated_is_no_figure() -> None:
+    with pytest.raises(PoolError, match=r"the whole evaluated nothing in a slice of 0\.2 s; use more --seconds"):
+        limit._some(0, "the whole", 0.2)
+
+
+def test_a_huge_network_binds_and_the_command_says_so(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    flags = "--network mlp:layers=2,width=1536 --compile off --dtype fp32 --device cpu --max-batch 128 "
+    flags += "--simulations 10 --games-per-worker 512 --pool thread --seconds 4"
+    command = [sys.executable, "-m", "grove", "bench", "limit", *flags.split(), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((out / "limit.json").read_text())
+    assert found["verdict"]["kind"] == "network"
+    assert {roof["name"] for roof in found["roofs"]} == {"network", "search", "wire", "writer", "cores", "workers"}
+    assert len(found["rounds"]) == limit.ROUNDS
+    assert {item["bucket"] for item in found["network"]["tried"]} >= {64, 128, 256, 512}
+    assert found["settings"]["simulations"] == 10
+    for words in (found["verdict"]["text"], "<- lowest", "messages/s", "next: ", "(model: "):
+        assert words in done.stdout
+    assert sorted(path.name for path in out.iterdir()) == ["games", "limit.json", "limit.png"]
+    picture = imread(out / "limit.png")[..., :3]
+    assert picture.shape[1] == 1500
+    edges = (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:])
+    assert all((edge == 1.0).all() for edge in edges)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--seconds", "0"), "seconds is 0"),
+        (("--game", "chess"), "chess"),
+        (("--evaluator", "local"), "leave --evaluator out"),
+        (("--worlds", "2"), "nothing is hidden in connect_four"),
+        (("--preset", "blob"), "the known presets are blob-diagnostic"),
+        (("--games-per-worker", "60000", "--groups", "1", "--pool", "thread"), "60000"),
+    ],
+)
+def test_bad_settings_end_with_one_line(
+    flags: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "limit", *flags, "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert (stop.value.code, said.count("\n")) == (2, 1)
+    assert words in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "limit.json").touch()
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "limit", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "it holds 'limit.json' already" in capsys.readouterr().err
