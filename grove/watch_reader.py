@@ -98,7 +98,7 @@ class RunReader:
             self._started = datetime.fromisoformat(start["time"]).timestamp()
             self.chosen = {"game": settings["game"]} if "game" in settings else {}
             self.chosen |= {**start.get("chosen", {}), "folder": str(self.path)}
-            self.total = int(self.last.get("games_wanted", settings["games"]))
+            self.total = int(self.last.get("games_wanted", _wanted(settings)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise SettingError.of(
                 "run", str(self.path), f"it holds no run that can be read ({_brief(error)})", "give a run folder"
@@ -180,6 +180,14 @@ class RunReader:
     def played_text(self) -> str:
         """Return how long was played, over all starts."""
         return duration(self._lines[-1][0]) if self._lines else "no time at all"
+
+
+def _wanted(settings: dict[str, Any]) -> int:
+    """Return the games a run shall have; those of `grove work --indices A:B` are a part of a larger plan."""
+    if "indices" in settings:
+        first, _, last = str(settings["indices"]).partition(":")
+        return int(last) - int(first)
+    return int(settings["games"])
 
 
 def _refuse(name: str) -> float:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Grove
+from conftest import ROOT, Grove
 
 from common.errors import SettingError
 from common.usage import GpuUse, MachineUse, ProcessUse
@@ -29,6 +29,7 @@ from grove.watch_web import PageServer
 MLP = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 PLAY = ("selfplay", "--game", "hex:size=5", "--workers", 2, "--games-per-worker", 8, "--simulations", 16, *MLP)
 GROUPS = {"server", "workers", "supervisor"}
+DOCUMENTED = (ROOT / "docs" / "metrics.md").read_text()
 CHARTS = (
     *("games", "evaluations", "batches", "fill", "reasons", "queue", "compute", "cache", "device", "cpu", "memory"),
     *("workers", "lost"),
@@ -128,6 +129,11 @@ def test_lines_of_all_starts_are_read_once_and_torn_ones_wait(tmp_path: Path) ->
         log.unlink()
         reader.refresh()
         assert reader.count == 3  # what was read stays
+
+
+def test_games_wanted_by_a_part_of_a_plan(tmp_path: Path) -> None:
+    open_run(tmp_path / "run", indices="50:80").close()
+    assert RunReader(tmp_path / "run").total == 30
 
 
 def test_many_lines_are_thinned_and_the_newest_stays(tmp_path: Path) -> None:
@@ -321,7 +327,8 @@ def test_points_come_once_and_odd_requests_get_all(tmp_path: Path) -> None:
 
 
 def check_line(line: dict[str, Any], pool: str) -> None:
-    """Check one line of metrics of a run with a server and two workers."""
+    """Check one line of metrics of a run with a server and two workers; docs/metrics.md names all its keys."""
+    assert not {key for key in line.keys() - {"t"} if f"`{key}`" not in DOCUMENTED}
     assert line.keys() >= metrics(5).keys()
     assert line["cpu_cores"].keys() == line["memory_mb"].keys() == GROUPS
     assert line["memory_mb"]["server"] > 1
