@@ -32,7 +32,8 @@ def write_profile(out: Path, head: Figures, figures: Figures, pstats_file: Path)
 def stage_tables(figures: Figures) -> list[str]:
     """Return one table for the workers and one for each of the server's threads."""
     load, part = figures["load"], figures["workers"]
-    who = f"{part['threads']} {'search threads' if load['pool'] == 'thread' else 'worker processes'}"
+    one, many = ("thread", "threads") if load["pool"] == "thread" else ("process", "processes")
+    who = f"{part['threads']} worker {one if part['threads'] == 1 else many}"
     tables = [_table(f"{who}: {part['laps']:,} laps, {part['rows']:,} rows", part, figures["tolerance"])]
     server = figures["server"]
     for name, thread in server["threads"].items():

@@ -124,7 +124,9 @@ def _copied(source: Source, folder: Path) -> list[Html]:
         if source.path != folder.resolve():
             name = f"{OWN_PREFIX}{_safe(source.name)}-{path.name}"
             shutil.copyfile(path, folder / name)
-        out.append(_linked(name, path.name) if path.suffix == ".svg" else picture(name, path.stem.replace("-", " ")))
+        out.append(
+            _linked(name, path.name) if path.suffix == ".svg" else picture(name, f"chart of {source.name}", path.name)
+        )
     return out
 
 

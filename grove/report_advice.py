@@ -16,7 +16,7 @@ _TIMED_OUT = 0.2
 """Share of batches sent by the time-out from which somebody holds rows back."""
 _SHORT_S = 20.0
 """Seconds of playing below which rates say little."""
-_ENTROPY = 0.15
+_ENTROPY = 0.3
 """Relative difference of mean visit entropy from which two modes do not search alike."""
 _COMPILING = 0.1
 """Share of the lock from which compiling disturbs what is measured."""
@@ -40,7 +40,7 @@ def _of_the_run(summary: Figures) -> Iterator[str]:
     if summary.get("games_left"):
         yield f"{amount(summary['games_left'])} games are left; the same command with the same --out plays them."
     if summary.get("workers_restarted"):
-        yield f"{summary['workers_restarted']} workers were started again; the reasons are listed under Problems."
+        yield f"Workers were started again {summary['workers_restarted']} times; log.txt says why."
     if summary.get("timeouts"):
         yield f"{amount(summary['timeouts'])} games ended at the cap of moves; --max-moves sets it."
     if 0 < float(summary.get("seconds") or 0) < _SHORT_S:
@@ -52,7 +52,7 @@ def _of_the_run(summary: Figures) -> Iterator[str]:
 
 def _of_the_lanes(summary: Figures, settings: Figures) -> Iterator[str]:
     idle = summary.get("lane_idle") or []
-    if not idle:
+    if not idle or not summary.get("evaluations_per_second"):
         return
     mean = sum(idle) / len(idle)
     rows, most = summary.get("mean_batch_rows") or 0.0, settings.get("max_batch")
@@ -82,7 +82,13 @@ def _of_the_batches(summary: Figures) -> Iterator[str]:
 def compare_advice(rows: Sequence[Figures]) -> list[str]:
     """Return what follows from a comparison."""
     measured = [row for row in rows if not row.get("not_measured") and row.get("evaluations_per_second")]
+    measured = [row for row in measured if not is_variant(row)]
     return [*_of_the_winner(measured), *_of_the_search(measured), *_of_the_rounds(measured)] if measured else []
+
+
+def is_variant(row: Figures) -> bool:
+    """Return whether a row is a variant of `direct`, tried briefly to choose the baseline."""
+    return str(row.get("mode")).startswith("direct-")
 
 
 def best_row(rows: Sequence[Figures]) -> int:

@@ -16,8 +16,8 @@ from workers.figures import counted
 
 # Okabe and Ito's palette, told apart by people with any kind of colour blindness.
 _BLUE, _ORANGE, _INK, _FAINT = "#0072B2", "#D55E00", "#222222", "#5F5F5F"
-_PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-_WAITING = "#DDDDDD"
+_PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+_WAITING, _SMALL = "#E2E2E2", "#B9C7D4"
 _LABELLED = 0.06
 """Share of a bar from which a stage is named inside it."""
 _STEADY = 0.1
@@ -36,14 +36,14 @@ def draw_run(metrics: Sequence[Row], path: Path) -> str:
         return ""
     unit = counted(rows[-1][1])[0]
     key = f"{unit}_per_minute"
+    scale, name = (60.0, "minutes") if rows[-1][0] >= 180 else (1.0, "seconds")
+    rows = [(at / scale, row) for at, row in rows]
     figure = Figure(figsize=(10, 4.6), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True)
     title = _trend([float(row.get(key) or 0) for _, row in rows], unit)
     _line(upper, rows, key, (f"{unit} per minute", _BLUE))
     _line(lower, rows, "evaluations_per_second", ("evaluations per second", _ORANGE))
-    scale, name = (60.0, "minutes") if rows[-1][0] >= 180 else (1.0, "seconds")
-    lower.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / scale:g}"))
     lower.set_xlabel(f"{name} of playing", color=_FAINT)
     figure.suptitle(title, x=0.01, ha="left", color=_INK, fontsize=13, fontweight="bold")
     figure.savefig(path)
@@ -80,7 +80,7 @@ def _line(axes: Axes, rows: Sequence[tuple[float, Row]], key: str, look: tuple[s
     name, colour = look
     times, values = [at for at, _ in rows], [float(row.get(key) or 0) for _, row in rows]
     axes.plot(times, values, color=colour, linewidth=1.8, marker="o" if len(rows) < 40 else "", markersize=3.5)
-    axes.set_ylim(0, 1.12 * max(*values, 1e-9))
+    axes.set_ylim(0, 1.12 * max(*values, 1.0))
     axes.set_xlim(0, 1.08 * times[-1])
     axes.annotate(short(values[-1]), (times[-1], values[-1]), xytext=(6, 0), textcoords="offset points", va="center",
                   color=colour, fontweight="bold", fontsize=10)  # fmt: skip
@@ -110,7 +110,7 @@ def draw_stages(content: Mapping[str, Any], path: Path, title: str) -> str:
     axes.set_ylim(len(bars) - 0.5, -0.5)
     axes.set_xlim(0, 1.0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-    axes.set_xlabel("share of the time; grey: waiting", color=_FAINT)
+    axes.set_xlabel("share of the time; light grey: waiting; grey-blue: the smaller stages", color=_FAINT)
     axes.tick_params(length=0, colors=_FAINT)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -120,13 +120,14 @@ def draw_stages(content: Mapping[str, Any], path: Path, title: str) -> str:
 
 
 def _colours(bars: Mapping[str, Sequence[Row]]) -> dict[str, str]:
-    """Give each stage a colour, the same in every bar; waiting is grey."""
+    """Give each stage that is named somewhere a colour, the same in every bar; waiting is grey."""
     largest: dict[str, float] = {}
     for stages in bars.values():
         for stage in stages:
             largest[stage["stage"]] = max(largest.get(stage["stage"], 0.0), float(stage["share"]))
-    names = sorted((name for name in largest if name != "wait"), key=lambda name: -largest[name])
-    return {"wait": _WAITING, **{name: _PALETTE[i % len(_PALETTE)] for i, name in enumerate(names)}}
+    names = [name for name in largest if name not in ("wait", "other") and largest[name] >= _LABELLED]
+    named = {name: _PALETTE[i % len(_PALETTE)] for i, name in enumerate(sorted(names, key=lambda name: -largest[name]))}
+    return {**dict.fromkeys(largest, _SMALL), **named, "wait": _WAITING}
 
 
 def _bar(axes: Axes, place: int, stages: Sequence[Row], colours: Mapping[str, str]) -> None:
@@ -135,7 +136,7 @@ def _bar(axes: Axes, place: int, stages: Sequence[Row], colours: Mapping[str, st
         share, colour = float(stage["share"]), colours[stage["stage"]]
         axes.barh(place, share, left=left, height=0.66, color=colour, edgecolor="white", linewidth=0.8)
         if share >= _LABELLED:
-            dark = colour in ("#0072B2", "#009E73", "#D55E00", "#000000")
+            dark = colour in ("#0072B2", "#009E73", "#D55E00")
             axes.text(left + share / 2, place, f"{stage['stage']}\n{100 * share:.0f} %", ha="center", va="center",
                       fontsize=8, color="white" if dark else _INK)  # fmt: skip
         left += share

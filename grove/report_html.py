@@ -12,7 +12,7 @@ GENERATOR = "grove report"
 _STYLE = """
 :root { color-scheme: light; --ink: #1d2430; --faint: #5b6473; --line: #e3e6eb; --blue: #0072b2; --warn: #b3470a; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.2rem 1.5rem 5rem; max-width: 74rem; color: var(--ink); background: #fff;
+body { margin: 0 auto; padding: 2.2rem 1.5rem 5rem; max-width: 78rem; color: var(--ink); background: #fff;
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "Liberation Sans", "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.75rem; margin: 0 0 .2rem; }
 h2 { font-size: 1.35rem; margin: 3.2rem 0 .2rem; padding-top: 1.2rem; border-top: 2px solid var(--ink); }
@@ -26,12 +26,14 @@ a { color: var(--blue); }
 .problems { border-color: var(--warn); background: #fdf4ee; }
 .advice ul, .problems ul { margin: .2rem 0; padding-left: 1.2rem; }
 .wide { overflow-x: auto; margin: .4rem 0 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; }
 th { text-align: right; color: var(--faint); font-weight: 600; white-space: nowrap; vertical-align: bottom; }
-th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); }
+th, td { padding: .3rem .55rem .3rem 0; border-bottom: 1px solid var(--line); }
 td { text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, .words td, .words th { text-align: left; }
-.words td { white-space: normal; overflow-wrap: anywhere; }
+th:first-child, td:first-child, th.text, td.text, .words td, .words th { text-align: left; }
+th.text:not(:first-child), td.text:not(:first-child) { padding-left: .8rem; }
+.words td { white-space: normal; overflow-wrap: break-word; max-width: 58rem; }
+.words td:nth-child(2) { min-width: 6rem; }
 .words td:first-child { color: var(--faint); white-space: nowrap; padding-right: 1.6rem; }
 tr.best td { background: #eef6fb; font-weight: 600; }
 tbody tr:last-child td { border-bottom: 0; }
@@ -83,15 +85,22 @@ def listed(kind: str, title: str, lines: Sequence[Part]) -> Html:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Part]], best: int = -1, kind: str = "") -> Html:
     """Return a table; row number `best` stands out. `kind` is a class, e.g. `words` for texts instead of numbers."""
-    head = tag("tr", *(tag("th", text) for text in heads)) if any(heads) else Html("")
+    look = [_look(column) for column in zip(*rows, strict=True)] if not kind else [{} for _ in range(99)]
+    look += [{}] * (len(heads) - len(look))
+    head = tag("tr", *(tag("th", text, **how) for text, how in zip(heads, look, strict=False))) if any(heads) else ""
     body = []
     for number, row in enumerate(rows):
-        cells = join(tag("td", cell) for cell in row)
+        cells = join(tag("td", cell, **how) for cell, how in zip(row, look, strict=False))
         body.append(tag("tr", cells, class_="best") if number == best else tag("tr", cells))
     whole = tag(
-        "table", tag("thead", head) if head else head, tag("tbody", join(body)), **({"class_": kind} if kind else {})
+        "table", tag("thead", head) if head else "", tag("tbody", join(body)), **({"class_": kind} if kind else {})
     )
     return tag("div", whole, class_="wide")
+
+
+def _look(column: Sequence[Part]) -> dict[str, str]:
+    """Return the attributes of a column's cells: texts stand left, numbers right."""
+    return {} if any(cell[:1] in "0123456789+-" for cell in column) else {"class_": "text"}
 
 
 def pairs(content: Mapping[str, Any]) -> Html:
@@ -106,10 +115,10 @@ def details(title: str, *parts: Part) -> Html:
     return tag("details", tag("summary", title), inside) if inside else inside
 
 
-def picture(name: str, text: str) -> Html:
-    """Return a picture beside the page."""
+def picture(name: str, text: str, caption: str = "") -> Html:
+    """Return a picture beside the page; `text` says what it shows to those who cannot see it."""
     image = Html(f'<img src="{quote(name)}" alt="{escape(text)}">')
-    return tag("figure", tag("a", image, href=quote(name)), tag("figcaption", text))
+    return tag("figure", tag("a", image, href=quote(name)), tag("figcaption", caption) if caption else "")
 
 
 def page(title: str, body: Html) -> str:

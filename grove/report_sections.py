@@ -14,7 +14,7 @@ from grove.summary import summary_rows
 from workers.figures import counted
 
 Figures = Mapping[str, Any]
-_MACHINE = ("cpu", "cores", "memory_bytes", "gpus", "system", "python", "numpy", "numba", "torch", "host")
+_MACHINE = ("cpu", "cores", "memory", "gpus", "system", "python", "numpy", "numba", "torch", "host")
 _STARTS = ("version", "commit", "dirty", "machine", "command", "time", "seed", "settings", "resumes")
 _MOST_ROWS = 400
 """Rows of a table of unknown content that are shown."""
@@ -71,8 +71,10 @@ def _selfplay(made: Section) -> None:
     made.advice = advice.selfplay_advice(summary, made.settings)
     source.problems += [f"during the run: {problem}" for problem in summary.get("problems") or []]
     if summary:
-        made.tables.append(table((), summary_rows(summary), kind="words"))
-        made.tables.append(details("All figures of summary.json", pairs(summary)))
+        shown_first = {key: value for key, value in summary.items() if key != "dispatch_reasons" or any(value.values())}
+        made.tables.append(table((), summary_rows(shown_first), kind="words"))
+        whose = "summary.json" if "summary.json" in source.files else "the last interval"
+        made.tables.append(details(f"All figures of {whose}", pairs(summary)))
 
 
 def _last_interval(source: Source) -> Figures:
@@ -85,17 +87,26 @@ def _compare(made: Section) -> None:
     rows = made.source.rows("results.json")
     made.finding, made.advice = advice.compare_finding(rows), advice.compare_advice(rows)
     measured = [row for row in rows if not row.get("not_measured")]
-    if measured:
-        columns = compare_columns(measured)
-        texts = [[_called(row), *(form(row) for form in columns.values())] for row in measured]
-        made.tables.append(table(("mode", *columns), texts, advice.best_row(measured)))
+    modes = [row for row in measured if not advice.is_variant(row)]
+    variants = [row for row in measured if advice.is_variant(row)]
+    if modes:
+        made.tables.append(_modes_table(modes, advice.best_row(modes)))
+    if variants:
+        made.tables.append(details("The variants of direct, in short rounds of their own", _modes_table(variants)))
     missing = [f"{row.get('mode')}: {row['not_measured']}" for row in rows if row.get("not_measured")]
     made.source.problems += [f"not measured: {line}" for line in missing]
     made.tables.append(details("All figures of results.json", _transposed(measured, "mode")))
 
 
+def _modes_table(rows: Sequence[Figures], best: int = -1) -> Html:
+    columns = compare_columns(rows)
+    texts = [[_called(row), *(form(row) for form in columns.values())] for row in rows]
+    return table(("mode", *columns), texts, best)
+
+
 def _called(row: Figures) -> Part:
-    return f"{row.get('mode')} ({row['variant']})" if row.get("variant") else str(row.get("mode"))
+    variant = str(row.get("variant") or "").removeprefix("direct-")
+    return f"{row.get('mode')} ({variant})" if variant else str(row.get("mode"))
 
 
 def compare_columns(rows: Sequence[Figures]) -> dict[str, Callable[[Figures], str]]:
@@ -114,7 +125,6 @@ def compare_columns(rows: Sequence[Figures]) -> dict[str, Callable[[Figures], st
         "fill": lambda row: percent(row.get("fill")),
         "distinct": lambda row: percent(row.get("distinct_share")),
         "entropy": lambda row: shown(row.get("mean_visit_entropy")),
-        "rounds": lambda row: shown(row.get("rounds")),
     }
     if any(row.get("plan_days") is not None for row in rows):
         columns["days of the plan"] = lambda row: shown(row.get("plan_days"))
@@ -135,24 +145,50 @@ def _sweep(made: Section) -> None:
     rows = _inner_rows(files.get(name))
     rates = [{**row, "evaluations_per_second": _float(row.get("evaluations_per_second"))} for row in rows]
     best = advice.best_row(rates)
+    axes = [key for key in _POINT if len({str(row.get(key)) for row in rows}) > 1] or list(_POINT)
     if best >= 0:
         rate = amount(rates[best]["evaluations_per_second"])
-        made.finding = f"{rate} evaluations/s at the fastest of {len(rows)} points: {_point(rows[best])}"
+        made.finding = f"{rate} evaluations/s at the fastest of {len(rows)} points: {_point(rows[best], axes)}"
         made.advice = advice.sweep_advice(rates, best)
     else:
         made.finding = "No point was measured."
-    failed = [f"point {_point(row)}: {row['error']}" for row in rows if row.get("error") not in (None, "")]
-    made.source.problems += failed
-    made.tables += [_varying(rows, best), details(f"What else {name} says", _rest(files.get(name)))]
+    failed = [row for row in rows if row.get("error") not in (None, "")]
+    made.source.problems += [f"point {_point(row, axes)}: {row['error']}" for row in failed]
+    if rows and name.endswith(".json"):
+        made.tables += [_points_table(rows, axes, best), details("All columns", _varying(rows, best))]
+    else:
+        made.tables.append(_varying(rows, best))
+    made.tables.append(details(f"What else {name} says", _rest(files.get(name))))
 
 
-_POINT = ("mode", "workers", "games_per_worker", "batch_size", "max_batch", "window_us", "max_delay_us", "lanes")
+_POINT = {
+    "mode": "mode",
+    "workers": "workers",
+    "games_per_worker": "games a worker",
+    "batch_size": "batch cap",
+    "max_batch": "batch cap",
+    "window_us": "delay us",
+    "max_delay_us": "delay us",
+    "lanes": "lanes",
+}
+"""The axes of a sweep and what they are called."""
 
 
-def _point(row: Figures) -> str:
+def _point(row: Figures, axes: Sequence[str]) -> str:
     """Return what tells a point from others, in words."""
-    named = [f"{key.replace('_', ' ')} {shown(row[key])}" for key in _POINT if row.get(key) not in (None, "")]
+    named = [f"{_POINT[key]} {shown(row[key])}" for key in axes if row.get(key) not in (None, "")]
     return ", ".join(named).removeprefix("mode ")
+
+
+def _points_table(rows: Sequence[Figures], axes: Sequence[str], best: int) -> Html:
+    """Return the axes that vary and what somebody who sizes a pool looks at."""
+    columns = compare_columns(rows)
+    del columns["vs direct"]
+    if any(row.get("over_subscription") is not None for row in rows):
+        columns["threads a core"] = lambda row: shown(row.get("over_subscription"))
+    used = {name: form for name, form in columns.items() if any(form(row) not in ("-", "") for row in rows)}
+    texts = [[*(shown(row.get(key)) for key in axes), *(form(row) for form in used.values())] for row in rows]
+    return table((*(_POINT[key] for key in axes), *used), texts, best)
 
 
 def _float(value: Any) -> float:
@@ -172,7 +208,21 @@ def _limit(made: Section) -> None:
         made.advice = [_knob_line(knob, said.get("gain") or content.get("gain"))]
     elif knob:
         made.advice = [shown(knob)]
-    made.tables += generic(content, skip=(*_STARTS, "knob"))
+    made.tables += [_roofs(content), details("Everything in limit.json", *generic(content, skip=_STARTS))]
+
+
+def _roofs(content: Figures) -> Html:
+    """Return the lowest limit first, each with the share that the whole reaches."""
+    roofs = [roof for roof in content.get("roofs") or [] if isinstance(roof, dict) and _float(roof.get("rate"))]
+    whole = _float((content.get("measured") or {}).get("whole_rate"))
+    rows = []
+    for roof in sorted(roofs, key=lambda roof: _float(roof["rate"])):
+        rate = _float(roof["rate"])
+        share = percent(whole / rate) if whole and roof.get("used", True) else "-" if whole == 0 else "not in use"
+        rows.append((shown(roof.get("label") or roof.get("name")), amount(rate), share))
+    if whole:
+        rows.insert(0, ("the whole", amount(whole), ""))
+    return table(("limit", "evaluations/s", "the whole has"), rows, 0 if whole else -1) if rows else Html("")
 
 
 def _knob_line(knob: Figures, gain: Any) -> str:
@@ -304,9 +354,9 @@ def provenance(made: Section) -> Html:
     head = made.head
     machine = head.get("machine")
     here = machine if isinstance(machine, dict) else {}
+    if isinstance(here.get("memory_bytes"), int):
+        here = {**here, "memory": f"{here['memory_bytes'] / 2**30:.1f} GiB"}
     known = {key: here[key] for key in _MACHINE if key in here}
-    if isinstance(known.get("memory_bytes"), int):
-        known["memory"] = f"{known.pop('memory_bytes') / 2**30:.1f} GiB"
     commit = head.get("commit")
     state = " with local changes" if head.get("dirty") else ""
     said = {
@@ -316,7 +366,7 @@ def provenance(made: Section) -> Html:
         "command": " ".join(map(str, head["command"]))
         if isinstance(head.get("command"), list)
         else head.get("command"),
-        "resumed": f"{len(head['resumes'])} times" if isinstance(head.get("resumes"), list) else None,
+        "resumes": str(len(head["resumes"])) if isinstance(head.get("resumes"), list) else None,
         **known,
     }
     rows = {key: value for key, value in said.items() if value not in (None, [], "")}

@@ -12,10 +12,11 @@ import pytest
 from conftest import Grove
 
 from bench.profile_figures import TOLERANCE, worker_part
-from bench.profile_spy import RATE, find_py_spy, gil_shares
+from bench.profile_spy import RATE, Sampling, find_py_spy, gil_shares
 from bench.profile_stages import OTHER, PAUSED, Recorder, from_counters
 from bench.profile_table import stage_tables
 from bench.slices import Slice
+from grove.cli import main
 from grove.profile import Profile, profile
 from mcts import SearchSettings
 from workers.settings import PoolSettings
@@ -73,7 +74,7 @@ def test_the_folder_holds_what_the_terminal_says(served: tuple[Path, str]) -> No
     out, said = served
     assert (out / "stages.txt").read_text().strip() in said
     assert "sum: " in said
-    assert "1 worker processes" in said
+    assert "1 worker process: " in said
     head = content(out)
     assert head["settings"]["network"] == "mlp:layers=1,width=8"
     assert head["machine"]["cores"] >= 1
@@ -127,9 +128,20 @@ def test_search_threads_without_a_network_and_without_py_spy(
         (("--out", "."), "it holds 'something' already; give a new or empty folder"),
     ],
 )
-def test_bad_settings_end_with_one_line(flags: tuple[str, ...], words: str, grove: Grove, tmp_path: Path) -> None:
+def test_bad_settings_end_with_one_line(
+    flags: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "something").touch()
-    assert words in grove.refused("profile", *flags)
+    with pytest.raises(SystemExit) as stop:
+        main(["profile", *flags])
+    said = capsys.readouterr().err
+    assert (stop.value.code, said.count("\n")) == (2, 1)
+    assert words in said
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------------------
@@ -176,3 +188,19 @@ def test_py_spy_is_found_beside_the_interpreter(monkeypatch: pytest.MonkeyPatch,
     assert find_py_spy() is None
     (tmp_path / "py-spy").touch()
     assert find_py_spy() == str(tmp_path / "py-spy")
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo 'Error: Permission Denied: Try running again' >&2; exit 1", "Permission Denied: Try running again"),
+        ("exit 1", "py-spy ended without a word"),
+        ("exit 0", "py-spy ended without a word"),
+    ],
+)
+def test_a_forbidden_py_spy_is_a_reason_and_no_fault(script: str, reason: str, tmp_path: Path) -> None:
+    program = tmp_path / "py-spy"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    found = Sampling(str(program), {"worker": 1}, tmp_path, 1, gil=False).end()
+    assert (found.files, found.faults) == ({}, {"worker": reason})

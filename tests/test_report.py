@@ -14,6 +14,7 @@ import pytest
 from conftest import Grove
 from matplotlib.image import imread
 
+from grove.cli import main
 from grove.report import Report, report
 from grove.report_charts import draw_run
 from grove.report_html import escape, shown, table
@@ -166,7 +167,7 @@ def test_limits_sweeps_and_profiles_are_read_as_they_are(tmp_path: Path) -> None
     for text in (
         "starved: 2 of 2 workers wait",
         "Turn next: --workers 4 (now 2), expected 5,000 evaluations/s, 1.80 times the present rate",
-        "20,000 evaluations/s at the fastest of 3 points: server-thread, workers 2, lanes 2",
+        "20,000 evaluations/s at the fastest of 3 points: workers 2, lanes 2",
         "The fastest point: --pool thread --workers 2 --lanes 2.",
         "no memory",
         "mctx.simulations_per_second",
@@ -229,11 +230,22 @@ def test_damaged_files_of_every_kind_are_named(tmp_path: Path) -> None:
         (("cmp", "--colour", "red"), "see `grove report --help`"),
     ],
 )
-def test_bad_input_ends_with_one_line(arguments: tuple[str, ...], words: str, grove: Grove, tmp_path: Path) -> None:
+def test_bad_input_ends_with_one_line(
+    arguments: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     write(tmp_path / "cmp", results_json=[COMPARED])
     (tmp_path / "mine.html").write_text("my own page")
-    assert words in grove.refused("report", *arguments)
+    with pytest.raises(SystemExit) as stop:
+        main(["report", *arguments])
+    said = capsys.readouterr().err
+    assert (stop.value.code, said.count("\n")) == (2, 1)
+    assert words in said
     assert (tmp_path / "mine.html").read_text() == "my own page"
 
 
@@ -278,8 +290,9 @@ def test_tables_escape_cells_and_mark_the_best() -> None:
 
 def test_advice_rests_on_figures(tmp_path: Path) -> None:
     summary = {
-        "games": 8, "games_left": 2, "seconds": 100.0, "lane_idle": [0.6, 0.4], "mean_batch_rows": 20.0, "fill": 0.5,
-        "dispatch_reasons": {"delay": 5, "full": 5}, "games_per_worker": 64, "problems": ["worker 1 died"],
+        "games": 8, "games_left": 2, "evaluations_per_second": 9.0, "seconds": 100.0, "lane_idle": [0.6, 0.4],
+        "mean_batch_rows": 20.0, "fill": 0.5, "dispatch_reasons": {"delay": 5, "full": 5}, "games_per_worker": 64,
+        "problems": ["worker 1 died"],
     }  # fmt: skip
     made = section_of(read_sources([str(write(tmp_path / "run", summary_json=summary))])[0])
     said = "\n".join(made.advice)
