@@ -150,11 +150,16 @@ def _sweep(job: RoofJob) -> tuple[list[Backend], dict[str, Any]]:
         for backends in pools:
             _warm(backends)
         pools += [kept] if kept else []
-        rates = [0.0] * len(pools)
+        rates, costs = [0.0] * len(pools), [float("inf")] * len(pools)
         for _ in range(_PASSES):
-            rates = [max(rate, network_rate(pool, SWEEP_S)) for rate, pool in zip(rates, pools, strict=True)]
-        for pool, rate in zip(pools, rates, strict=True):
-            tried.append({"lanes": len(pool), "bucket": pool[0].buckets[-1], "rows_per_second": rate})
+            for number, pool in enumerate(pools):
+                used = time.process_time()
+                rate = network_rate(pool, SWEEP_S)
+                costs[number] = min(costs[number], (time.process_time() - used) / (rate * SWEEP_S))
+                rates[number] = max(rates[number], rate)
+        for pool, rate, cost in zip(pools, rates, costs, strict=True):
+            what = {"lanes": len(pool), "bucket": pool[0].buckets[-1]}
+            tried.append({**what, "rows_per_second": rate, "cpu_us": 1e6 * cost})
         fastest = max(range(len(pools)), key=rates.__getitem__)
         for number, pool in enumerate(pools):
             if number != fastest:
