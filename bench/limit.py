@@ -6,9 +6,10 @@ the rounds, so that a machine that changes its speed changes all of them alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -21,7 +22,7 @@ from bench.limit_wire import MOST_CLIENTS, Wire, WireClient, WireServer
 from bench.limit_worker import WorkerAlone
 from bench.probe import Probe, burn_probe
 from bench.roof import Roof, RoofJob
-from bench.slices import Slice, WarmPool
+from bench.slices import WarmPool
 from common.errors import PoolError
 from common.machine import usable_cores
 from game import load_game
@@ -73,9 +74,6 @@ class Found:
     """Burn probes, before the first round and after each."""
     slice_s: float
     pool_kind: str
-    games: int
-    """Games that the whole finished in its slices."""
-    games_per_minute: float
 
     @property
     def moved(self) -> float:
@@ -172,7 +170,6 @@ class _Bench:
 
     def __init__(self, asked: LimitAsked, roof: Roof, worker: Stage, wire: Wire, whole: WarmPool) -> None:
         self._asked, self._roof, self._worker, self._wire, self._whole = asked, roof, worker, wire, whole
-        self._slices: list[Slice] = []
 
     def run(self, say: Say) -> Found:
         """Play the rounds and return what they gave."""
@@ -182,9 +179,9 @@ class _Bench:
         for number in range(ROUNDS):
             rounds.append(self._round(number, slice_s))
             probes.append(burn_probe())
+            self._count_written(rounds)
             rates = ", ".join(f"{part} {rounds[-1][part]['rate']:,.0f}" for part in PARTS)
             say(f"round {number + 1} of {ROUNDS}: {rates} evaluations/s")
-        games = sum(part.workers.get("games", 0) for part in self._slices)
         return Found(
             measured=self._measured(rounds),
             network=self._roof.found,
@@ -193,8 +190,6 @@ class _Bench:
             probes=probes,
             slice_s=slice_s,
             pool_kind=self._whole.pool.pool_kind,
-            games=int(games),
-            games_per_minute=60 * games / sum(part.seconds for part in self._slices),
         )
 
     def _round(self, number: int, seconds: float) -> dict[str, Row]:
@@ -211,11 +206,20 @@ class _Bench:
         for part in PARTS[first:] + PARTS[:first]:
             found[part] = measure[part](seconds)
             self._whole.look_after()
-        # Games are as long as they were written, in decisions; a decision costs the evaluations of the same round.
-        each = found["whole" if found["whole"]["decisions"] else "search"]["evaluations_per_decision"]
-        found["writer"]["rate"] = found["writer"]["decisions_per_second"] * each
-        found["writer"]["cpu"] = found["writer"]["cpu_per_decision"] / each
         return found
+
+    def _count_written(self, rounds: list[dict[str, Row]]) -> None:
+        """Turn what was written into evaluations: a decision costs those of the search alone, over all its slices.
+
+        Those of one slice would not do: trees that were planted together are decided together.
+        """
+        searched = [found["search"] for found in rounds]
+        decisions = sum(row["decisions"] for row in searched)
+        settings = self._asked.search
+        each = sum(row["evaluations"] for row in searched) / decisions if decisions else float(settings.simulations)
+        for found in rounds:
+            found["writer"]["rate"] = found["writer"]["decisions_per_second"] * each
+            found["writer"]["cpu"] = found["writer"]["cpu_per_decision"] / each
 
     def _play_network(self, seconds: float) -> Row:
         rate, cpu = self._roof.measure(seconds)
@@ -227,8 +231,8 @@ class _Bench:
         return {
             "rate": rows / done["seconds"],
             "cpu": done["cpu_seconds"] / rows,
-            "evaluations_per_decision": rows / max(done["decisions"], 1),
-            "games": done["games"],
+            "evaluations": rows,
+            "decisions": done["decisions"],
         }
 
     def _play_wire(self, seconds: float) -> Row:
@@ -253,7 +257,6 @@ class _Bench:
         idle = _idle_seconds()
         done = self._whole.play(seconds)
         idle = _idle_seconds() - idle
-        self._slices.append(done)
         rows = _some(done.workers.get("evaluations", 0), "the whole", seconds)
         server, count = done.server, self._whole.pool.sizes.workers
         _some(server.get("batches", 0), "the server of the whole", seconds)
@@ -266,19 +269,15 @@ class _Bench:
             "lane_idle": max(0.0, 1 - mean(lanes)),
             "batch_rows": server["rows"] / server["batches"],
             "fill": server["rows"] / server["bucket_rows"],
-            "evaluations_per_decision": rows / max(done.workers.get("decisions", 0), 1),
-            "decisions": done.workers.get("decisions", 0),
-            "games": done.workers.get("games", 0),
         }
 
     def _measured(self, rounds: list[dict[str, Row]]) -> Measured:
         """Return the medians over the rounds."""
-
-        def middle(part: str, key: str) -> float:
-            return median(found[part][key] for found in rounds)
-
+        middle = partial(median_of, rounds)
         found, pool = self._roof.found, self._whole.pool
         chosen, game = pool.sizes, load_game(pool.plan.game_spec)
+        on_cores = str(found["backend"]["device"]).startswith("cpu")
+        lanes = min(int(found["lanes"]), usable_cores())
         written = [found for found in rounds if found["writer"]["rate"]]
         return Measured(
             cores=usable_cores(),
@@ -289,11 +288,11 @@ class _Bench:
             max_batch=pool.plan.server.max_batch,
             threads=pool.pool_kind == "thread",
             compiled=game.compiled,
-            network_on_cores=str(found["backend"]["device"]).startswith("cpu"),
-            network_rate=middle("network", "rate"),
+            network_on_cores=on_cores,
+            network_rate=max(middle("network", "rate"), lanes / middle("network", "cpu") if on_cores else 0.0),
             network_cpu=middle("network", "cpu"),
             ladder={int(rows): rate for rows, rate in found["ladder"]},
-            tried=tuple((int(t["lanes"]), int(t["bucket"]), t["rows_per_second"]) for t in found["tried"]),
+            tried=tuple((t["lanes"], t["bucket"], _quiet_rate(t, on_cores)) for t in found["tried"]),
             search_rate=middle("search", "rate"),
             search_cpu=middle("search", "cpu"),
             wire_rate=middle("wire", "rate"),
@@ -309,6 +308,18 @@ class _Bench:
             batch_rows=middle("whole", "batch_rows"),
             fill=middle("whole", "fill"),
         )
+
+
+def _quiet_rate(tried: Mapping[str, float], on_cores: bool) -> float:
+    """Return rows/s of a candidate: on cores by its processor time, as if no other program had used them."""
+    if not on_cores:
+        return tried["rows_per_second"]
+    return min(tried["lanes"], usable_cores()) / tried["cpu_us"] * 1e6
+
+
+def median_of(rounds: Sequence[Mapping[str, Row]], part: str, key: str) -> float:
+    """Return the median over the rounds of one figure of one part."""
+    return median(found[part][key] for found in rounds)
 
 
 def _idle_seconds() -> float:

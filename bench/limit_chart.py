@@ -21,7 +21,7 @@ _INK, _FAINT, _PALE = "#222222", "#5F5F5F", "#B5B5B5"
 # Inches.
 _WIDTH, _ROW, _ABOVE, _BELOW, _LEFT, _RIGHT = 10.0, 0.46, 1.05, 1.3, 2.75, 1.55
 _MARGIN = 0.25
-_TITLE_LETTERS, _TITLE_LINE, _TEXT_LETTERS = 84, 0.24, 128
+_TITLE_LETTERS, _TITLE_LINE, _TEXT_LETTERS = 90, 0.24, 124
 
 
 def draw_limit(m: Measured, verdict: Verdict, path: Path, *, title: str, subtitle: str = "") -> Path:
@@ -126,7 +126,7 @@ def _draw_whole(axes: Axes, m: Measured) -> None:
 def _write_texts(figure: Figure, verdict: Verdict, lines: list[str], subtitle: str) -> None:
     height = figure.get_figheight()
     left = _MARGIN / _WIDTH
-    figure.text(left, 1 - 0.2 / height, "\n".join(lines), color=_INK, fontsize=13.5, fontweight="bold", va="top")
+    figure.text(left, 1 - 0.2 / height, "\n".join(lines), color=_INK, fontsize=13, fontweight="bold", va="top")
     below = 0.3 + _TITLE_LINE * len(lines)
     subtitle = textwrap.shorten(subtitle, _TEXT_LETTERS, placeholder="...")
     figure.text(left, 1 - below / height, subtitle, color=_FAINT, fontsize=10, va="top")

@@ -6,17 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from rich.console import Console
 
-from bench.limit import Found, LimitAsked
+from bench.limit import Found, LimitAsked, median_of
 from bench.limit_roofs import Roof, percent, processor_costs, roofs
 from bench.probe import MOVED
 from bench.report import print_lines
-from bench.results import LEAST_GAMES
 from bench.verdict import Verdict
 from common import machine
 from workers.figures import search_text
@@ -40,8 +39,6 @@ def write_limit(
         "measured": asdict(found.measured),
         "pool": found.pool_kind,
         "network": found.network,
-        "games": found.games,
-        "games_per_minute": found.games_per_minute if found.games >= LEAST_GAMES else None,
         "rounds": found.rounds,
         "slice_seconds": found.slice_s,
         "probes": [probe._asdict() for probe in found.probes],
@@ -109,11 +106,7 @@ def _line(found: Found, roof: Roof, verdict: Verdict) -> tuple[str, ...]:
 
 
 def _measured_as(found: Found, name: str) -> str:
-    m = found.measured
-
-    def middle(part: str, key: str) -> float:
-        return median(row[part][key] for row in found.rounds)
-
+    m, middle = found.measured, partial(median_of, found.rounds)
     if name == "network":
         backend = found.network["backend"]
         return f"{found.network['lanes']} lanes of {found.network['bucket']} rows, {backend['dtype']} {backend['kind']}"
@@ -130,8 +123,7 @@ def _measured_as(found: Found, name: str) -> str:
 def _whole_text(found: Found) -> str:
     m = found.measured
     text = f"{pool_text(found)}; {m.batch_rows:.0f} rows a batch, lanes idle {percent(m.lane_idle)}"
-    text += f", workers wait {percent(m.waiting)}"
-    return text + (f"; {found.games_per_minute:,.0f} games/min" if found.games >= LEAST_GAMES else "")
+    return f"{text}, workers wait {percent(m.waiting)}"
 
 
 def _plain(verdict: Verdict) -> dict[str, Any]:

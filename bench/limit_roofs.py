@@ -46,7 +46,8 @@ class Measured:
     network_on_cores: bool
     """Whether the network computes on the same cores as the search; False on a GPU."""
     network_rate: float
-    """The network alone, full batches, best lanes and bucket."""
+    """The network alone, full batches, best lanes and bucket; on cores as fast as its processor time allows, so that
+    other programs do not lower it."""
     network_cpu: float
     ladder: Mapping[int, float]
     """Rows of a batch -> rate of the network alone in batches of that size."""

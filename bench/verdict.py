@@ -21,7 +21,7 @@ FAR_BELOW = 0.7
 bring down to it explains why."""
 _IDLE_LANES = 0.3
 """Share of their time from which lanes count as short of rows."""
-_SPARE = 0.15
+_SPARE = 0.25
 """Share of the cores that is idle in a machine with room for more work."""
 _INFLATED = 1.3
 """Processor time of an evaluation over what its parts need, from which the rest is taken for thrashing."""

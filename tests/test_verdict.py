@@ -98,11 +98,14 @@ def test_network_alone_binds_on_a_gpu() -> None:
 
 
 def test_a_better_batch_cap_is_the_knob() -> None:
-    knob = judge(usual(max_batch=256, tried=((2, 256, 100_000.0), (2, 512, 125_000.0), (1, 512, 70_000.0)))).knob
+    slow = usual(max_batch=256, tried=((2, 256, 100_000.0), (2, 512, 125_000.0), (1, 512, 70_000.0)), whole_cpu=25 * US)
+    knob = judge(slow).knob
     assert knob.change == "--max-batch 512"
     # 2 / (20 + 3 + 1 us) with the slower network against 2 / (16 + 3 + 1 us).
     assert knob.expected == pytest.approx(90_000 * 24 / 20)
     assert "1.25 times as fast" in knob.model
+    # A whole that spends no more on an evaluation than the best network would is a witness against the sweep.
+    assert judge(replace(slow, whole_cpu=20 * US)).knob.name == "--network"
 
 
 def test_search_binds_shared_cores() -> None:
