@@ -31,7 +31,7 @@ from game.blob_rules import NONE
 from game.cards import ALL_CARDS, SUIT_CARDS, lowest_card
 
 _BINOMIAL = np.array([[math.comb(n, k) for k in range(53)] for n in range(53)], np.float64)
-_ONE = np.uint64(1)
+_ONE, _NO_SEED = np.uint64(1), np.uint64(0)
 _SUITS, _RANKS, _CLASSES = 4, 13, 16
 
 
@@ -164,7 +164,7 @@ def _serve_restricted(world, seed, s):
     """Choose the cards of the restricted classes, one class after the other, and deal them to their seats."""
     gone_0 = gone_1 = gone_2 = 0
     for j in range(s.counts[1]):
-        _draw_split(seed, j, (gone_0, gone_1, gone_2), s)
+        _sum_splits(seed, j, (gone_0, gone_1, gone_2), s, True)
         gone_0 += s.split[0]
         gone_1 += s.split[1]
         gone_2 += s.split[2]
@@ -198,8 +198,12 @@ def _random(seed, bound, s):
 
 
 @lean_kernel
-def _draw_split(seed, j, gone, s):
-    """Draw how many cards of each suit class `j` gets; `gone` cards of the first three suits are dealt already."""
+def _sum_splits(seed, j, gone, s, draw):
+    """Return deals(j, m) with m = `s.left`; `gone` cards of the first three suits are dealt already.
+
+    With `draw` one of the ways to split the class's cards over suits is kept in `s.split`, each in proportion to the
+    deals it stands for: of a running total, the latest takes the place of the former with its share.
+    """
     which = s.order[j]
     need, total = s.needs[which], 0.0
     for a in range(_most(s, which, 0, need) + 1):
@@ -211,9 +215,11 @@ def _draw_split(seed, j, gone, s):
                 weight = _ways(s.left[0], a) * _ways(s.left[1], b) * _ways(s.left[2], c) * _ways(s.left[3], d)
                 weight *= _deals(j + 1, gone[0] + a, gone[1] + b, gone[2] + c, s, (a, b, c, d))
                 total += weight
-                s.counts[0] += 1
-                if weight > 0.0 and uniform(seed, s.counts[0]) * total < weight:
-                    s.split[0], s.split[1], s.split[2], s.split[3] = a, b, c, d
+                if draw and weight > 0.0:
+                    s.counts[0] += 1
+                    if uniform(seed, s.counts[0]) * total < weight:
+                        s.split[0], s.split[1], s.split[2], s.split[3] = a, b, c, d
+    return total
 
 
 @lean_kernel
@@ -255,20 +261,5 @@ def _fill_tables(s):
                     d = gone - a - b - c
                     if d <= full_3:
                         s.left[0], s.left[1], s.left[2], s.left[3] = full_0 - a, full_1 - b, full_2 - c, full_3 - d
-                        s.tables[j, a, b, c] = _sum_of_splits(j, (a, b, c), s)
+                        s.tables[j, a, b, c] = _sum_splits(_NO_SEED, j, (a, b, c), s, False)
     s.left[0], s.left[1], s.left[2], s.left[3] = full_0, full_1, full_2, full_3
-
-
-@lean_kernel
-def _sum_of_splits(j, gone, s):
-    """Return deals(j, m) with m = `s.left`."""
-    which = s.order[j]
-    need, total = s.needs[which], 0.0
-    for a in range(_most(s, which, 0, need) + 1):
-        for b in range(_most(s, which, 1, need - a) + 1):
-            for c in range(_most(s, which, 2, need - a - b) + 1):
-                d = need - a - b - c
-                if d <= _most(s, which, 3, d):
-                    weight = _ways(s.left[0], a) * _ways(s.left[1], b) * _ways(s.left[2], c) * _ways(s.left[3], d)
-                    total += weight * _deals(j + 1, gone[0] + a, gone[1] + b, gone[2] + c, s, (a, b, c, d))
-    return total
