@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.profile import Profiled
-from bench.profile_stages import OTHER, PAUSED, Snapshot, from_counters
+from bench.profile_stages import CPU, OTHER, PAUSED, Snapshot, from_counters
 from bench.slices import Slice
 
 TOLERANCE = 0.03
@@ -59,31 +59,35 @@ def worker_part(part: Slice, workers: int) -> Figures:
     stages = from_counters(part.workers)
     stages.pop(PAUSED, None)
     laps, rows = int(part.workers.get("requests", 0)), int(part.workers.get("evaluations", 0))
-    return {"threads": workers, **_part(stages, part.seconds * workers, laps, rows, (*_WORKER_ORDER, *_WORKER_LAST))}
+    times = part.seconds * workers, part.workers.get(CPU, 0.0)
+    return {"threads": workers, **_part(stages, times, (laps, rows), (*_WORKER_ORDER, *_WORKER_LAST))}
 
 
 def server_part(part: Slice) -> Figures:
     """Return the stages of each of the server's threads that did anything, and of all lanes and I/O by stage."""
     laps, rows = int(part.server.get("requests", 0)), int(part.server.get("rows", 0))
-    threads: Mapping[str, Snapshot] = part.server.get("stages", {})
+    threads: Mapping[str, Mapping[str, Any]] = part.server.get("stages", {})
     parts = {
-        name: _part(stages, part.seconds, laps, rows, _SERVER_ORDER)
-        for name, stages in sorted(threads.items())
-        if any(total[2] for total in stages.values())
+        name: _part(thread["stages"], (part.seconds, thread["cpu"]), (laps, rows), _SERVER_ORDER)
+        for name, thread in sorted(threads.items())
+        if any(calls for _, calls in thread["stages"].values())
     }
     return {"batches": int(part.server.get("batches", 0)), "laps": laps, "rows": rows, "threads": parts}
 
 
-def _part(stages: Snapshot, wall_s: float, laps: int, rows: int, order: tuple[str, ...]) -> Figures:
+def _part(stages: Snapshot, times: tuple[float, float], counts: tuple[int, int], order: tuple[str, ...]) -> Figures:
+    """Return the figures of one table. `times`: wall and processor seconds; `counts`: laps and rows."""
+    wall_s, cpu_s = times
+    laps, rows = counts
     known = [name for name in order if name in stages]
     names = known + [name for name in stages if name not in known]
-    total = sum(wall for wall, _, _ in stages.values())
+    total = sum(wall for wall, _ in stages.values())
     return {
         "wall_seconds": wall_s,
         "sum_seconds": total,
         "unaccounted_share": 1 - total / wall_s,
         "adds_up": abs(1 - total / wall_s) <= TOLERANCE,
-        "cpu_seconds": sum(cpu for _, cpu, _ in stages.values()),
+        "cpu_seconds": cpu_s,
         "laps": laps,
         "rows": rows,
         "stages": [{"stage": name, **_stage(stages[name], wall_s, laps, rows)} for name in names],
@@ -91,11 +95,10 @@ def _part(stages: Snapshot, wall_s: float, laps: int, rows: int, order: tuple[st
 
 
 def _stage(total: list[float], wall_s: float, laps: int, rows: int) -> Figures:
-    wall, cpu, calls = total
+    wall, calls = total
     return {
         "seconds": wall,
         "share": wall / wall_s,
-        "cpu_seconds": cpu,
         "calls": int(calls),
         "us_per_lap": wall / laps * 1e6 if laps else None,
         "us_per_row": wall / rows * 1e6 if rows else None,
@@ -129,7 +132,7 @@ def _interpreter(found: Profiled, workers: Figures, gil_lap_s: float | None) -> 
     return {
         "io_thread": IO_THREAD if IO_THREAD in threads else None,
         "io_thread_cpu_share": threads[IO_THREAD]["cpu_seconds"] / seconds if IO_THREAD in threads else None,
-        "io_thread_gil_share": held.get(IO_THREAD, 0.0) if held and IO_THREAD in threads else None,
+        "io_thread_gil_share": held.get(IO_THREAD, 0.0) if "server" in found.gil and IO_THREAD in threads else None,
         "search_gil_us_per_lap": gil_lap_s * 1e6 if gil_lap_s is not None else None,
         "search_gil_share": gil_lap_s * own if gil_lap_s is not None else None,
         "gil_by_thread": found.gil,

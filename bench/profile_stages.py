@@ -1,8 +1,9 @@
-"""Stage timers: where the time of every thread goes, by wall clock and by processor.
+"""Stage timers: where the time of every thread goes by the wall clock, and how much of a processor it takes.
 
 Nothing in the worker or the server knows of them: `bench.profile_children` wraps bound methods in the processes of a
 profile, and nowhere else. Time is exclusive: a stage that begins within another one interrupts it, so the stages of a
-thread, `other` among them, sum up to all its time.
+thread, `other` among them, sum up to all its time. A switch reads the wall clock only: asking for processor time is a
+system call, at which a busy machine takes the processor away, and the waiting went to whatever stage came next.
 """
 
 from __future__ import annotations
@@ -17,26 +18,29 @@ OTHER = "other"
 PAUSED = "paused"
 """The stage of a worker that holds still between two slices; no part of a profile."""
 PREFIX = "stage:"
-"""What a worker's counters of stages begin with: ``stage:NAME:wall``, ``:cpu`` and ``:calls``."""
-_COUNTS = ("wall", "cpu", "calls")
+"""What a worker's counters of stages begin with: ``stage:NAME:wall`` and ``:calls``."""
+CPU = "thread_cpu_s"
+"""A worker's counter of its thread's processor seconds."""
+_COUNTS = ("wall", "calls")
 
 Snapshot = dict[str, list[float]]
-"""Stage -> [wall seconds, processor seconds, calls]."""
+"""Stage -> [wall seconds, calls]."""
 
 
 class Stages:
     """The stages of one thread; made and switched by that thread only."""
 
     def __init__(self) -> None:
-        self._totals: Snapshot = {OTHER: [0.0, 0.0, 0.0]}
+        self._totals: Snapshot = {OTHER: [0.0, 0.0]}
         self._stage = OTHER
-        self._wall, self._cpu = time.perf_counter(), time.thread_time()
+        self._wall = time.perf_counter()
+        self._clock = _processor_clock()
 
     def enter(self, stage: str) -> str:
         """Begin `stage` and return the one it interrupts."""
         former = self._stage
         self._switch(stage)
-        self._totals.setdefault(stage, [0.0, 0.0, 0.0])[2] += 1
+        self._totals.setdefault(stage, [0.0, 0.0])[1] += 1
         return former
 
     def leave(self, former: str) -> None:
@@ -44,20 +48,31 @@ class Stages:
         self._switch(former)
 
     def _switch(self, stage: str) -> None:
-        wall, cpu = time.perf_counter(), time.thread_time()
-        total = self._totals.setdefault(self._stage, [0.0, 0.0, 0.0])
-        total[0] += wall - self._wall
-        total[1] += cpu - self._cpu
-        self._stage, self._wall, self._cpu = stage, wall, cpu
+        wall = time.perf_counter()
+        self._totals.setdefault(self._stage, [0.0, 0.0])[0] += wall - self._wall
+        self._stage, self._wall = stage, wall
 
     def snapshot(self) -> Snapshot:
         """Return the totals; of the stage that goes on, the wall time up to now.
 
-        Another thread may ask while this one waits, which takes no processor time.
+        Another thread may ask while this one waits.
         """
         totals = {stage: list(total) for stage, total in list(self._totals.items())}
-        totals.setdefault(self._stage, [0.0, 0.0, 0.0])[0] += time.perf_counter() - self._wall
+        totals.setdefault(self._stage, [0.0, 0.0])[0] += time.perf_counter() - self._wall
         return totals
+
+    def cpu_seconds(self) -> float:
+        """Return the thread's processor seconds so far; 0 where the system keeps no clock of a thread."""
+        try:
+            return 0.0 if self._clock is None else time.clock_gettime(self._clock)
+        except OSError:  # the thread has ended
+            return 0.0
+
+
+def _processor_clock() -> int | None:
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return None
+    return time.pthread_getcpuclockid(threading.get_ident())
 
 
 class Recorder:
@@ -95,16 +110,18 @@ class Recorder:
 
     def counters(self) -> dict[str, float]:
         """Return the calling thread's totals under flat names, as a worker's counters have to be."""
-        return {
+        stages = self.here()
+        counts = {
             f"{PREFIX}{stage}:{count}": value
-            for stage, total in self.here().snapshot().items()
+            for stage, total in stages.snapshot().items()
             for count, value in zip(_COUNTS, total, strict=True)
         }
+        return {**counts, CPU: stages.cpu_seconds()}
 
-    def threads(self) -> dict[str, Snapshot]:
-        """Return the totals of every thread but the search threads, which report for themselves."""
-        found = list(self._threads.items())
-        return {name: stages.snapshot() for name, stages in found if not name.startswith("search-")}
+    def threads(self) -> dict[str, dict[str, Any]]:
+        """Return `stages` and `cpu` of every thread but the search threads, which report for themselves."""
+        found = [(name, stages) for name, stages in list(self._threads.items()) if not name.startswith("search-")]
+        return {name: {"stages": stages.snapshot(), "cpu": stages.cpu_seconds()} for name, stages in found}
 
 
 def from_counters(counters: dict[str, float]) -> Snapshot:
@@ -113,7 +130,7 @@ def from_counters(counters: dict[str, float]) -> Snapshot:
     for key, value in counters.items():
         if key.startswith(PREFIX):
             stage, _, count = key.removeprefix(PREFIX).rpartition(":")
-            out.setdefault(stage, [0.0, 0.0, 0.0])[_COUNTS.index(count)] = value
+            out.setdefault(stage, [0.0, 0.0])[_COUNTS.index(count)] = value
     return out
 
 

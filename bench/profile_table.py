@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.profile_figures import IO_THREAD, TOP, Figures, top_functions
 
-_HEADS = ("stage", "share", "seconds", "cpu s", "calls", "us/lap", "us/row")
+_HEADS = ("stage", "share", "seconds", "calls", "us/lap", "us/row")
 
 
 def write_profile(out: Path, head: Figures, figures: Figures, pstats_file: Path) -> tuple[list[Path], str]:
@@ -47,7 +47,8 @@ def _table(title: str, part: Figures, tolerance: float) -> str:
     total = f"{part['sum_seconds']:.3f} s of {part['wall_seconds']:.3f} s wall"
     verdict = "adds up" if part["adds_up"] else "DOES NOT ADD UP"
     foot = f"sum: {total}, {part['unaccounted_share']:+.1%} not accounted for (tolerance {tolerance:.0%}): {verdict}"
-    return "\n".join((title, *aligned((_HEADS, *rows)), foot))
+    used = f"processor: {part['cpu_seconds']:.3f} s, {part['cpu_seconds'] / part['wall_seconds']:.1%} of the wall time"
+    return "\n".join((title, *aligned((_HEADS, *rows)), foot, used))
 
 
 def _row(stage: Figures) -> tuple[str, ...]:
@@ -55,7 +56,6 @@ def _row(stage: Figures) -> tuple[str, ...]:
         stage["stage"],
         f"{stage['share']:.1%}",
         f"{stage['seconds']:.3f}",
-        f"{stage['cpu_seconds']:.3f}",
         f"{stage['calls']:,}",
         _number(stage["us_per_lap"], "{:,.1f}"),
         _number(stage["us_per_row"], "{:.3f}"),
@@ -74,7 +74,7 @@ def _io_lines(figures: Figures) -> Iterable[str]:
         return
     held = here["io_thread_gil_share"]
     measured = (
-        "not sampled, for want of py-spy" if held is None else f"held the interpreter lock {held:.1%} of the time"
+        "who held the lock was not sampled" if held is None else f"held the interpreter lock {held:.1%} of the time"
     )
     yield f"the server's I/O thread {IO_THREAD}: {here['io_thread_cpu_share']:.1%} of a core; {measured}"
 

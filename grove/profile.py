@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -13,7 +14,7 @@ from bench.profile import PSTATS, Profiled, run_profile
 from bench.profile_figures import figures_of
 from bench.profile_table import write_profile
 from common import machine
-from common.errors import SettingError
+from common.errors import PoolError, SettingError
 from game import check, load_game
 from game.contract import Game
 from grove.settings import flatten
@@ -74,7 +75,11 @@ def profile(settings: Profile) -> int:
     plan = _plan(settings, game, out)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"network: {network.model or network.network} ({why})")
-    found = run_profile(plan, out, settings.seconds, console.print)
+    try:
+        found = run_profile(plan, out, settings.seconds, console.print)
+    except PoolError:
+        shutil.rmtree(out, ignore_errors=True)  # it was empty, so that mended settings may use it
+        raise
     written, text = _write(settings, found, game, out)
     console.print(f"\n{text}\n\n{', '.join(map(str, written))}", markup=False)
     return 0

@@ -249,13 +249,14 @@ def _profile(made: Section) -> None:
 
 
 def _stages(part: Figures) -> Html:
-    heads = ("stage", "share", "seconds", "cpu s", "calls", "us/lap", "us/row")
-    keys = ("seconds", "cpu_seconds", "calls", "us_per_lap", "us_per_row")
+    heads = ("stage", "share", "seconds", "calls", "us/lap", "us/row")
+    keys = ("seconds", "calls", "us_per_lap", "us_per_row")
     rows = [
         [stage["stage"], percent(stage["share"]), *(shown(stage.get(key)) for key in keys)] for stage in part["stages"]
     ]
     sums = f"{shown(part.get('sum_seconds'))} s of {shown(part.get('wall_seconds'))} s by the clock"
-    foot = f"Sum: {sums}, {part.get('unaccounted_share', 0):+.1%} not accounted for."
+    missing, used = part.get("unaccounted_share", 0), shown(part.get("cpu_seconds"))
+    foot = f"Sum: {sums}, {missing:+.1%} not accounted for; {used} s of a processor."
     return join((table(heads, rows), tag("p", foot, class_="faint")))
 
 

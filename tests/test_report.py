@@ -158,7 +158,7 @@ def test_limits_sweeps_and_profiles_are_read_as_they_are(tmp_path: Path) -> None
     points.append({"mode": "server-thread", "workers": 64, "error": "no memory", "evaluations_per_second": None})
     sweep = write(tmp_path / "sweep", results_json=points, run_json=HEAD, results_csv="mode,workers\n")
     other = write(tmp_path / "other", peers_json={"mctx": {"simulations_per_second": 26000.5}, "rows": [{"a": 1}]})
-    stages = [{"stage": name, "share": 0.5, "seconds": 1.0, "cpu_seconds": 1.0, "calls": 3, "us_per_lap": 2.0,
+    stages = [{"stage": name, "share": 0.5, "seconds": 1.0, "calls": 3, "us_per_lap": 2.0,
                "us_per_row": None} for name in ("ask", "wait")]  # fmt: skip
     part = {"stages": stages, "sum_seconds": 2.0, "wall_seconds": 2.0, "unaccounted_share": 0.0, "cpu_seconds": 2.0}
     profile = write(tmp_path / "prof", profile_json={**HEAD, "workers": part, "server": {"threads": {"lane-0": part}}})
@@ -173,7 +173,7 @@ def test_limits_sweeps_and_profiles_are_read_as_they_are(tmp_path: Path) -> None
         "mctx.simulations_per_second",
         "26,000",
         "Server, thread lane-0",
-        "Sum: 2 s of 2 s by the clock, +0.0% not accounted for.",
+        "Sum: 2 s of 2 s by the clock, +0.0% not accounted for; 2 s of a processor.",
     ):
         assert text in page.text
     assert imread(tmp_path / "report-prof.png").shape[1] == 1500
