@@ -3,7 +3,7 @@
 Nothing in the worker or the server knows of them: `bench.profile_children` wraps bound methods in the processes of a
 profile, and nowhere else. Time is exclusive: a stage that begins within another one interrupts it, so the stages of a
 thread, `other` among them, sum up to all its time. A switch reads the wall clock only: asking for processor time is a
-system call, at which a busy machine takes the processor away, and the waiting went to whatever stage came next.
+system call, which costs more and seems to draw the waiting of a busy machine to the stage that comes next.
 """
 
 from __future__ import annotations
