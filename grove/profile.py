@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -15,25 +15,18 @@ from bench.profile_figures import figures_of
 from bench.profile_table import write_profile
 from common import machine
 from common.errors import PoolError, SettingError
-from game import check, load_game
 from game.contract import Game
-from grove.settings import flatten
-from inference_server.network_settings import NetworkSettings, resolve_network
-from inference_server.settings import ServerSettings
-from mcts import SearchSettings, check_worlds
-from workers.evaluators import row_spec
+from grove.load import folder_of, make_new, resolve_load
+from grove.settings import Load, flatten
 from workers.gil import gil_seconds_per_lap
 from workers.plan import PoolPlan
-from workers.settings import PoolSettings
 from workers.sizing import check_memory, check_requests, sizes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class Profile(Load):
     """Play a load for a few seconds and say where the time goes, stage by stage and function by function."""
 
-    game: str = "connect_four"
-    """Game to play."""
     games: int = 200
     """Games of the run to be profiled: no more are in progress at once, as in that run. A profile itself ends by the
     clock."""
@@ -43,19 +36,9 @@ class Profile:
     out: str | None = None
     """New or empty folder for profile.json, the tables, the pstats file and the flame graphs. By default a new one
     under runs/."""
-    seed: int = 0
-    """Seed of all games' randomness."""
-    preset: str | None = None
-    """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
-    ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
-    config: str | None = None
-    """TOML file with any of these settings."""
-    search: SearchSettings = field(default_factory=SearchSettings)
-    pool: PoolSettings = field(default_factory=PoolSettings)
-    network: NetworkSettings = field(default_factory=NetworkSettings)
-    server: ServerSettings = field(default_factory=ServerSettings)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.seconds <= 3600:
             raise SettingError.of("seconds", self.seconds, "it must lie in 1..3600", "choose how long to measure")
         if self.games < 1:
@@ -66,15 +49,11 @@ class Profile:
 
 def profile(settings: Profile) -> int:
     """Profile the load and write the folder; returns the exit status."""
-    game = load_game(settings.game)
-    check(game, games=2)
-    check_worlds(game, settings.search)
-    network, why = resolve_network(settings.network, row_spec(game))
-    settings = replace(settings, game=game.name, network=network)
-    out = _new_folder(settings.out, game.name)
+    game, settings, network = resolve_load(settings)
+    out = make_new(folder_of(settings, "profile"))
     plan = _plan(settings, game, out)
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"network: {network.model or network.network} ({why})")
+    console.print(network)
     try:
         found = run_profile(plan, out, settings.seconds, console.print)
     except PoolError:
@@ -117,17 +96,3 @@ def _write(settings: Profile, found: Profiled, game: Game, out: Path) -> tuple[l
         "settings": flatten(settings) | {"out": str(out)},
     }
     return write_profile(out, head, figures_of(found, per_lap), out / PSTATS)
-
-
-def _new_folder(out: str | None, game: str) -> Path:
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = "".join(c if c.isalnum() else "-" for c in game)
-    path = Path(out) if out else Path("runs") / f"profile-{name}-{stamp}"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        foreign = next((item.name for item in path.iterdir()), None)
-    except OSError as error:
-        raise SettingError.of("out", str(path), f"it cannot be used ({error})", "give a folder to write to") from None
-    if foreign:
-        raise SettingError.of("out", str(path), f"it holds {foreign!r} already", "give a new or empty folder")
-    return path

@@ -68,24 +68,15 @@ class SelfPlay:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare:
-    """Play the same games in several modes, in interleaved slices of one run, and compare their rates. The modes say
-    which pool and which evaluator are used."""
+class Load:
+    """The load that a measuring command plays; each command adds what it measures."""
 
     game: str = "connect_four"
     """Game to play."""
-    seconds: float = 120.0
-    """Seconds of measuring, over all modes; starting and warming them comes on top."""
-    modes: str = "direct,local,server-thread,server-process"
-    """Comma-separated modes to compare: direct, local, server-thread, server-process."""
     out: str | None = None
-    """New or empty folder for results.json, run.json, the chart and the games. By default a new one under runs/."""
+    """New or empty folder for what is found. By default a new one under runs/."""
     seed: int = 0
-    """Seed of all games' randomness, the same in every mode."""
-    probe_limit: float = 0.1
-    """Relative change of the burn probe from which a round is dropped; a tenth shows a lost core or clock."""
-    plan: str | None = None
-    """Training plan as ITERATIONSxGAMES, such as 500x10000: the days its games would take in each mode are added."""
+    """Seed of all games' randomness."""
     preset: str | None = None
     """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
     ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
@@ -97,12 +88,32 @@ class Compare:
     server: ServerSettings = field(default_factory=ServerSettings)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 63:
+            raise SettingError.of("seed", self.seed, "it must lie in 0..2**63-1", "choose such a number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Load):
+    """Play the same games in several modes, in interleaved slices of one run, and compare their rates. The modes say
+    which pool and which evaluator are used."""
+
+    seconds: float = 120.0
+    """Seconds of measuring, over all modes; starting and warming them comes on top."""
+    modes: str = "direct,local,server-thread,server-process"
+    """Comma-separated modes to compare: direct, local, server-thread, server-process."""
+    out: str | None = None
+    """New or empty folder for results.json, run.json, the chart and the games. By default a new one under runs/."""
+    probe_limit: float = 0.1
+    """Relative change of the burn probe from which a round is dropped; a tenth shows a lost core or clock."""
+    plan: str | None = None
+    """Training plan as ITERATIONSxGAMES, such as 500x10000: the days its games would take in each mode are added."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.seconds <= 1e6:
             raise SettingError.of("seconds", self.seconds, "it must lie in 1..1000000", "choose how long to measure")
         if not 0 < self.probe_limit <= 1:
             raise SettingError.of("probe-limit", self.probe_limit, "it must lie in 0..1", "choose a share such as 0.1")
-        if not 0 <= self.seed < 1 << 63:
-            raise SettingError.of("seed", self.seed, "it must lie in 0..2**63-1", "choose such a number")
 
 
 @dataclass(frozen=True, kw_only=True)

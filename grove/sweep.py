@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,15 +18,10 @@ from bench.sweep_rows import COLUMNS, Row, sweep_rows, to_csv, with_plan
 from bench.visits import Visit
 from common import machine
 from common.errors import PoolError, SettingError
-from game import Game, check, load_game
+from game import Game
+from grove.load import folder_of, resolve_load
 from grove.run_folder import RunFolder, write_whole
-from grove.settings import flatten
-from inference_server.network_settings import NetworkSettings, resolve_network
-from inference_server.settings import ServerSettings
-from mcts import check_worlds
-from mcts.settings import SearchSettings
-from workers.evaluators import row_spec
-from workers.settings import PoolSettings
+from grove.settings import Load, flatten
 
 MOST_WORKERS = 128
 _MAY_DIFFER = (
@@ -38,12 +32,10 @@ _MAY_DIFFER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(Load):
     """Measure self-play over workers, games per worker, batch cap, delay and lanes: one row a point. The same command
     on the same folder goes on, tries again what failed, and visits what was added."""
 
-    game: str = "connect_four"
-    """Game to play."""
     modes: str = "server-process,server-thread"
     """Comma-separated modes to sweep: server-process, server-thread, local, direct."""
     quick: bool = False
@@ -68,23 +60,13 @@ class Sweep:
     """Visits of every point, every second time in the opposite order; 0 = 2, when quick 1."""
     out: str | None = None
     """Folder for results.csv, results.json, the chart and visits.jsonl; by default a new one under runs/."""
-    seed: int = 0
-    """Seed of all games' randomness, the same at every point."""
     probe_limit: float = 0.1
     """Relative change of the burn probe, against the whole sweep's median, from which a visit is left out."""
     plan: str | None = None
     """Training plan as ITERATIONSxGAMES, such as 500x10000: the days its games would take at each point are added."""
-    preset: str | None = None
-    """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
-    ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
-    config: str | None = None
-    """TOML file with any of these settings."""
-    search: SearchSettings = field(default_factory=SearchSettings)
-    pool: PoolSettings = field(default_factory=PoolSettings)
-    network: NetworkSettings = field(default_factory=NetworkSettings)
-    server: ServerSettings = field(default_factory=ServerSettings)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.point_seconds and not 0.3 <= self.point_seconds <= 3600:
             limit = "it must lie in 0.3..3600, or be 0"
             raise SettingError.of("point-seconds", self.point_seconds, limit, "choose how long to measure a point")
@@ -104,21 +86,16 @@ def sweep(settings: Sweep) -> int:
             all that could be measured.
     """
     modes, plan, axes = parse_swept(settings.modes), bench.parse_plan(settings.plan), _axes(settings)
-    game = load_game(settings.game)
-    check(game, games=2)
-    check_worlds(game, settings.search)
-    network, why = resolve_network(settings.network, row_spec(game))
+    game, settings, network = resolve_load(settings)
     settings = replace(
         settings,
-        game=game.name,
-        network=network,
         point_seconds=settings.point_seconds or (3.0 if settings.quick else 6.0),
         visits=settings.visits or (1 if settings.quick else 2),
-        out=settings.out or _new_name(game.name),
+        out=str(folder_of(settings, "sweep")),
     )
     console = Console(highlight=False, soft_wrap=True)
     with RunFolder.open_or_create(str(settings.out), flatten(settings), may_differ=_MAY_DIFFER) as folder:
-        console.print(f"network: {network.model or network.network} ({why})")
+        console.print(network)
         asked = _asked(settings, folder.path, modes)
         steps = SweepPlan(
             asked=asked, points=make_points(asked, axes, settings.shape == "grid"), visits=settings.visits
@@ -175,8 +152,3 @@ def _play(steps: SweepPlan, game: Game, plan: bench.Plan | None, console: Consol
     if not any(row["success"] for row in rows):
         raise PoolError(f"no point could be measured; the last error: {rows[-1]['error']}")
     return rows
-
-
-def _new_name(game: str) -> str:
-    name = "".join(c if c.isalnum() else "-" for c in game)
-    return str(Path("runs") / f"sweep-{name}-{datetime.now():%Y%m%d-%H%M%S}")
