@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALLER = {"--games": "6", "--seconds": "6", "--simulations": "8", "--workers": "2"}
+NAMES = ("selfplay", "show", "doctor", "serve", "work", "bench compare", "bench limit", "watch", "report")
 SMALL_NETWORK = ("--network", "mlp:layers=1,width=8", "--compile", "off", "--dtype", "fp32")
 
 
@@ -51,10 +52,14 @@ def lines_with(text: str) -> list[str]:
     return [line for line in commands() if text in line]
 
 
-def test_selfplay_then_show(tmp_path: Path) -> None:
+def test_selfplay_then_what_can_be_done_with_a_run(tmp_path: Path) -> None:
     play, blob = lines_with("grove selfplay")
     assert "runs/hex7" in run(grove(play), tmp_path)
     assert "result:" in run(grove(lines_with("grove show")[0]), tmp_path)
+    assert "finished" in run(grove(lines_with("grove watch")[0]), tmp_path)
+    limit = [*grove(lines_with("bench limit")[0]), *SMALL_NETWORK, "--seconds", "3"]
+    assert "bound" in run(limit, tmp_path)
+    assert "report.html" in run(grove(lines_with("grove report")[0]), tmp_path)
     assert "rounds/min" in run([*grove(blob), *SMALL_NETWORK], tmp_path)
 
 
@@ -83,5 +88,5 @@ def test_compare(tmp_path: Path, number: int) -> None:
 
 
 def test_no_command_is_left_out() -> None:
-    tested = ("make ", *(f"grove {name}" for name in ("selfplay", "show", "doctor", "serve", "work", "bench compare")))
+    tested = ("make ", *(f"grove {name}" for name in NAMES))
     assert [line for line in commands() if not any(name in line for name in tested)] == []
