@@ -170,7 +170,7 @@ def _fastest(
             pools[variant.name] = pool
     if not pools:
         return None
-    rounds = [_play_round(pools, None, slice_s, first=number) for number in range(VARIANT_ROUNDS)]
+    rounds = [play_round(pools, None, slice_s, first=number) for number in range(VARIANT_ROUNDS)]
     rates = median_rates(rounds)
     fastest = max(rates, key=lambda name: rates[name])
     for name, pool in pools.items():
@@ -195,7 +195,7 @@ def _play_rounds(warm: Mapping[str, WarmPool], roof: Roof, seconds: float, outco
     say(f"{count} rounds of {outcome.slice_s:.1f} s a mode")
     processes = {mode: pool.pool.processes for mode, pool in warm.items()} | {_ROOF: roof.processes}
     for number in range(count):
-        done = _play_round(warm, roof, outcome.slice_s, processes, number)
+        done = play_round(warm, roof, outcome.slice_s, processes, number)
         outcome.rounds.append(done)
         rates = ", ".join(f"{mode} {done.slices[mode].evaluations_per_second:,.0f}" for mode in warm)
         say(f"round {number + 1} of {count}: roof {done.roof:,.0f}, {rates} evaluations/s")
@@ -203,7 +203,7 @@ def _play_rounds(warm: Mapping[str, WarmPool], roof: Roof, seconds: float, outco
     outcome.idle_cpu = sum(used) / len(used)
 
 
-def _play_round(
+def play_round(
     warm: Mapping[str, WarmPool],
     roof: Roof | None,
     seconds: float,

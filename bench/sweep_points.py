@@ -115,7 +115,7 @@ def point_plan(asked: Asked, point: Point) -> PoolPlan:
         sizes = replace(chosen, workers=point.workers or chosen.workers, games=point.games_per_worker or chosen.games)
         check_memory(load_game(asked.game_spec), asked.search, sizes)
         plan = replace(plan, process_sizes=sizes, thread_sizes=sizes)
-    _check_processes(point.mode, plan.process_sizes.workers)
+    check_processes(point.mode, plan.process_sizes.workers)
     return plan
 
 
@@ -170,7 +170,7 @@ def _direct(asked: Asked) -> PoolPlan:
     return [variant for variant in direct_kinds(asked) if not variant.fault][-1].plan
 
 
-def _check_processes(mode: str, workers: int, free_bytes: Callable[[], int] = free_memory_bytes) -> None:
+def check_processes(mode: str, workers: int, free_bytes: Callable[[], int] = free_memory_bytes) -> None:
     """Raise SettingError when the processes alone would not fit into memory: the system would kill some of them."""
     needed, free = workers * _PROCESS_MB[mode] * 2**20, free_bytes()
     if needed > free:

@@ -17,7 +17,7 @@ import pytest
 from matplotlib.image import imread
 from sweep_tools import asked
 
-from bench.sweep_points import Point, _check_processes, make_points, parse_axis, parse_swept, point_plan
+from bench.sweep_points import Point, check_processes, make_points, parse_axis, parse_swept, point_plan
 from bench.sweep_rows import COLUMNS
 from common.errors import SettingError
 from grove.cli import main
@@ -213,9 +213,9 @@ def test_workers_with_networks_of_their_own_are_swept_too(mode: str) -> None:
 
 
 def test_processes_that_memory_cannot_hold_are_refused() -> None:
-    _check_processes("direct", 10, lambda: 4 << 30)
+    check_processes("direct", 10, lambda: 4 << 30)
     with pytest.raises(SettingError, match=r"workers is 128, but .* take about 50 GiB and 4.0 GiB are free"):
-        _check_processes("direct", 128, lambda: 4 << 30)
+        check_processes("direct", 128, lambda: 4 << 30)
 
 
 def test_modes_are_taken_once_in_their_order() -> None:
