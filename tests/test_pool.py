@@ -81,7 +81,7 @@ def test_killed_workers_are_replaced_and_no_game_is_lost_or_played_twice(tmp_pat
 def test_a_worker_that_only_ever_fails_is_given_up_and_the_run_ends_with_its_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("workers.pool.MOST_RESTARTS", 2)
+    monkeypatch.setattr("workers.worker_life.MOST_RESTARTS", 2)
     folder = tmp_path / "games"
     folder.write_text("a file where the logs shall be")
     with Pool(plan(folder, kind), IndexBook(range(6))) as pool:
