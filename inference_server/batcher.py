@@ -18,7 +18,7 @@ import numpy.typing as npt
 from common.errors import MessageError, ServerGone
 from inference_server.client import Rows
 from inference_server.forming import Batch, FormingRows
-from inference_server.policy import Limits, Policy, Wait
+from inference_server.policy import Limits, Policy, PolicyKind, Wait
 from inference_server.request import Port, Request
 from inference_server.rows import RowSpec
 from inference_server.settings import ServerSettings
@@ -37,6 +37,7 @@ class Batcher:
         buckets: tuple[int, ...],
         lanes: int,
         new_buffer: Callable[[], Rows],
+        policy: PolicyKind = Policy,
     ) -> None:
         """`new_buffer` returns an uninitialised host array [top bucket, *observation_shape]."""
         limits = Limits(
@@ -51,7 +52,7 @@ class Batcher:
         self.closed = False
         self.draining = False
         self.lock = threading.Lock()
-        self._policy = Policy(limits)
+        self._policy = policy(limits)
         self._rows = FormingRows(buckets[-1], new_buffer)
         self._ports: dict[int, Port] = {}
         self._next_key = 0

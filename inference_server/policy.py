@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ class _Client:
         return self.live and not self.blocked and self.outstanding < self.window
 
 
-class _Queue:
+class Queue:
     """The waiting rows of one model slot, oldest first, as [arrival_ns, rows] pairs."""
 
     __slots__ = ("chunks", "rows", "slot")
@@ -101,7 +101,7 @@ class _Queue:
             chunks.popleft()
 
 
-def _oldest_first(queue: _Queue) -> int:
+def _oldest_first(queue: Queue) -> int:
     return queue.chunks[0][0]
 
 
@@ -114,7 +114,7 @@ class Policy:
         self._limits = limits
         self._clients: dict[int, _Client] = {}
         self._owing = 0  # clients that owe rows: the saturation rule holds at 0
-        self._waiting: dict[int, _Queue] = {}  # model slot -> its rows; only slots that have some
+        self._waiting: dict[int, Queue] = {}  # model slot -> its rows; only slots that have some
         self._free: list[int] = []  # lanes, most recently freed last
         self._draining = False
         self.reasons = dict.fromkeys(REASONS, 0)
@@ -137,7 +137,7 @@ class Policy:
         self._owing += state.owes - owed
         queue = self._waiting.get(slot)
         if queue is None:
-            queue = self._waiting[slot] = _Queue(slot)
+            queue = self._waiting[slot] = Queue(slot)
         queue.push(rows, now_ns)
 
     def reply_delivered(self, client: int, now_ns: int) -> None:
@@ -221,19 +221,21 @@ class Policy:
             reason = self._reason(queue, now_ns)
             if reason:
                 return self._dispatch(queue, reason, now_ns)
-        return Wait(queues[0].chunks[0][0] + self._limits.max_delay_ns)
+        return Wait(min(map(self._due_ns, queues)))
 
-    def _reason(self, queue: _Queue, now_ns: int) -> str | None:
+    def _reason(self, queue: Queue, now_ns: int) -> str | None:
         complete = self._draining or self._owing == 0  # nothing more will come: share what there is
         if queue.rows >= self._top * (len(self._free) if complete else 1):
             return "full"
         if complete:
             return "drain" if self._draining else "saturated"
-        if now_ns - queue.chunks[0][0] >= self._limits.max_delay_ns:
-            return "delay"
-        return None
+        return "delay" if now_ns >= self._due_ns(queue) else None
 
-    def _dispatch(self, queue: _Queue, reason: str, now_ns: int) -> Dispatch:
+    def _due_ns(self, queue: Queue) -> int:
+        """When the oldest rows of `queue` have waited long enough."""
+        return queue.chunks[0][0] + self._limits.max_delay_ns
+
+    def _dispatch(self, queue: Queue, reason: str, now_ns: int) -> Dispatch:
         rows = min(queue.rows, self._top)
         if reason in {"saturated", "drain"}:
             rows = self._share(queue.rows)
@@ -259,3 +261,7 @@ class Policy:
             if client.owes and client.last_ns <= horizon:
                 client.live = False
                 self._owing -= 1
+
+
+PolicyKind = Callable[[Limits], Policy]
+"""What makes a server's policy: :class:`Policy` itself, or a kind of it that is measured against it."""

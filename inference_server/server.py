@@ -14,6 +14,7 @@ from common.errors import PoolError, ServerGone
 from inference_server.batcher import Batcher
 from inference_server.inproc import InprocClient
 from inference_server.lanes import Backend, Lane
+from inference_server.policy import Policy, PolicyKind
 from inference_server.rows import RowSpec
 from inference_server.settings import ServerSettings
 from inference_server.zmq_channel import ZmqChannel
@@ -29,7 +30,13 @@ class InferenceServer:
             client = server.connect(window=2)             # a search thread of this process
     """
 
-    def __init__(self, row_spec: RowSpec, backends: Sequence[Backend], settings: ServerSettings | None = None) -> None:
+    def __init__(
+        self,
+        row_spec: RowSpec,
+        backends: Sequence[Backend],
+        settings: ServerSettings | None = None,
+        policy: PolicyKind = Policy,
+    ) -> None:
         """One lane per backend; all of them have the same buckets and the same model."""
         self.row_spec = row_spec
         self.settings = settings or ServerSettings()
@@ -37,7 +44,9 @@ class InferenceServer:
         """Names this life of the server: a restarted one has another epoch."""
         self._backends = list(backends)
         first = self._backends[0]
-        self._batcher = Batcher(row_spec, self.settings, first.buckets, len(self._backends), first.new_host_buffer)
+        self._batcher = Batcher(
+            row_spec, self.settings, first.buckets, len(self._backends), first.new_host_buffer, policy
+        )
         self._lanes = [Lane(index, backend, self._batcher) for index, backend in enumerate(self._backends)]
         self._channels: list[ZmqChannel] = []
         self._started_ns = time.monotonic_ns()

@@ -16,6 +16,7 @@ from game import load_game
 from game.contract import Game
 from inference_server import InferenceServer, ServerSettings, private_endpoint
 from inference_server.network_settings import NetworkSettings
+from inference_server.policy import Policy, PolicyKind
 from workers.evaluators import Evaluator, ServedEvaluator, row_spec
 from workers.gil import thread_verdict
 from workers.port import Port, last_words
@@ -46,6 +47,8 @@ class HostJob:
     """Where to listen for worker processes; empty = a private socket of this machine."""
     metrics_port: int = 0
     """Port of /metrics; 0 = none."""
+    policy: PolicyKind = Policy
+    """Rule by which the server sends batches off."""
 
 
 def main(job: HostJob, connection: Connection, worker_connections: list[Connection]) -> None:
@@ -99,7 +102,7 @@ class _Host:
         backends = make_backends(
             row_spec(self._game), job.network, job.server.max_batch, job.server.lanes, job.server.deterministic
         )
-        server = self._stack.enter_context(InferenceServer(row_spec(self._game), backends, job.server))
+        server = self._stack.enter_context(InferenceServer(row_spec(self._game), backends, job.server, job.policy))
         server.wait_ready(READY_S)
         self._server = server
         if job.metrics_port:

@@ -43,6 +43,7 @@ class HostLife:
             pool=plan.pool,
             threads=tuple(jobs),
             metrics_port=plan.metrics_port,
+            policy=plan.policy,
         )
         ours, other = self._context.Pipe()
         process = self._context.Process(target=host.main, args=(job, other, theirs), name="grove-server")

@@ -8,6 +8,7 @@ from typing import Literal
 
 from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
+from inference_server.policy import Policy, PolicyKind
 from mcts import SearchSettings
 
 
@@ -42,3 +43,5 @@ class PoolPlan:
     """Port of the server's /metrics; 0 = none."""
     stagger: bool = False
     """Begin the first games at random plies, for measurements; see workers/stagger.py."""
+    policy: PolicyKind = Policy
+    """Rule by which the server sends batches off; it travels to the server's process by its name."""
