@@ -28,12 +28,10 @@ from workers.index_book import IndexBook
 from workers.plan import PoolPlan, Sizes
 from workers.pool import Pool
 from workers.records import finished_indices
-from workers.sampler import Sampler
+from workers.sampler import INTERVAL_S, Sampler
 from workers.settings import PoolSettings
 from workers.sizing import check_memory, check_requests, sizes
 
-METRICS_S = 5.0
-"""Seconds between two lines of metrics.jsonl."""
 _LAST_S = 1.0
 """Shortest last interval worth a line of metrics.jsonl; the rates of a shorter one say little."""
 _TICK_S = 0.1
@@ -230,7 +228,7 @@ class _Run:
             if last is None or now["seconds"] - last["seconds"] >= 1.0:
                 view.update(self._snapshot(now, last))
                 last = now
-            if now["seconds"] - (self._written_s or 0.0) >= METRICS_S:
+            if now["seconds"] - (self._written_s or 0.0) >= INTERVAL_S:
                 view.update(cast(Snapshot, self._sample()))
                 self._write_metrics(now)
         self._sample()

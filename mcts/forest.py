@@ -76,7 +76,7 @@ class Forest:
         self._decided = np.zeros(positions, np.int32)
         pools = (self._trees, self._nodes, self._edges, self._legal, self._states, self._explore)
         self._kernels = BoundKernels(game, pools, self._lap, self._slots)
-        self.simulations = 0  # descents made for the moves chosen so far
+        self._former = 0  # descents made in trees that have been planted anew since
         self._bare = False  # some tree may lack a root
         self._still = False  # every tree waits or is decided, until something is planted, told or dropped
         self._configure()
@@ -86,6 +86,11 @@ class Forest:
         for name in ("fpu_reduction", "virtual_loss", "timeout_utility", "noise_fraction", "noise_alpha", "leaves"):
             self._trees[name] = getattr(settings, name)
         self._trees["max_ply"] = min(settings.max_moves or self.game.max_moves, self.game.max_moves)
+
+    @property
+    def simulations(self) -> int:
+        """Descents made so far."""
+        return self._former + int(self._trees["simulations"].sum())
 
     # -- roots ---------------------------------------------------------------------------------------------------
 
@@ -104,12 +109,13 @@ class Forest:
         self._still = False
         self._bare = True
         roots["kept"] = 0
+        self._former += int(self._trees["simulations"][roots["tree"]].sum())
         if self.settings.reuse:
             reroot(self._trees, self._nodes, self._edges, self._legal, self._states, roots)
         rows.plant_states(self._trees, self._states, roots, bytes_of_states(states))
         kept = roots["tree"][roots["kept"] != 0]
         if len(kept):
-            self.simulations -= int(self._trees["simulations"][kept].sum())
+            self._former -= int(self._trees["simulations"][kept].sum())
             expand.add_noise(self._trees, self._nodes, self._edges, self._legal, kept)
 
     # -- growing -------------------------------------------------------------------------------------------------
@@ -282,7 +288,6 @@ class Forest:
     def choose(self, positions: Ints, visits: tuple[npt.NDArray[np.int64], Ints]) -> Ints:
         """Return the moves int32 [B] that decided positions play, by temperature, age and the games' own keys."""
         trees = self._worlds.trees_of(positions)
-        self.simulations += int(self._trees["simulations"][trees].sum())
         out = np.empty(len(positions), np.int32)
         moves.choose(self._trees, np.ascontiguousarray(trees[:, 0]), *visits, self._temperatures, out)
         return out

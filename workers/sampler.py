@@ -9,6 +9,8 @@ from common.usage import GpuUse, MachineUse, ProcessUse
 from workers import figures
 from workers.pool import Pool
 
+INTERVAL_S = 5.0
+"""Seconds between two lines of metrics.jsonl."""
 _BY_WORKER = (
     ("evaluations", "evaluations_per_second_by_worker", 1),
     ("simulations", "simulations_per_second_by_worker", 1),
