@@ -99,7 +99,7 @@ def measure(warm: WarmPool, asked: Sampling) -> Cost:
     lost, looks, cpu_s = [], 0, 0.0
     with closing(Sampler(warm.pool, load_game(warm.pool.plan.game_spec).units)) as sampler:
         for number in range(pairs):
-            rates = {}
+            rates: dict[bool, float] = {}
             for looked in (True, False) if number % 2 else (False, True):
                 if looked:
                     with Looking(sampler, asked.every) as looking:
