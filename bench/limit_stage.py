@@ -58,9 +58,9 @@ class Stage:
         """Its process number."""
         return [self._process.pid]
 
-    def wait_ready(self) -> dict[str, Any]:
+    def wait_ready(self, limit_s: float = _READY_S) -> dict[str, Any]:
         """Wait until it can measure and return what it says. Raises PoolError with its own words when it cannot."""
-        return dict(self._expect("ready", _READY_S))
+        return dict(self._expect("ready", limit_s))
 
     def begin(self, what: str, seconds: float) -> None:
         """Let it measure; several stages may measure at once."""

@@ -19,6 +19,7 @@ usage: grove COMMAND [flags]; grove COMMAND --help lists the flags
   bench compare   play the same games direct and served, side by side
   bench sweep     measure over workers, games, batch cap, delay and lanes; goes on where it stopped
   bench limit     say what binds: network, search, wire, writer or cores, and what to change next
+  bench peers     play the same game beside mctx + pgx and OpenSpiel, serve the same rows beside mosec and LitServe
   profile         say where the time of workers and server goes
   report          write one HTML page about runs and measurements
   doctor          say what this machine offers, with a remedy for what is missing
@@ -108,6 +109,13 @@ def _limit(arguments: list[str]) -> int:
     return limit(parse(Limit, arguments, "grove bench limit"))
 
 
+def _peers(arguments: list[str]) -> int:
+    from grove.peers import Peers, peers
+    from grove.settings import parse
+
+    return peers(parse(Peers, arguments, "grove bench peers"))
+
+
 def _profile(arguments: list[str]) -> int:
     from grove.profile import Profile, profile
     from grove.settings import parse
@@ -138,6 +146,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "bench compare": _compare,
     "bench sweep": _sweep,
     "bench limit": _limit,
+    "bench peers": _peers,
     "profile": _profile,
     "report": _report,
     "doctor": _doctor,

@@ -1,0 +1,335 @@
+"""Grove beside other projects: the same game, network and simulations a move, in interleaved slices of one run.
+
+Players are compared by simulations a second: Grove's pools, mctx + pgx, OpenSpiel's MCTS in Python. Generic batching
+servers are compared by rows a second behind the same clients. A peer that cannot run here is listed with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+from bench.compare import PROBE_S, slice_length, start_roof
+from bench.limit_stage import Stage
+from bench.modes import Asked, pool_plan
+from bench.peers_batchers import SERVERS, WAIT_MS, Batcher, ClientJob, GroveServer, HttpServer
+from bench.peers_mctx import PGX_GAMES, MctxJob
+from bench.peers_network import Export, PeerNetwork
+from bench.peers_open_spiel import OpenSpielJob
+from bench.probe import burn_probe
+from bench.roof import Roof
+from bench.rounds import Round
+from bench.slices import Slice, WarmPool, cpu_seconds
+from common.errors import PoolError, SettingError
+from common.machine import usable_cores
+from game import load_game
+from workers.evaluators import row_spec
+
+PEERS = ("mctx", "open_spiel", "lightzero", "mosec", "litserve")
+MODULES = {"mctx": ("jax", "mctx", "pgx"), "open_spiel": ("pyspiel",), "mosec": ("mosec",), "litserve": ("litserve",)}
+"""What must be importable; the extra `peers` holds all of it."""
+LIGHTZERO = "it needs numpy below 2 (its own requirement, and DI-engine's) and Grove needs numpy 2 or later"
+GROVE = ("server-thread", "server-process", "server-thread-cache")
+"""Grove's players; the last one remembers evaluations, as OpenSpiel's does. Its games are the same as without."""
+CACHE = 200_000
+"""Evaluations that it remembers."""
+MOST_GAMES = 512
+"""Largest batch of games that mctx tries in each process."""
+MESSAGE_ROWS = (1, 16)
+"""Rows of a client's message: one position a request, and as many as make a batch of 512 of 32 clients."""
+BATCHERS_SHARE = 0.25
+"""Part of the measuring time that the servers behind clients get."""
+_READY_S = 600.0
+"""Longest wait for a peer to be ready: JAX compiles a search for every size it tries."""
+_ROOF = "roof"
+
+Say = Callable[[str], None]
+
+
+class Contender(Protocol):
+    """What is measured: a warm pool or peer that holds still between its slices."""
+
+    name: str
+
+    def play(self, seconds: float) -> Slice: ...
+
+    def look_after(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeersAsked:
+    """What the user asked to compare with; resolved settings."""
+
+    asked: Asked
+    peers: tuple[str, ...]
+    clients: int
+    """Closed-loop clients of the batching servers."""
+
+
+@dataclass
+class Outcome:
+    """What was found; every process has ended."""
+
+    network: PeerNetwork
+    players: list[Round] = field(default_factory=list)
+    batchers: list[Round] = field(default_factory=list)
+    about: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Contender -> what it said when it was ready: batch, number format, what it tried."""
+    pools: dict[str, WarmPool] = field(default_factory=dict)
+    """Grove's players, stopped."""
+    not_measured: dict[str, str] = field(default_factory=dict)
+    roof: dict[str, Any] = field(default_factory=dict)
+    slice_s: dict[str, float] = field(default_factory=dict)
+    """Seconds of a slice of `players` and `batchers`."""
+
+
+def parse_peers(text: str) -> tuple[str, ...]:
+    """Return the peers of a comma-separated list, each once. Raises SettingError for unknown ones, or none."""
+    peers = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [peer for peer in peers if peer not in PEERS]
+    if unknown or not peers:
+        fault = f"{unknown[0]!r} is no peer" if unknown else "it names no peer"
+        raise SettingError.of("peers", text, fault, f"choose from {', '.join(PEERS)}")
+    return peers
+
+
+def check_game(game_spec: str) -> None:
+    """Raise SettingError for a game that the peers do not know."""
+    if game_spec not in PGX_GAMES:
+        limit = "the peers are set up for " + ", ".join(PGX_GAMES)
+        raise SettingError.of("game", game_spec, limit, "use --game connect_four")
+
+
+def missing(peers: Sequence[str]) -> dict[str, str]:
+    """Return peer -> why it cannot run, of those that cannot."""
+    found = {}
+    for peer in peers:
+        absent = [module for module in MODULES.get(peer, ()) if find_spec(module) is None]
+        if peer == "lightzero":
+            found[peer] = LIGHTZERO
+        elif absent:
+            found[peer] = f"{', '.join(absent)} is not installed; install Grove with the extra `peers`"
+    return found
+
+
+def run_peers(wanted: PeersAsked, say: Say) -> Outcome:
+    """Measure all players and batching servers; every process has ended by then.
+
+    Raises GroveError when Grove's own modes cannot be measured, or a peer died while it was.
+    """
+    network = export_network(wanted.asked)
+    say(f"network: {network.parameters:,} parameters, the same weights for all")
+    outcome = Outcome(network=network, not_measured=missing(wanted.peers))
+    for peer, why in outcome.not_measured.items():
+        say(f"{peer}: not measured; {why}")
+    asked = replace(wanted.asked, network=replace(wanted.asked.network, model=network.model))
+    wanted = replace(
+        wanted, asked=asked, peers=tuple(peer for peer in wanted.peers if peer not in outcome.not_measured)
+    )
+    servers = [name for name in SERVERS if name == "grove" or name in wanted.peers]
+    share = BATCHERS_SHARE if len(servers) > 1 else 0.0
+    with start_roof(asked, say) as roof:
+        outcome.roof = roof.found
+        dtype = str(roof.found["backend"]["dtype"])
+        same = replace(wanted, asked=replace(asked, network=replace(asked.network, dtype=dtype)))
+        with ExitStack() as stack:
+            _play(_players(same, outcome, stack, say), roof, asked.seconds * (1 - share), outcome.players, say)
+    if share:
+        with ExitStack() as stack:
+            found = _batchers(same, servers, outcome, stack, say)
+            _play(found, None, asked.seconds * share, outcome.batchers, say)
+    outcome.slice_s = {"players": _length(outcome.players), "batchers": _length(outcome.batchers)}
+    return outcome
+
+
+def export_network(asked: Asked) -> PeerNetwork:
+    """Write the network's model file, and rows with its answers, into the folder of the results."""
+    job = Export(row_spec=row_spec(load_game(asked.game_spec)), network=asked.network, folder=str(asked.out))
+    with Stage("network", job, asked.game_spec) as stage:
+        return PeerNetwork(**stage.wait_ready())
+
+
+# -- players -----------------------------------------------------------------------------------------------------------
+
+
+class Peer:
+    """The processes of one player of another project."""
+
+    def __init__(self, name: str, stages: Sequence[Stage]) -> None:
+        self.name, self._stages = name, stages
+
+    def play(self, seconds: float) -> Slice:
+        """Play one slice.
+
+        A process ends with a whole move of all its games, so they end at different times; the slice lasts as long as
+        the mean of them, which is to the peer's favour.
+        """
+        processes = [number for stage in self._stages for number in stage.processes]
+        used = cpu_seconds(processes)
+        for stage in self._stages:
+            stage.begin("play", seconds)
+        done = [stage.end(seconds) for stage in self._stages]
+        counts = {name: sum(part[name] for part in done) for name in done[0] if name != "seconds"}
+        took = sum(part["seconds"] for part in done) / len(done)
+        return Slice(took, counts, {}, cpu_seconds(processes) - used)
+
+    def look_after(self) -> None:
+        """Its processes say nothing between slices."""
+
+
+def _players(wanted: PeersAsked, outcome: Outcome, stack: ExitStack, say: Say) -> dict[str, Contender]:
+    """Start Grove's pools and the peers, one after the other, and return those that are warm."""
+    asked, found = wanted.asked, dict[str, Contender]()
+    for name in GROVE:
+        plan = pool_plan(grove_asked(asked, name), name.removesuffix("-cache"))
+        pool = stack.enter_context(WarmPool(name, replace(plan, games_folder=asked.out / "games" / name)))
+        pool.start()
+        chosen = pool.pool.sizes
+        say(f"{name}: warm; {chosen.workers} workers x {chosen.games} games in {chosen.groups} groups")
+        outcome.about[name] = {"workers": chosen.workers, "games": chosen.games, "groups": chosen.groups}
+        outcome.pools[name] = found[name] = pool
+    for name, jobs in peer_jobs(wanted, outcome.network).items():
+        stages = _started(name, jobs, wanted, outcome, stack)
+        if stages:
+            found[name] = Peer(name, stages)
+            say(f"{name}: warm; {len(stages)} processes; {outcome.about[name]['processes']}")
+        else:
+            say(f"{name}: not measured; {outcome.not_measured[name]}")
+    return found
+
+
+def grove_asked(asked: Asked, name: str) -> Asked:
+    """Return what is asked of one of Grove's players."""
+    return replace(asked, search=replace(asked.search, cache=CACHE)) if name.endswith("-cache") else asked
+
+
+def peer_jobs(wanted: PeersAsked, network: PeerNetwork) -> dict[str, list[Any]]:
+    """Return the jobs of the players of other projects, one process a core."""
+    asked, jobs = wanted.asked, dict[str, list[Any]]()
+    spec, cores = row_spec(load_game(asked.game_spec)), range(usable_cores())
+    same: dict[str, Any] = {"network": network, "search": asked.search}
+    if "mctx" in wanted.peers:
+        jobs["mctx"] = [
+            MctxJob(game_spec=asked.game_spec, seed=asked.seed + core, core=core, most_games=MOST_GAMES, **same)
+            for core in cores
+        ]
+    if "open_spiel" in wanted.peers:
+        compiled = asked.network.compile != "off"
+        jobs["open_spiel"] = [
+            OpenSpielJob(row_spec=spec, seed=asked.seed + core, compiled=compiled, **same) for core in cores
+        ]
+    return jobs
+
+
+def _started(name: str, jobs: Sequence[Any], wanted: PeersAsked, outcome: Outcome, stack: ExitStack) -> list[Stage]:
+    """Start the processes of one peer; none, with the reason noted, when it cannot work here."""
+    with ExitStack() as mine:
+        stages = [mine.enter_context(Stage(name, job, wanted.asked.game_spec)) for job in jobs]
+        try:
+            outcome.about[name] = {"processes": [stage.wait_ready(_READY_S) for stage in stages]}
+        except PoolError as error:
+            outcome.not_measured[name] = str(error)
+            return []
+        stack.enter_context(mine.pop_all())
+    return stages
+
+
+# -- batching servers --------------------------------------------------------------------------------------------------
+
+
+def _batchers(
+    wanted: PeersAsked, names: Sequence[str], outcome: Outcome, stack: ExitStack, say: Say
+) -> dict[str, Contender]:
+    """Start the servers, then the clients that ask all of them."""
+    stages: dict[str, Stage] = {}
+    for name, job in server_jobs(wanted, names, outcome.network).items():
+        started = _started(name, [job], wanted, outcome, stack)
+        if started:
+            stages[name] = started[0]
+        else:
+            say(f"{name}: not measured; {outcome.not_measured[name]}")
+    said = {name: outcome.about[name]["processes"][0] for name in stages}
+    client = ClientJob(
+        row_spec=row_spec(load_game(wanted.asked.game_spec)),
+        network=outcome.network,
+        dtype=wanted.asked.network.dtype,
+        sizes=MESSAGE_ROWS,
+        addresses={name: str(words["address"]) for name, words in said.items()},
+    )
+    spec = wanted.asked.game_spec
+    clients = [stack.enter_context(Stage("client", client, spec)) for _ in range(wanted.clients)]
+    differences = [stage.wait_ready(_READY_S) for stage in clients]
+    found: dict[str, Contender] = {}
+    for size in MESSAGE_ROWS:
+        for name, stage in stages.items():
+            batcher = Batcher(stage, int(said[name]["group"]), clients, f"{name} {size}")
+            found[batcher.name] = batcher
+    for name in stages:
+        outcome.about[name] = {"difference": max(float(each[name]) for each in differences)}
+    say(f"{', '.join(stages)}: warm; {len(clients)} clients, one message outstanding each")
+    return found
+
+
+def server_jobs(wanted: PeersAsked, names: Sequence[str], network: PeerNetwork) -> dict[str, Any]:
+    """Return the jobs of the servers.
+
+    Those of other projects get a process with the network for each core, and batches of as many messages that the
+    clients' messages are shared among them: one larger batch would leave a core idle.
+    """
+    asked, spec = wanted.asked, row_spec(load_game(wanted.asked.game_spec))
+    lanes = asked.server.lanes or usable_cores()
+    told = {
+        "model": network.model,
+        "dtype": asked.network.dtype,
+        "max_rows": asked.server.max_batch,
+        "max_messages": max(1, min(-(-wanted.clients // lanes), asked.server.max_batch // max(MESSAGE_ROWS))),
+        "lanes": lanes,
+        "wait_ms": WAIT_MS,
+    }
+    jobs: dict[str, Any] = {
+        name: HttpServer(module=f"bench.peers_{name}", row_spec=spec, told=told) for name in names if name != "grove"
+    }
+    return {"grove": GroveServer(row_spec=spec, network=asked.network, settings=asked.server)} | jobs
+
+
+# -- rounds ------------------------------------------------------------------------------------------------------------
+
+
+def _play(found: Mapping[str, Contender], roof: Roof | None, seconds: float, rounds: list[Round], say: Say) -> None:
+    """Play rounds of one slice each, beginning at another contender every time; add them to `rounds`."""
+    slice_s, count = slice_length(seconds, len(found) + (roof is not None))
+    say(f"{count} rounds of {slice_s:.1f} s each")
+    for number in range(count):
+        done = _round(found, roof, slice_s, number)
+        rounds.append(done)
+        rates = ", ".join(f"{name} {_rate(part):,.0f}" for name, part in done.slices.items())
+        say(f"round {number + 1} of {count}: network alone {done.roof:,.0f}, {rates} a second")
+
+
+def _round(found: Mapping[str, Contender], roof: Roof | None, seconds: float, number: int) -> Round:
+    before, rate, cpu = burn_probe(PROBE_S), 0.0, 0.0
+    slices: dict[str, Slice] = {}
+    order = [*found, *([_ROOF] if roof is not None else [])]
+    first = number % len(order)
+    for name in order[first:] + order[:first]:
+        if name == _ROOF and roof is not None:
+            rate, cpu = roof.measure(seconds)
+        else:
+            slices[name] = found[name].play(seconds)
+        for contender in found.values():
+            contender.look_after()
+    return Round((before, burn_probe(PROBE_S)), rate, slices, cpu)
+
+
+def _rate(part: Slice) -> float:
+    """Return simulations a second of a player, rows a second of a server."""
+    return part.simulations_per_second or part.evaluations_per_second
+
+
+def _length(rounds: Sequence[Round]) -> float:
+    """Return the mean seconds of a slice."""
+    seconds = [part.seconds for done in rounds for part in done.slices.values()]
+    return sum(seconds) / len(seconds) if seconds else 0.0

@@ -1,0 +1,157 @@
+"""From a comparison with peers to the rows of results.json, and what stands under the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from bench.counting import total
+from bench.peers import GROVE, Outcome, PeersAsked, grove_asked
+from bench.results import LEAST_GAMES, cpu_us_per_row, games_interval, mean_visit_entropy
+from bench.rounds import Round, Spread, check_enough, kept, probe_figures, roof_share
+from bench.slices import Slice
+from workers.records import GameRecord, read_folder
+
+Row = dict[str, Any]
+FULL_NAMES = {
+    "server-thread": "Grove, search threads",
+    "server-process": "Grove, search processes",
+    "server-thread-cache": "Grove, threads and cache",
+    "mctx": "mctx + pgx (JAX)",
+    "open_spiel": "OpenSpiel, MCTS in Python",
+    "lightzero": "LightZero",
+    "grove": "Grove",
+    "mosec": "mosec",
+    "litserve": "LitServe",
+}
+
+
+def rows(wanted: PeersAsked, outcome: Outcome) -> list[Row]:
+    """Return one row per player, one per server and size of its messages, then what was not measured.
+
+    Raises PoolError, with the numbers, when too few rounds are left to report anything.
+    """
+    limit = wanted.asked.probe_limit
+    parts = [part for part in (outcome.players, outcome.batchers) if part]
+    for part in parts:
+        check_enough(part, limit)
+    found = [_player(wanted, outcome, name, kept(outcome.players, limit)) for name in outcome.players[0].slices]
+    if outcome.batchers:
+        counted = kept(outcome.batchers, limit)
+        found += [_batcher(outcome, name, counted) for name in counted[0].slices]
+    return found + [{"mode": name, "not_measured": why} for name, why in outcome.not_measured.items()]
+
+
+def _player(wanted: PeersAsked, outcome: Outcome, name: str, rounds: Sequence[Round]) -> Row:
+    slices = [done.slices[name] for done in rounds]
+    counts = total(part.workers for part in slices)
+    seconds = sum(part.seconds for part in slices)
+    rates = Spread.of([part.simulations_per_second for part in slices])
+    share, games = roof_share(rounds, name), counts.get("games", 0)
+    proof = _records_proof(outcome, name) if name in GROVE else _counted_proof(counts)
+    return {
+        "mode": name,
+        "kind": "player",
+        "cache": grove_asked(wanted.asked, name).search.cache if name in GROVE else None,
+        "simulations_per_second": rates.middle,
+        "simulations_low": rates.low,
+        "simulations_high": rates.high,
+        "evaluations_per_second": median(part.evaluations_per_second for part in slices),
+        "roof": median(done.roof for done in rounds),
+        "roof_share": share.middle if share else None,
+        "games": int(games),
+        "games_per_minute": 60 * games / seconds if games >= LEAST_GAMES else None,
+        **games_interval(slices),
+        **proof,
+        "cpu_us_per_evaluation": cpu_us_per_row(sum(part.cpu_seconds for part in slices), counts),
+        "against": {base: _plain(_against(rounds, name, base)) for base in rounds[0].slices if base not in GROVE},
+        "about": outcome.about.get(name, {}),
+        **_rounds_figures(rounds, outcome.players),
+    }
+
+
+def _batcher(outcome: Outcome, name: str, rounds: Sequence[Round]) -> Row:
+    server, size = name.split()
+    slices = [done.slices[name] for done in rounds]
+    rates = Spread.of([part.evaluations_per_second for part in slices])
+    others = [base for base in rounds[0].slices if base != name and base.split()[1] == size]
+    counts = total(part.workers for part in slices)
+    return {
+        "mode": server,
+        "kind": "batcher",
+        "message_rows": int(size),
+        "evaluations_per_second": rates.middle,
+        "evaluations_low": rates.low,
+        "evaluations_high": rates.high,
+        "requests_per_second": rates.middle / int(size),
+        "cpu_us_per_evaluation": cpu_us_per_row(sum(part.cpu_seconds for part in slices), counts),
+        "against": {base.split()[0]: _plain(_against(rounds, name, base)) for base in others},
+        "about": outcome.about.get(server, {}),
+        **_rounds_figures(rounds, outcome.batchers),
+    }
+
+
+def _rounds_figures(rounds: Sequence[Round], played: Sequence[Round]) -> Row:
+    return {
+        "rounds": len(rounds),
+        "rounds_dropped": len(played) - len(rounds),
+        "probe": probe_figures(rounds),
+        "not_measured": None,
+    }
+
+
+def _against(rounds: Sequence[Round], name: str, base: str) -> Spread | None:
+    """Return `name` by `base`, slices of one round paired: simulations a second of players, rows of servers."""
+    pairs = [(_rate(done.slices[name]), _rate(done.slices[base])) for done in rounds]
+    return Spread.of([high / low for high, low in pairs]) if all(low for _, low in pairs) else None
+
+
+def _rate(part: Slice) -> float:
+    return part.simulations_per_second or part.evaluations_per_second
+
+
+def _plain(spread: Spread | None) -> Row | None:
+    return spread._asdict() if spread else None
+
+
+def _records_proof(outcome: Outcome, name: str) -> Row:
+    """Return what Grove's game records show: visits that a searched decision really had, and how long games are."""
+    records = list(read_folder(outcome.pools[name].pool.plan.games_folder))
+    searched = [pairs for record in records for pairs in record.visits if pairs]
+    visits = sum(count for pairs in searched for _, count in pairs)
+    return _proof(
+        visits / len(searched) if searched else None,
+        mean_visit_entropy(record.visits for record in records),
+        _mean_length(records),
+    )
+
+
+def _counted_proof(counts: dict[str, float]) -> Row:
+    """Return the same of what a peer counted in its slices."""
+    moves, games = counts["moves"], counts["games"]
+    return _proof(
+        counts["simulations"] / moves if moves else None,
+        counts["entropy"] / moves if moves else None,
+        counts["game_moves"] / games if games else None,
+    )
+
+
+def _proof(simulations: float | None, entropy: float | None, length: float | None) -> Row:
+    return {"simulations_per_move": simulations, "mean_visit_entropy": entropy, "mean_game_moves": length}
+
+
+def _mean_length(records: Sequence[GameRecord]) -> float | None:
+    return sum(len(record.moves) for record in records) / len(records) if records else None
+
+
+def finding(found: Sequence[Row]) -> str:
+    """Return in one line by how much Grove's plain threads are faster, or slower, than each peer that plays."""
+    plain = next(row for row in found if row["mode"] == "server-thread")
+    parts = []
+    for peer, spread in plain["against"].items():
+        if spread:
+            parts.append(f"{spread['middle']:.1f}x {FULL_NAMES[peer]}")
+    if not parts:
+        return f"Grove searches {plain['simulations_per_second']:,.0f} simulations a second; no peer could be measured"
+    return f"Grove's simulations a second: {' and '.join(parts)}"
