@@ -133,7 +133,7 @@ def run_peers(wanted: PeersAsked, say: Say) -> Outcome:
     share = BATCHERS_SHARE if len(servers) > 1 else 0.0
     with start_roof(asked, say) as roof:
         outcome.roof = roof.found
-        dtype = str(roof.found["backend"]["dtype"])
+        dtype = roof.found["backend"]["dtype"]  # found best, for all that run Grove's backend
         same = replace(wanted, asked=replace(asked, network=replace(asked.network, dtype=dtype)))
         with ExitStack() as stack:
             _play(_players(same, outcome, stack, say), roof, asked.seconds * (1 - share), outcome.players, say)

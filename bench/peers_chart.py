@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,7 +18,7 @@ from bench.peers_results import FULL_NAMES, Row
 _GROVE, _PEER, _INK, _FAINT = "#0072B2", "#A6A6A6", "#222222", "#5F5F5F"
 
 # Inches.
-_WIDTH, _BAR, _ABOVE, _HEAD, _BELOW, _LEFT, _RIGHT = 10.0, 0.42, 0.75, 0.5, 0.35, 2.6, 4.0
+_WIDTH, _BAR, _ABOVE, _HEAD, _BELOW, _LEFT, _RIGHT = 10.0, 0.42, 0.4, 0.5, 0.35, 2.6, 4.0
 _TITLE_LETTERS, _SUBTITLE_LETTERS, _LINE = 88, 125, 0.24
 
 
@@ -61,7 +62,7 @@ def _draw_panel(axes: Axes, heading: str, rows: Sequence[Row]) -> None:
         axes.spines[side].set_visible(False)
     axes.text(0, 1, heading, transform=axes.transAxes, color=_INK, fontsize=10.5, fontweight="bold", va="bottom")
     for place, (row, rate) in enumerate(zip(rows, rates, strict=True)):
-        label = {"textcoords": "offset points", "va": "center", "fontsize": 10.5}
+        label: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 10.5}
         axes.annotate(short(rate), (rate, place), xytext=(5, 0), color=_INK, fontweight="bold", **label)
         axes.annotate(_beside(row), (1, place), xycoords=("axes fraction", "data"), xytext=(58, 0), color=_FAINT,
                       **label | {"fontsize": 9.5})  # fmt: skip

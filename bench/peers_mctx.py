@@ -27,7 +27,7 @@ from workers.stagger import play_ahead
 
 PGX_GAMES = {"connect_four": "connect_four"}
 """Grove's games -> the same in pgx, with the same actions, planes and rewards."""
-FIRST_BATCH = 32
+FIRST_BATCH = 16
 """Games a process of the first trial."""
 GAIN = 1.03
 """How much faster the double batch must be to be tried further."""

@@ -160,7 +160,7 @@ def _fastest_form(job: OpenSpielJob) -> tuple[dict[str, float], Any]:
     settings = NetworkSettings(model=job.network.model, device="cpu", dtype="fp32")
     forms = {kind: DirectNetwork(job.row_spec, settings, kind) for kind in kinds}
     rates = {kind: _rate(form.evaluate, random_boards(job.row_spec, 1)) for kind, form in forms.items()}
-    return dict(rates), forms[max(kinds, key=lambda kind: rates[kind])].evaluate
+    return {str(kind): rate for kind, rate in rates.items()}, forms[max(kinds, key=lambda kind: rates[kind])].evaluate
 
 
 def _rate(evaluate: Any, row: npt.NDArray[Any]) -> float:

@@ -48,7 +48,7 @@ def write_peers(
     paths = [_write(asked.out / "run.json", head), _write(asked.out / "results.json", list(found))]
     subtitle = (
         f"{asked.game_spec}, {asked.network.network}, {search_text(asked.search)} a move; "
-        f"{machine.cpu_model()}, {machine.usable_cores()} cores, {outcome.roof['backend']['dtype']}"
+        f"{machine.cpu_model()}, {machine.usable_cores()} cores; network alone {_roof(found):,.0f} rows/s"
     )
     return [*paths, draw_peers(found, asked.out / "chart.png", title=finding(found), subtitle=subtitle)]
 
@@ -98,6 +98,10 @@ def _batcher(row: Row, servers: Sequence[Row]) -> tuple[str, ...]:
 
 def _ratio(spread: Row | None) -> str:
     return f"{spread['middle']:.2f}x ({spread['low']:.2f}..{spread['high']:.2f})" if spread else "-"
+
+
+def _roof(found: Sequence[Row]) -> float:
+    return float(next(row["roof"] for row in found if row.get("kind") == "player"))
 
 
 def _version(name: str) -> str | None:

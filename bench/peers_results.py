@@ -19,7 +19,7 @@ FULL_NAMES = {
     "server-process": "Grove, search processes",
     "server-thread-cache": "Grove, threads and cache",
     "mctx": "mctx + pgx (JAX)",
-    "open_spiel": "OpenSpiel, MCTS in Python",
+    "open_spiel": "OpenSpiel's Python MCTS",
     "lightzero": "LightZero",
     "grove": "Grove",
     "mosec": "mosec",
@@ -146,12 +146,9 @@ def _mean_length(records: Sequence[GameRecord]) -> float | None:
 
 
 def finding(found: Sequence[Row]) -> str:
-    """Return in one line by how much Grove's plain threads are faster, or slower, than each peer that plays."""
+    """Return in one line how many times the simulations of each peer Grove's threads make, without a cache."""
     plain = next(row for row in found if row["mode"] == "server-thread")
-    parts = []
-    for peer, spread in plain["against"].items():
-        if spread:
-            parts.append(f"{spread['middle']:.1f}x {FULL_NAMES[peer]}")
-    if not parts:
-        return f"Grove searches {plain['simulations_per_second']:,.0f} simulations a second; no peer could be measured"
-    return f"Grove's simulations a second: {' and '.join(parts)}"
+    times = [f"{spread['middle']:.1f} times {FULL_NAMES[peer]}" for peer, spread in plain["against"].items() if spread]
+    if not times:
+        return f"Grove makes {plain['simulations_per_second']:,.0f} simulations a second; no peer could be measured"
+    return f"Simulations a second: Grove makes {' and '.join(times)}"
