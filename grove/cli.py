@@ -20,6 +20,7 @@ usage: grove COMMAND [flags]; grove COMMAND --help lists the flags
   bench sweep     measure over workers, games, batch cap, delay and lanes; goes on where it stopped
   bench limit     say what binds: network, search, wire, writer or cores, and what to change next
   bench peers     play the same game beside mctx + pgx and OpenSpiel, serve the same rows beside mosec and LitServe
+  tune            search the fastest pool and server settings for a load and keep them as a preset
   profile         say where the time of workers and server goes
   report          write one HTML page about runs and measurements
   doctor          say what this machine offers, with a remedy for what is missing
@@ -116,6 +117,13 @@ def _peers(arguments: list[str]) -> int:
     return peers(parse(Peers, arguments, "grove bench peers"))
 
 
+def _tune(arguments: list[str]) -> int:
+    from grove.settings import parse
+    from grove.tune import Tune, tune
+
+    return tune(parse(Tune, arguments, "grove tune"))
+
+
 def _profile(arguments: list[str]) -> int:
     from grove.profile import Profile, profile
     from grove.settings import parse
@@ -147,6 +155,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "bench sweep": _sweep,
     "bench limit": _limit,
     "bench peers": _peers,
+    "tune": _tune,
     "profile": _profile,
     "report": _report,
     "doctor": _doctor,

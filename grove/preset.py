@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common.errors import SettingError
+from grove import toml
+from grove.run_folder import write_whole
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
 
 def folders() -> list[Path]:
@@ -36,3 +42,26 @@ def read_preset(name: str) -> dict[str, Any]:
         return tomllib.loads(files[name].read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SettingError.of("preset", name, f"{files[name]} cannot be read ({error})", "mend the file") from None
+
+
+def check_new(name: str, overwrite: bool) -> None:
+    """Raise SettingError when `name` cannot name a new preset of the user's."""
+    if not _NAME.match(name):
+        limit = "it must be letters, digits, dots, dashes and underscores, a letter or digit first"
+        raise SettingError.of("name", name, limit, "choose such a name")
+    if name in known() and not overwrite:
+        raise SettingError.of("name", name, f"{known()[name]} is there", "choose another --name or give --overwrite")
+
+
+def write_preset(name: str, about: str, settings: Mapping[str, Any]) -> Path:
+    """Write the user's preset `name`, described by the one line `about`; return its file.
+
+    Raises SettingError when the folder cannot be written to.
+    """
+    path = folders()[0] / f"{name}.toml"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, f"# {' '.join(about.split())}\n{toml.dumps(settings)}")
+    except OSError as error:
+        raise SettingError.of("name", name, f"{path} cannot be written ({error})", "mend the folder") from None
+    return path

@@ -1,0 +1,89 @@
+"""The picture of a tuning: every trial as a bar beside the default, the best first, with its settings written out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from bench.tune_found import Trial, Tuned
+
+# Okabe and Ito's palette, as in bench/chart.py.
+_AHEAD, _OTHER, _CUT, _AGAIN = "#0072B2", "#7CC3EC", "#C9C9C9", "#D55E00"
+_INK, _FAINT = "#222222", "#5F5F5F"
+_MOST = 20
+"""Trials shown."""
+
+# Inches.
+_WIDTH, _BAR, _ABOVE, _BELOW, _MARGIN, _LEFT = 12.0, 0.34, 1.15, 1.05, 0.25, 7.2
+
+
+def draw_tuned(tuned: Tuned, path: Path, *, title: str, subtitle: str = "") -> Path:
+    """Draw the trials to the PNG `path` and return it; at least one was played."""
+    played = sorted((trial for trial in tuned.trials if trial.pairs), key=lambda trial: -trial.gain)
+    shown = played[:_MOST]
+    height = _ABOVE + _BAR * len(shown) + _BELOW
+    figure = Figure(figsize=(_WIDTH, height), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    box = (_LEFT / _WIDTH, _BELOW / height, (_WIDTH - _LEFT - 2 * _MARGIN) / _WIDTH, _BAR * len(shown) / height)
+    axes = figure.add_axes(box)
+    _frame(axes, tuned, shown)
+    for place, trial in enumerate(shown):
+        _draw_trial(axes, tuned, place, trial)
+    _draw_default(axes)
+    left = _MARGIN / _WIDTH
+    figure.text(left, 1 - 0.40 / height, title, color=_INK, fontsize=14, fontweight="bold")
+    figure.text(left, 1 - 0.66 / height, subtitle, color=_FAINT, fontsize=10)
+    figure.text(left, 0.2 / height, _legend(played, shown, tuned), color=_FAINT, fontsize=10)
+    figure.savefig(path)
+    return path
+
+
+def _frame(axes: Axes, tuned: Tuned, shown: list[Trial]) -> None:
+    ends = [trial.gain for trial in shown] + [gain.high for gain in tuned.gains.values()]
+    axes.set_xlim(0, 1.12 * max(1.0, *ends))
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_yticks(range(len(shown)), [str(trial.choice) for trial in shown], color=_INK, fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    axes.set_xlabel("leaves per second by the default's, in paired slices", color=_FAINT, fontsize=10, labelpad=6)
+    axes.grid(axis="x", color="#E6E6E6", linewidth=0.8, zorder=0)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="x", colors=_FAINT, length=0)
+    axes.tick_params(axis="y", length=0)
+    for side in ("top", "right", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.spines["left"].set_color("#999999")
+
+
+def _draw_trial(axes: Axes, tuned: Tuned, place: int, trial: Trial) -> None:
+    """Draw one bar with its figure, and over it what it came to when it was measured again."""
+    again = next((tuned.gains[name] for name, one in tuned.finalists.items() if one is trial and tuned.gains), None)
+    colour = _CUT if trial.state == "cut" else _AHEAD if again else _OTHER
+    axes.barh(place, trial.gain, height=0.66, color=colour, zorder=2)
+    end = trial.gain
+    if again:
+        axes.plot([again.low, again.high], [place, place], color=_AGAIN, linewidth=2.2, zorder=4)
+        axes.plot([again.middle], [place], "o", color=_AGAIN, markersize=6, zorder=5)
+        end = max(end, again.high)
+    text = f"{again.middle:.2f}x" if again else f"{trial.gain:.2f}x"
+    axes.annotate(text, (end, place), xytext=(6, 0), textcoords="offset points", va="center",
+                  color=_AGAIN if again else _INK, fontsize=9.5, fontweight="bold" if again else "normal")  # fmt: skip
+
+
+def _draw_default(axes: Axes) -> None:
+    axes.axvline(1.0, color=_INK, linewidth=1.4, linestyle=(0, (5, 3)), zorder=3)
+    axes.annotate("the default", (1.0, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 5),
+                  textcoords="offset points", ha="center", color=_INK, fontsize=10)  # fmt: skip
+
+
+def _legend(played: list[Trial], shown: list[Trial], tuned: Tuned) -> str:
+    parts = ["Bars: short trials" + (", grey: cut early" if any(trial.state == "cut" for trial in shown) else "")]
+    if tuned.gains:
+        parts.append("point and line: measured again in rounds, median and interval")
+    if len(played) > len(shown):
+        parts.append(f"{len(played) - len(shown)} slower ones left out")
+    return "; ".join(parts)

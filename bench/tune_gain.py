@@ -1,0 +1,104 @@
+"""What one way to run brings over another: medians of paired slices, with an interval that assumes no distribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
+
+from bench.results import LEAST_GAMES
+from bench.rounds import LEAST_ROUNDS, Round, kept
+from bench.slices import Slice
+
+CONFIDENCE = 0.95
+WORTH = 1.02
+"""Gain below which settings count as good as the default: nobody would notice, and machines drift by more."""
+LEAST_DECISIONS = 3
+"""Decisions of each game in flight from which a pool tells what a game costs; with fewer it is luck."""
+
+
+class Gain(NamedTuple):
+    """How many times as many leaves per second as the default's, over paired rounds."""
+
+    middle: float
+    """The median."""
+    low: float
+    high: float
+    """The interval: see `interval`."""
+    confidence: float
+    rounds: int
+    dropped: int
+    """Rounds left out because the burn probe moved; none where too few would have been left."""
+    busy: bool
+    """Whether too few rounds were quiet, so that all were taken."""
+
+    @property
+    def better(self) -> bool:
+        """Whether the gain is worth having and larger than chance."""
+        return self.middle >= WORTH and self.low > 1
+
+    def __str__(self) -> str:
+        return f"{self.middle:.2f}x the default [{self.low:.2f}, {self.high:.2f}]"
+
+
+def gain_of(rounds: Sequence[Round], name: str, base: str, probe_limit: float) -> Gain:
+    """Return what mode `name` brings over mode `base`."""
+    quiet = kept(rounds, probe_limit)
+    busy = len(quiet) < LEAST_ROUNDS
+    counted = list(rounds) if busy else quiet
+    ratios = [ratio([done.slices[name]], [done.slices[base]]) for done in counted]
+    low, high, confidence = interval(ratios)
+    return Gain(median(ratios), low, high, confidence, len(ratios), len(rounds) - len(counted), busy)
+
+
+def leaves(workers: Mapping[str, float]) -> float:
+    """Return the leaves that got a value by network or cache: of the same games the same number however they are run.
+
+    `workers` are the counts of workers, of a slice or since their pool began.
+
+    Decisions and simulations would do in a long measurement: they are counted when a decision is made, and trees that
+    were planted together are decided together, so a slice of a second may hold none of them or all.
+    """
+    return workers.get("cache_lookups", 0) or workers.get("evaluations", 0)
+
+
+def leaves_per_second(part: Slice) -> float:
+    """Return the rate that tuning compares."""
+    return leaves(part.workers) / part.seconds
+
+
+def ratio(mine: Sequence[Slice], base: Sequence[Slice]) -> float:
+    """Return the leaves per second of slices by those of the `base`; 0 where there are none."""
+    mine_s, base_s = (sum(part.seconds for part in parts) for parts in (mine, base))
+    done, below = (sum(leaves(part.workers) for part in parts) for parts in (mine, base))
+    return done / mine_s / (below / base_s) if below and mine_s else 0.0
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the ends of an interval for the median of what `values` are drawn from, and its confidence.
+
+    The ends are values themselves, as many places from lowest and highest as keep the confidence at `CONFIDENCE`: each
+    value lies below the median as often as a coin shows heads. Fewer than six values cannot reach it; their ends are
+    the lowest and the highest, with the confidence that those have.
+    """
+    ordered, count = sorted(values), len(values)
+    outside = [2 * sum(math.comb(count, k) for k in range(i + 1)) / 2**count for i in range((count + 1) // 2)]
+    place = max((i for i, share in enumerate(outside) if share <= 1 - CONFIDENCE), default=0)
+    return ordered[place], ordered[-1 - place], max(0.0, 1 - outside[place])
+
+
+def leaves_a_game(pools: Iterable[Mapping[str, float]]) -> float | None:
+    """Return the leaves of a finished game, from the counts that pools had when they ended; None when none can say.
+
+    Every way to run plays the same games, so that the counts of all may be put together. Trees that were planted
+    together are decided together, those beside a game's end sooner: only pools count whose games made `LEAST_DECISIONS`
+    each, and half of the next one, on average, is under way.
+    """
+    total = ended = 0.0
+    for counts in pools:
+        decisions, playing = counts.get("decisions", 0), counts.get("in_progress", 0)
+        if playing and decisions >= LEAST_DECISIONS * playing:
+            total += leaves(counts)
+            ended += counts["games"] * (1 + playing / 2 / decisions)
+    return total / ended if ended >= LEAST_GAMES else None

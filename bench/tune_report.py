@@ -1,0 +1,152 @@
+"""What is left of a tuning: results.json, run.json, trials.csv, chart.png, a table and the finding in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bench.report import form, print_lines
+from bench.results import raw_rounds
+from bench.sweep_rows import to_csv
+from bench.tune_found import Trial, TuneAsked, Tuned
+from bench.tune_gain import leaves
+from bench.tune_screen import verdict
+from bench.tune_space import Choice
+from common import machine
+from workers import figures
+from workers.figures import search_text
+
+_SHOWN = 10
+"""Trials in the printed table: the best ones."""
+Row = dict[str, Any]
+
+
+def finding(tuned: Tuned) -> str:
+    """Return in one line what the tuning found."""
+    best, gain = tuned.best, tuned.gain
+    tried = f"{sum(bool(trial.pairs) for trial in tuned.trials)} settings tried"
+    if gain and gain.better:
+        return f"Tuned settings play at {gain} ({tried})"
+    if gain:
+        return f"The default is as good: the best of {tried} came to {gain}"
+    if best:
+        return f"Stopped early: the best so far was at {best.gain:.2f}x the default in a short trial ({tried})"
+    return f"The default is as good: none of {tried} was ahead of it"
+
+
+def rows(tuned: Tuned, units: figures.Units) -> list[Row]:
+    """Return one row a trial; rates per minute follow from leaves and the leaves of a finished game."""
+    cost = tuned.leaves_a_game()
+    return [_row(trial, cost, units) for trial in tuned.trials]
+
+
+def _row(trial: Trial, cost: float | None, units: figures.Units) -> Row:
+    mine = [part for part, _ in trial.pairs]
+    seconds = sum(part.seconds for part in mine)
+    done = {name: sum(part.workers.get(name, 0) for part in mine) for name in _COUNTS}
+    count = sum(leaves(part.workers) for part in mine)
+    rate = count / seconds if mine else None
+    return {
+        "trial": trial.number,
+        "why": trial.why,
+        "state": trial.state,
+        **(trial.choice._asdict() if trial.choice else dict.fromkeys(Choice._fields)),
+        "by_default": trial.gain if mine else None,
+        "by_default_low": min(trial.ratios, default=None),
+        "by_default_high": max(trial.ratios, default=None),
+        "leaves_per_second": rate,
+        **per_minute(rate, cost, units),
+        "evaluations_per_second": done["evaluations"] / seconds if mine else None,
+        "cache_hit_rate": done["cache_hits"] / done["cache_lookups"] if done["cache_lookups"] else None,
+        "cpu_us_per_leaf": sum(part.cpu_seconds for part in mine) / count * 1e6 if count else None,
+        "start_s": trial.start_s,
+        "seconds": trial.seconds,
+        "note": trial.note or None,
+    }
+
+
+_COUNTS = ("evaluations", "cache_hits", "cache_lookups")
+
+
+def per_minute(rate: float | None, cost: float | None, units: figures.Units) -> Row:
+    """Return games per minute, in all units of the game, at `rate` leaves per second and `cost` leaves a game."""
+    games = 60 * rate / cost if rate and cost else None
+    return {f"{unit}_per_minute": games * count if games else None for unit, count in units.items()}
+
+
+def write_tuned(asked: TuneAsked, tuned: Tuned, about: Row, command: Sequence[str]) -> list[Path]:
+    """Write results.json, run.json, trials.csv and chart.png below the folder; return their paths.
+
+    `about`: `settings` and `preset` for the files, `units` of the game.
+    """
+    from bench.tune_chart import draw_tuned  # matplotlib takes half a second to import
+
+    out, load, units = asked.load.out, asked.load, about["units"]
+    head = {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": list(command),
+        **machine.provenance(),
+        "settings": about["settings"],
+        "network_alone": tuned.network,
+        "clock": "a slice runs from the order to go on until the last worker is at rest; start and warm-up left out",
+        "rounds": raw_rounds(tuned.rounds, asked.probe_limit) if tuned.rounds else [],
+    }
+    table = rows(tuned, units)
+    here = machine.describe()
+    what = f"{load.game_spec}, {load.network.model or load.network.network}, {search_text(load.search)}"
+    _write(out / "run.json", json.dumps(head, indent=2, default=str) + "\n")
+    _write(out / "results.json", json.dumps(_results(tuned, about) | {"trials": table}, indent=2, default=str) + "\n")
+    _write(out / "trials.csv", to_csv(table))
+    draw_tuned(tuned, out / "chart.png", title=finding(tuned),
+               subtitle=f"{what}; {here['cpu']}, {here['cores']} cores; {tuned.seconds / 60:.1f} minutes")  # fmt: skip
+    return [out / name for name in ("results.json", "run.json", "trials.csv", "chart.png")]
+
+
+def _results(tuned: Tuned, about: Row) -> Row:
+    cost, rate, best, gain = tuned.leaves_a_game(), tuned.default_rate(), tuned.best, tuned.gain
+    return {
+        "finding": finding(tuned),
+        "default": tuned.default._asdict() | {"leaves_per_second": rate} | per_minute(rate, cost, about["units"]),
+        "best": best.choice._asdict() | {"trial": best.number} if best and best.choice else None,
+        "best_flags": best.choice.flags(tuned.default) if best and best.choice else None,
+        "gain": gain._asdict() | {"better": gain.better} if gain else None,
+        "gains": {name: found._asdict() for name, found in tuned.gains.items()},
+        "winner": tuned.winner._asdict(),
+        "preset": about["preset"],
+        "leaves_a_game": cost,
+        "interrupted": tuned.interrupted,
+        "seconds": tuned.seconds,
+    }
+
+
+def print_tuned(tuned: Tuned, units: figures.Units, console: Console) -> None:
+    """Print the best trials, what the default and the best come to in games per minute, and the finding."""
+    cost, base = tuned.leaves_a_game(), tuned.default_rate()
+    tried = sorted((trial for trial in tuned.trials if trial.pairs), key=lambda trial: -trial.gain)
+    texts = [(str(trial.number), verdict(trial), str(trial.choice)) for trial in tried[:_SHOWN]]
+    if texts:
+        print_lines(("trial", "by the default", "settings"), texts, console)
+    skipped = sum(trial.state in ("skipped", "failed") for trial in tuned.trials)
+    if skipped:
+        console.print(f"{skipped} proposals could not be played here; trials.csv says why")
+    gain = tuned.gain
+    named = [("default", 1.0)] + ([("best", gain.middle)] if gain else [])
+    for name, times in named:
+        rates = per_minute(base * times, cost, units)
+        words = ", ".join(f"{form(rates[f'{unit}_per_minute'], '{:,.0f}')} {unit}/min" for unit in units)
+        console.print(f"{name}: {base * times:,.0f} leaves/s, {words}")
+    if gain and gain.busy:
+        console.print("the machine was busy: the burn probe moved beside most rounds, so all of them were counted")
+    best = tuned.best
+    if best and best.choice:
+        console.print(f"the best differs by: {best.choice.flags(tuned.default)}", soft_wrap=True)
+    console.print(f"\n{finding(tuned)}", soft_wrap=True)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

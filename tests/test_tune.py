@@ -1,0 +1,418 @@
+"""`grove tune`: what it may try, what it tries first, what it concludes, the preset; one real tuning and one Ctrl-C.
+
+Nothing asserts a speed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from conftest import Grove
+from matplotlib.image import imread
+
+from bench import tune_space
+from bench.limit import LimitAsked
+from bench.probe import Probe
+from bench.rounds import Round
+from bench.slices import Slice
+from bench.tune_chart import draw_tuned
+from bench.tune_found import DEFAULT, Trial, Tuned
+from bench.tune_gain import gain_of, interval, leaves_a_game
+from bench.tune_proof import Entry, grid_entries, judge
+from bench.tune_report import finding, rows
+from bench.tune_search import distributions, make_study
+from bench.tune_seeds import make_seeds, smallest_good_batch
+from bench.tune_space import KNOBS, Choice, Space, make_space, parse_knobs
+from common.errors import SettingError
+from grove import preset
+from grove.cli import main
+from grove.settings import SelfPlay, flatten, parse
+from grove.tune import Tune, preset_settings
+from inference_server import ServerSettings
+from inference_server.network_settings import NetworkSettings
+from mcts import SearchSettings
+from workers.settings import PoolSettings
+
+TINY = (
+    *("--network", "mlp:layers=1,width=8", "--device", "cpu", "--dtype", "fp32", "--compile", "off"),
+    *("--simulations", "4", "--games-per-worker", "32", "--groups", "2", "--lanes", "1", "--max-batch", "64"),
+    *("--pool", "thread", "--workers", "1", "--probe-limit", "1"),
+)
+BASE = Choice("thread", 1, 2048, 4, 512, 5000, 2, "fp32", 0)
+RATES = {64: 0.8, 128: 0.98, 256: 1.0, 512: 0.99}
+
+
+def network_alone(dtype: str = "fp32", device: str = "cpu (AVX2)") -> dict[str, Any]:
+    """As bench/roof.py finds it, of a network that gains nothing beyond 128 rows."""
+    tried = [{"lanes": 2, "bucket": n, "rows_per_second": 1e5 * r, "cpu_us": 10 / r} for n, r in RATES.items()]
+    return {"lanes": 2, "bucket": 256, "tried": tried, "backend": {"device": device, "dtype": dtype}}
+
+
+def asked(**search: Any) -> LimitAsked:
+    return LimitAsked(
+        game_spec="connect_four",
+        seconds=60.0,
+        out=Path("out"),
+        seed=0,
+        search=SearchSettings(**search),
+        pool=PoolSettings(),
+        network=NetworkSettings(network="mlp:layers=1,width=8", device="cpu"),
+        server=ServerSettings(lanes=2),
+    )
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of two cores and 8 GiB, whatever this one has, for what is derived in this process."""
+    monkeypatch.setattr(tune_space, "usable_cores", lambda: 2)
+    monkeypatch.setattr(tune_space, "free_memory_bytes", lambda: 8 << 30)
+
+
+def space(load: LimitAsked | None = None, knobs: tuple[str, ...] = KNOBS, **found: Any) -> Space:
+    load = load or asked()
+    default = BASE._replace(dtype=found.get("dtype", "fp32"), cache=load.search.cache)
+    return make_space(load, default, knobs, network_alone(**found))
+
+
+# -- what may be tried -------------------------------------------------------------------------------------------------
+
+
+def test_the_default_is_a_choice_of_its_own_space() -> None:
+    room = space()
+    assert room.choice(room.params()) == BASE
+    assert all(value in room.ladders["max_batch"] for value in (64, 512, 1024))
+    assert room.ladders["pool"] == ("thread", "process")
+
+
+def test_games_in_flight_are_shared_by_the_workers() -> None:
+    room = space()
+    found = room.choice(room.params(pool="process", workers=4, games_per_worker=1024, cache=8))
+    assert (found.pool, found.workers, found.games_per_worker) == ("process", 4, 256)
+    assert found.cache == 8 * 256 * 101
+
+
+def test_knobs_that_are_not_searched_stay_as_the_user_set_them() -> None:
+    load = asked()
+    load = replace(load, pool=PoolSettings(games_per_worker=96, groups=3), search=SearchSettings(cache=1000))
+    default = BASE._replace(games_per_worker=96, groups=3, cache=1000)
+    room = make_space(load, default, ("workers",), network_alone())
+    assert set(room.ladders) == {"workers"}
+    assert room.choice(room.params(workers=2)) == default._replace(workers=2)
+
+
+def test_the_search_itself_is_no_knob() -> None:
+    room = space(asked(simulations=7, leaves=2, virtual_loss=0.5))
+    assert "cache" not in room.ladders, "with several leaves a tree it changes the games"
+    for params in ({}, {"pool": "process", "max_batch": 64}):
+        search = room.plan(room.choice(room.params(**params))).search
+        assert search == SearchSettings(simulations=7, leaves=2, virtual_loss=0.5)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "tried"),
+    [("auto", "bf16", ("bf16", "fp32")), ("auto", "fp32", None), ("fp32", "fp32", None), ("bf16", "bf16", None)],
+)
+def test_number_formats_are_those_that_auto_finds_accurate(wanted: Any, found: str, tried: Any) -> None:
+    load = asked()
+    load = replace(load, network=replace(load.network, dtype=wanted))
+    assert space(load, dtype=found).ladders.get("dtype") == tried
+
+
+def test_what_cannot_be_played_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = space()
+    with pytest.raises(SettingError, match=r"workers is 8, but with 2 lanes it is 10 threads on 2 cores"):
+        room.choice(room.params(workers=8))
+    with pytest.raises(SettingError, match=r"may ask 4096 rows"):
+        room.choice(room.params(games_per_worker=8192, groups=1))
+    monkeypatch.setattr(tune_space, "free_memory_bytes", lambda: 1 << 29)
+    assert room.choice(room.params(games_per_worker=64)).games_per_worker == 64
+    with pytest.raises(SettingError, match=r"trees and caches would take .* GiB of the 0\.5 GiB that are free"):
+        room.choice(room.params(games_per_worker=2048, cache=32))
+
+
+def test_knobs_are_parsed() -> None:
+    assert parse_knobs("all") == KNOBS
+    assert parse_knobs(" max-batch, workers,max_batch") == ("max_batch", "workers")
+
+
+# -- what is tried, and in which order ---------------------------------------------------------------------------------
+
+
+def test_seeds_follow_from_the_network_alone() -> None:
+    assert smallest_good_batch(network_alone()) == 128
+    room = space()
+    seeds = make_seeds(room, network_alone())
+    choices = [room.choice(seed.params) for seed in seeds]
+    assert choices[0] == BASE
+    assert [(one.pool, one.max_batch, one.workers * one.games_per_worker) for one in choices[1:]] == [
+        *(("thread", 256, 1024), ("thread", 256, 1024), ("thread", 128, 512), ("thread", 128, 512)),
+        ("process", 128, 512),
+    ]
+    assert [bool(one.cache) for one in choices] == [False, False, True, False, True, True]
+    assert len(set(choices)) == len(seeds)
+
+
+def test_seeds_turn_searched_knobs_only() -> None:
+    room = space(knobs=("max_batch",))
+    assert [room.choice(seed.params).max_batch for seed in make_seeds(room, network_alone())] == [512, 256, 128]
+
+
+def proposals(seed: int, trials: int) -> list[dict[str, Any]]:
+    """What is proposed when the best is a small batch in one group."""
+    room, study = space(), make_study(seed, 3)
+    found = []
+    for _ in range(trials):
+        proposal = study.ask(distributions(room))
+        found.append(proposal.params)
+        study.tell(proposal, -abs(proposal.params["max_batch"] - 1) - proposal.params["groups"])
+    return found
+
+
+def test_the_same_seed_proposes_the_same_and_learns() -> None:
+    first = proposals(3, 40)
+    assert first == proposals(3, 40) != proposals(4, 40)
+    assert sum(one["groups"] == 0 for one in first[20:]) > sum(one["groups"] == 0 for one in first[:20])
+
+
+def test_a_trial_below_the_others_is_cut() -> None:
+    study = make_study(0, 2)
+    ranges = distributions(space())
+    for gain, cut in ((1.0, False), (1.2, False), (0.5, True), (1.3, False)):
+        proposal = study.ask(ranges)
+        proposal.report(gain, 0)
+        assert proposal.should_prune() == cut
+        if cut:
+            study.tell(proposal, state=optuna.trial.TrialState.PRUNED)
+        else:
+            study.tell(proposal, gain)
+
+
+# -- what is concluded -------------------------------------------------------------------------------------------------
+
+
+def a_slice(leaves: float, **workers: float) -> Slice:
+    return Slice(1.0, {"evaluations": leaves, **workers}, {}, 1.0)
+
+
+def a_round(default: float, best: float, probe: float = 1.0) -> Round:
+    probes = (Probe(probe, 2 * probe, 2), Probe(probe, 2 * probe, 2))
+    return Round(probes, 0.0, {DEFAULT: a_slice(default), "trial 1": a_slice(best)})
+
+
+def tuned(ratios: list[float], probe: float = 1.0) -> Tuned:
+    """A tuning whose best trial came to `ratios` in the last rounds, the first of which had another `probe`."""
+    pairs = [(a_slice(120.0), a_slice(100.0))]
+    one = Trial(number=1, why="searched", choice=BASE._replace(groups=2), pairs=pairs, seconds=9.0)
+    failed = Trial(number=2, why="searched", choice=BASE, state="failed", note="no memory")
+    found = Tuned(default=BASE, network=network_alone(), trials=[one, failed], seconds=60.0)
+    found.rounds = [a_round(100.0, 100 * r, probe if i == 0 else 1.0) for i, r in enumerate(ratios)]
+    found.finalists = {"trial 1": one} if ratios else {}
+    found.gains = {name: gain_of(found.rounds, name, DEFAULT, 0.1) for name in found.finalists}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("count", "ends", "confidence"), [(1, (1, 1), 0), (3, (1, 3), 0.75), (7, (1, 7), 0.984), (9, (2, 8), 0.961)]
+)
+def test_the_interval_is_the_one_of_a_median(count: int, ends: tuple[int, int], confidence: float) -> None:
+    low, high, found = interval([float(value) for value in range(count, 0, -1)])
+    assert (low, high) == ends
+    assert found == pytest.approx(confidence, abs=0.001)
+
+
+def test_a_gain_must_be_worth_it_and_no_chance() -> None:
+    good = tuned([1.2, 1.3, 1.25, 1.22, 1.28, 1.24, 1.9], probe=2.0)
+    assert good.gain is not None
+    assert (good.gain.middle, good.gain.low, good.gain.rounds, good.gain.dropped) == (1.265, 1.22, 6, 1)
+    assert good.winner == BASE._replace(groups=2)
+    assert finding(good).startswith("Tuned settings play at 1.26x the default [1.22, 1.90] (1 settings")
+    for ratios in ([1.01] * 7, [1.2, 1.3, 0.9, 1.2, 1.2, 1.2, 1.2]):
+        same = tuned(ratios)
+        assert same.winner == BASE
+        assert finding(same).startswith("The default is as good: the best of 1 settings tried came to")
+
+
+def test_without_the_last_measurement_nothing_is_claimed() -> None:
+    found = tuned([])
+    assert (found.gain, found.winner, found.best) == (None, BASE, found.trials[0])
+    assert "the best so far was at 1.20x the default in a short trial" in finding(found)
+    found.trials[0].pairs = [(a_slice(90.0), a_slice(100.0))]
+    assert finding(found) == "The default is as good: none of 1 settings tried was ahead of it"
+
+
+def test_busy_rounds_are_counted_when_too_few_quiet_ones_are_left() -> None:
+    rounds = [a_round(100, 120, probe) for probe in (1.0, 2.0, 3.0, 4.0)]
+    gain = gain_of(rounds, "trial 1", DEFAULT, 0.1)
+    assert (gain.rounds, gain.busy, gain.middle) == (4, True, 1.2)
+
+
+def test_a_game_costs_what_pools_with_many_decisions_say() -> None:
+    """A hundred games of 10 decisions with 50 leaves each, half a decision of each under way."""
+    steady = {"games": 40.0, "decisions": 400.0, "in_progress": 100.0, "evaluations": 50 * 450.0}
+    young = {"games": 90.0, "decisions": 95.0, "in_progress": 100.0, "evaluations": 5000.0}
+    cached = steady | {"evaluations": 9000.0, "cache_lookups": 50 * 450.0}
+    assert leaves_a_game([steady]) == leaves_a_game([steady, young]) == leaves_a_game([cached, young]) == 500
+    assert leaves_a_game([young]) is None
+
+
+def test_rows_and_chart_of_all_kinds_of_trials(tmp_path: Path) -> None:
+    found = tuned([1.2, 1.3, 1.25, 1.22, 1.28, 1.24])
+    found.trials.append(Trial(number=3, why="searched", choice=BASE, state="cut", pairs=[(a_slice(60), a_slice(100))]))
+    found.trials.append(Trial(number=4, why="searched", state="skipped", note="too large"))
+    found.totals = [{"games": 40.0, "decisions": 400.0, "in_progress": 100.0, "evaluations": 50 * 450.0}]
+    first, failed, cut, skipped = rows(found, {"matches": 1, "rounds": 18})
+    assert (first["by_default"], first["matches_per_minute"], first["rounds_per_minute"]) == (1.2, 14.4, 14.4 * 18)
+    assert (failed["note"], failed["by_default"], failed["leaves_per_second"]) == ("no memory", None, None)
+    assert (cut["state"], cut["by_default"], skipped["workers"]) == ("cut", 0.6, None)
+    picture = imread(draw_tuned(found, tmp_path / "chart.png", title=finding(found)))[..., :3]
+    assert picture.shape[1] == 1800
+    assert all((edge == 1.0).all() for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]))
+
+
+def test_the_proof_takes_the_best_of_the_grid_as_measured_again() -> None:
+    names = ("workers", "games_per_worker", "groups", "batch_size", "window_us", "lanes")
+    row = dict.fromkeys(names, 1) | {"success": True, "threads": True, "dtype": "fp32"}
+    grid = [row | {"evaluations_per_second": rate, "workers": rate} for rate in (5, 9, 7)]
+    entries = grid_entries([*grid, {"success": False}], {"cache": 0}, best=2)
+    assert [(one.name, one.choice.workers, one.choice.pool) for one in entries] == [
+        *(("grid 1", 9, "thread"), ("grid 2", 7, "thread")),
+    ]
+    probes = (Probe(1.0, 2.0, 2), Probe(1.0, 2.0, 2))
+    slices = {"grid 1": a_slice(100), "grid 2": a_slice(110), "tune a": a_slice(99)}
+    best, gain = judge([Round(probes, 0.0, slices)] * 3, [*entries, Entry("tune a", BASE)], "tune a")
+    assert (best, gain.middle) == ("grid 2", 0.9)
+
+
+# -- the preset --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the user's own presets."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config" / "grove" / "presets"
+
+
+def test_a_preset_holds_the_load_and_what_was_searched(own: Path) -> None:
+    asked_for = parse(Tune, ["--game", "hex:size=5", "--simulations", "30", "--reuse", "--name", "mine"], "grove")
+    found = tuned([1.2] * 6)
+    path = preset.write_preset("mine", "hex\nfor me", preset_settings(asked_for, found))
+    assert path == own / "mine.toml"
+    assert path.read_text().startswith("# hex for me\n")
+    settings = flatten(parse(SelfPlay, ["--preset", "mine"], "grove"))
+    wanted = found.winner._asdict() | {"game": "hex:size=5", "simulations": 30, "reuse": True, "preset": "mine"}
+    assert {name: settings[name] for name in wanted} == wanted
+    usual = flatten(parse(SelfPlay, [], "grove"))
+    assert {name for name in usual if settings[name] != usual[name]} <= set(wanted)
+
+
+def test_names_are_checked(own: Path) -> None:
+    preset.check_new("mine-2.0_b", overwrite=False)
+    for name in ("", "../mine", "a/b", ".mine", "x" * 65, "mine\n"):
+        with pytest.raises(SettingError, match="letters, digits, dots"):
+            preset.check_new(name, overwrite=True)
+    preset.write_preset("mine", "mine", {"game": "connect_four"})
+    for name in ("mine", "blob-light"):
+        with pytest.raises(SettingError, match=r"is there; choose another --name or give --overwrite"):
+            preset.check_new(name, overwrite=False)
+        preset.check_new(name, overwrite=True)
+
+
+# -- what a user can mend ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--minutes", "1", "--seconds", "60"), "--seconds 60 is given too; give one of them"),
+        (("--seconds", "5"), "the budget must lie in 10..1000000 seconds"),
+        (("--minutes", "-1"), "minutes is -1.0"),
+        (("--knobs", "workers,simulations"), "'simulations' is not searched; choose from pool, workers"),
+        (("--knobs", ","), "it names nothing to search"),
+        (("--name", "a/b"), "name is 'a/b'"),
+        (("--name", "blob-light"), "choose another --name or give --overwrite"),
+        (("--probe-limit", "2"), "probe-limit is 2.0"),
+        (("--seed", "-1"), "seed is -1"),
+        (("--evaluator", "local"), "leave --evaluator out"),
+        (("--game", "chess"), "chess"),
+        (("--worlds", "2"), "nothing is hidden in connect_four"),
+        (("--games-per-worker", "60000", "--groups", "1", "--pool", "thread"), "60000"),
+    ],
+)
+def test_bad_settings_end_with_one_line(
+    flags: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], own: Path
+) -> None:
+    assert words in refused(capsys, *flags, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_optuna(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert "pip install 'optuna>=4'" in refused(capsys)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    """Return the one line that the command ends with."""
+    with pytest.raises(SystemExit) as stop:
+        main(["tune", *flags])
+    line = capsys.readouterr().err
+    assert (stop.value.code, line.count("\n")) == (2, 1)
+    return line
+
+
+# -- real ones ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_real_tuning_and_its_preset(grove: Grove, tmp_path: Path) -> None:
+    config = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    out = tmp_path / "out"
+    knobs = ("--knobs", "games-per-worker,groups,max-batch,cache")
+    done = grove.run("tune", *TINY, *knobs, "--seconds", "20", "--name", "mine", "--out", out, **config)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    results = json.loads((out / "results.json").read_text())
+    assert results["finding"] in done.stdout
+    assert results["default"]["games_per_worker"] == 32
+    trials = list(csv.DictReader(io.StringIO((out / "trials.csv").read_text())))
+    played = [trial for trial in trials if trial["state"] in ("measured", "cut")]
+    assert played, done.stdout
+    assert all(float(trial["by_default"]) > 0 for trial in played)
+    assert {(trial["pool"], trial["workers"], trial["lanes"]) for trial in played} == {("thread", "1", "1")}
+    run = json.loads((out / "run.json").read_text())
+    assert run["settings"]["simulations"] == 4
+    assert len(run["rounds"]) == (results["gain"]["rounds"] + results["gain"]["dropped"] if results["gain"] else 0)
+    assert imread(out / "chart.png").shape[1] == 1800
+    assert sorted(path.name for path in out.iterdir()) == ["chart.png", "results.json", "run.json", "trials.csv"]
+    assert "use it as `grove selfplay --preset mine`" in done.stdout
+    again = grove.run("selfplay", "--preset", "mine", "--games", "4", "--out", tmp_path / "run", **config)
+    assert (again.returncode, again.stderr) == (0, ""), again
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert settings
+    assert len(grove.exactly(tmp_path / "run", range(4), "connect_four")) == 4
+
+
+def test_an_interrupt_ends_with_the_best_so_far(grove: Grove, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = grove.start("tune", *TINY, "--seconds", "600", "--out", out)
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not any(line.startswith("0: ") for line in lines):
+        line = process.stdout.readline()
+        assert line, lines
+        lines.append(line)
+    process.send_signal(signal.SIGINT)
+    done = grove.end(process)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    results = json.loads((out / "results.json").read_text())
+    assert results["interrupted"]
+    assert results["gain"] is results["preset"] is None
+    assert results["finding"] in done.stdout
+    assert len(results["trials"]) >= 1
