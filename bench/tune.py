@@ -1,7 +1,7 @@
 """Tuning: trials of other ways to run the same games, each beside the default in paired slices, then the best again.
 
 The default's pool stays warm throughout, so that a machine that changes its speed changes both sides alike. What counts
-is leaves per second by the default's (bench/tune_gain.py): in a slice of a second too few games end to be counted.
+is simulations per second by the default's (bench/tune_gain.py): in a slice of a second too few games end to be counted.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def _frame(axes: Axes, tuned: Tuned, shown: list[Trial]) -> None:
     axes.set_yticks(range(len(shown)), [str(trial.choice) for trial in shown], color=_INK, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
-    axes.set_xlabel("leaves per second by the default's, in paired slices", color=_FAINT, fontsize=10, labelpad=6)
+    axes.set_xlabel("simulations per second by the default's, in paired slices", color=_FAINT, fontsize=10, labelpad=6)
     axes.grid(axis="x", color="#E6E6E6", linewidth=0.8, zorder=0)
     axes.set_axisbelow(True)
     axes.tick_params(axis="x", colors=_FAINT, length=0)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any, Literal, Protocol
 
 from bench.limit import LimitAsked
 from bench.rounds import Round
 from bench.slices import Slice
-from bench.tune_gain import Gain, leaves_a_game, leaves_per_second, ratio
+from bench.tune_gain import Gain, rate, ratio, simulations_a_game
 from bench.tune_space import Choice
 
 DEFAULT = "default"
@@ -53,7 +52,7 @@ class Trial:
 
     @property
     def gain(self) -> float:
-        """Leaves per second by the default's over all its pairs; 0 without any."""
+        """Simulations per second by the default's over all its pairs; 0 without any."""
         mine, base = zip(*self.pairs, strict=True) if self.pairs else ((), ())
         return ratio(mine, base)
 
@@ -104,15 +103,15 @@ class Tuned:
         found = [trial for trial in self.trials if trial.gain > 1]
         return sorted(found, key=lambda trial: (trial.state != "measured", -trial.gain))
 
-    def leaves_a_game(self) -> float | None:
+    def simulations_a_game(self) -> float | None:
         """Return what a finished game costs, over everything that was played."""
-        return leaves_a_game([*self.totals, *(trial.totals for trial in self.trials)])
+        return simulations_a_game([*self.totals, *(trial.totals for trial in self.trials)])
 
     def default_rate(self) -> float:
-        """Return the default's leaves per second: the median of its slices, of the last measurement if there is one."""
+        """Return the default's simulations per second, of the last measurement if there is one."""
         again = [done.slices[DEFAULT] for done in self.rounds]
         beside = [base for trial in self.trials for _, base in trial.pairs]
-        return median(leaves_per_second(part) for part in again or beside)
+        return rate(again or beside)
 
 
 class Screen(Protocol):

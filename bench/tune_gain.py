@@ -19,7 +19,7 @@ LEAST_DECISIONS = 3
 
 
 class Gain(NamedTuple):
-    """How many times as many leaves per second as the default's, over paired rounds."""
+    """How many times as many simulations per second as the default's, over paired rounds."""
 
     middle: float
     """The median."""
@@ -52,27 +52,19 @@ def gain_of(rounds: Sequence[Round], name: str, base: str, probe_limit: float) -
     return Gain(median(ratios), low, high, confidence, len(ratios), len(rounds) - len(counted), busy)
 
 
-def leaves(workers: Mapping[str, float]) -> float:
-    """Return the leaves that got a value by network or cache: of the same games the same number however they are run.
-
-    `workers` are the counts of workers, of a slice or since their pool began.
-
-    Decisions and simulations would do in a long measurement: they are counted when a decision is made, and trees that
-    were planted together are decided together, so a slice of a second may hold none of them or all.
-    """
-    return workers.get("cache_lookups", 0) or workers.get("evaluations", 0)
-
-
-def leaves_per_second(part: Slice) -> float:
-    """Return the rate that tuning compares."""
-    return leaves(part.workers) / part.seconds
-
-
 def ratio(mine: Sequence[Slice], base: Sequence[Slice]) -> float:
-    """Return the leaves per second of slices by those of the `base`; 0 where there are none."""
-    mine_s, base_s = (sum(part.seconds for part in parts) for parts in (mine, base))
-    done, below = (sum(leaves(part.workers) for part in parts) for parts in (mine, base))
-    return done / mine_s / (below / base_s) if below and mine_s else 0.0
+    """Return the simulations per second of slices by those of the `base`; 0 where there are none.
+
+    Of the same games the same number are needed however they are run; too few games end in seconds to be counted.
+    """
+    below = rate(base)
+    return rate(mine) / below if below else 0.0
+
+
+def rate(slices: Sequence[Slice]) -> float:
+    """Return the simulations per second of slices together; 0 without any."""
+    seconds = sum(part.seconds for part in slices)
+    return sum(part.workers.get("simulations", 0) for part in slices) / seconds if seconds else 0.0
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -88,8 +80,8 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return ordered[place], ordered[-1 - place], max(0.0, 1 - outside[place])
 
 
-def leaves_a_game(pools: Iterable[Mapping[str, float]]) -> float | None:
-    """Return the leaves of a finished game, from the counts that pools had when they ended; None when none can say.
+def simulations_a_game(pools: Iterable[Mapping[str, float]]) -> float | None:
+    """Return the simulations of a finished game, from the counts that pools had when they ended; None when none can say.
 
     Every way to run plays the same games, so that the counts of all may be put together. Trees that were planted
     together are decided together, those beside a game's end sooner: only pools count whose games made `LEAST_DECISIONS`
@@ -99,6 +91,6 @@ def leaves_a_game(pools: Iterable[Mapping[str, float]]) -> float | None:
     for counts in pools:
         decisions, playing = counts.get("decisions", 0), counts.get("in_progress", 0)
         if playing and decisions >= LEAST_DECISIONS * playing:
-            total += leaves(counts)
+            total += counts["simulations"]
             ended += counts["games"] * (1 + playing / 2 / decisions)
     return total / ended if ended >= LEAST_GAMES else None

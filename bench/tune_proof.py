@@ -21,7 +21,7 @@ from bench.limit import LimitAsked, pool_plan
 from bench.results import raw_rounds
 from bench.rounds import Round
 from bench.slices import WarmPool
-from bench.tune_gain import Gain, gain_of, leaves_per_second
+from bench.tune_gain import Gain, gain_of
 from bench.tune_space import Choice
 from common import machine
 from inference_server import ServerSettings
@@ -97,7 +97,7 @@ def play(entries: list[Entry], settings: dict[str, Any], seconds: float) -> list
 
 def judge(rounds: list[Round], entries: list[Entry], tuned: str) -> tuple[str, Gain]:
     """Return the best entry of the grid as measured in `rounds`, and what `tuned` brings over it."""
-    rates = {one.name: median(leaves_per_second(done.slices[one.name]) for done in rounds) for one in entries}
+    rates = {one.name: median(done.slices[one.name].simulations_per_second for done in rounds) for one in entries}
     best = max((one.name for one in entries if one.name.startswith("grid")), key=lambda name: rates[name])
     return best, gain_of(rounds, tuned, best, PROBE_LIMIT)
 
@@ -121,8 +121,8 @@ def main() -> None:
     took = ", ".join(f"{result['seconds']:.0f} s" for result in results.values())
     print(f"{len(rows)} points in {len(visits)} visits; the tunings took {took}")
     for one in entries:
-        rate = median(leaves_per_second(done.slices[one.name]) for done in rounds)
-        print(f"{one.name}: {rate:,.0f} leaves/s: {one.choice}")
+        rate = median(done.slices[one.name].simulations_per_second for done in rounds)
+        print(f"{one.name}: {rate:,.0f} simulations/s: {one.choice}")
     gains = {}
     for name in results:
         best, gain = judge(rounds, entries, f"tune {name}")

@@ -14,7 +14,7 @@ from bench.report import form, print_lines
 from bench.results import raw_rounds
 from bench.sweep_rows import to_csv
 from bench.tune_found import Trial, TuneAsked, Tuned
-from bench.tune_gain import leaves
+from bench.tune_gain import rate
 from bench.tune_screen import verdict
 from bench.tune_space import Choice
 from common import machine
@@ -40,8 +40,8 @@ def finding(tuned: Tuned) -> str:
 
 
 def rows(tuned: Tuned, units: figures.Units) -> list[Row]:
-    """Return one row a trial; rates per minute follow from leaves and the leaves of a finished game."""
-    cost = tuned.leaves_a_game()
+    """Return one row a trial; rates per minute follow from simulations and what a finished game takes of them."""
+    cost = tuned.simulations_a_game()
     return [_row(trial, cost, units) for trial in tuned.trials]
 
 
@@ -49,8 +49,7 @@ def _row(trial: Trial, cost: float | None, units: figures.Units) -> Row:
     mine = [part for part, _ in trial.pairs]
     seconds = sum(part.seconds for part in mine)
     done = {name: sum(part.workers.get(name, 0) for part in mine) for name in _COUNTS}
-    count = sum(leaves(part.workers) for part in mine)
-    rate = count / seconds if mine else None
+    speed = rate(mine) if mine else None
     return {
         "trial": trial.number,
         "why": trial.why,
@@ -59,23 +58,23 @@ def _row(trial: Trial, cost: float | None, units: figures.Units) -> Row:
         "by_default": trial.gain if mine else None,
         "by_default_low": min(trial.ratios, default=None),
         "by_default_high": max(trial.ratios, default=None),
-        "leaves_per_second": rate,
-        **per_minute(rate, cost, units),
+        "simulations_per_second": speed,
+        **per_minute(speed, cost, units),
         "evaluations_per_second": done["evaluations"] / seconds if mine else None,
         "cache_hit_rate": done["cache_hits"] / done["cache_lookups"] if done["cache_lookups"] else None,
-        "cpu_us_per_leaf": sum(part.cpu_seconds for part in mine) / count * 1e6 if count else None,
+        "cpu_us_per_simulation": sum(part.cpu_seconds for part in mine) / done["simulations"] * 1e6 if speed else None,
         "start_s": trial.start_s,
         "seconds": trial.seconds,
         "note": trial.note or None,
     }
 
 
-_COUNTS = ("evaluations", "cache_hits", "cache_lookups")
+_COUNTS = ("evaluations", "simulations", "cache_hits", "cache_lookups")
 
 
-def per_minute(rate: float | None, cost: float | None, units: figures.Units) -> Row:
-    """Return games per minute, in all units of the game, at `rate` leaves per second and `cost` leaves a game."""
-    games = 60 * rate / cost if rate and cost else None
+def per_minute(speed: float | None, cost: float | None, units: figures.Units) -> Row:
+    """Return games per minute, in all units of the game, at `speed` simulations per second and `cost` of them a game."""
+    games = 60 * speed / cost if speed and cost else None
     return {f"{unit}_per_minute": games * count if games else None for unit, count in units.items()}
 
 
@@ -108,17 +107,19 @@ def write_tuned(asked: TuneAsked, tuned: Tuned, about: Row, command: Sequence[st
 
 
 def _results(tuned: Tuned, about: Row) -> Row:
-    cost, rate, best, gain = tuned.leaves_a_game(), tuned.default_rate(), tuned.best, tuned.gain
+    cost, speed, best, gain = tuned.simulations_a_game(), tuned.default_rate(), tuned.best, tuned.gain
     return {
         "finding": finding(tuned),
-        "default": tuned.default._asdict() | {"leaves_per_second": rate} | per_minute(rate, cost, about["units"]),
+        "default": tuned.default._asdict()
+        | {"simulations_per_second": speed}
+        | per_minute(speed, cost, about["units"]),
         "best": best.choice._asdict() | {"trial": best.number} if best and best.choice else None,
         "best_flags": best.choice.flags(tuned.default) if best and best.choice else None,
         "gain": gain._asdict() | {"better": gain.better} if gain else None,
         "gains": {name: found._asdict() for name, found in tuned.gains.items()},
         "winner": tuned.winner._asdict(),
         "preset": about["preset"],
-        "leaves_a_game": cost,
+        "simulations_a_game": cost,
         "interrupted": tuned.interrupted,
         "seconds": tuned.seconds,
     }
@@ -126,7 +127,7 @@ def _results(tuned: Tuned, about: Row) -> Row:
 
 def print_tuned(tuned: Tuned, units: figures.Units, console: Console) -> None:
     """Print the best trials, what the default and the best come to in games per minute, and the finding."""
-    cost, base = tuned.leaves_a_game(), tuned.default_rate()
+    cost, base = tuned.simulations_a_game(), tuned.default_rate()
     tried = sorted((trial for trial in tuned.trials if trial.pairs), key=lambda trial: -trial.gain)
     texts = [(str(trial.number), verdict(trial), str(trial.choice)) for trial in tried[:_SHOWN]]
     if texts:
@@ -139,7 +140,7 @@ def print_tuned(tuned: Tuned, units: figures.Units, console: Console) -> None:
     for name, times in named:
         rates = per_minute(base * times, cost, units)
         words = ", ".join(f"{form(rates[f'{unit}_per_minute'], '{:,.0f}')} {unit}/min" for unit in units)
-        console.print(f"{name}: {base * times:,.0f} leaves/s, {words}")
+        console.print(f"{name}: {base * times:,.0f} simulations/s, {words}")
     if gain and gain.busy:
         console.print("the machine was busy: the burn probe moved beside most rounds, so all of them were counted")
     best = tuned.best

@@ -26,7 +26,7 @@ from bench.rounds import Round
 from bench.slices import Slice
 from bench.tune_chart import draw_tuned
 from bench.tune_found import DEFAULT, Trial, Tuned
-from bench.tune_gain import gain_of, interval, leaves_a_game
+from bench.tune_gain import gain_of, interval, simulations_a_game
 from bench.tune_proof import Entry, grid_entries, judge
 from bench.tune_report import finding, rows
 from bench.tune_search import distributions, make_study
@@ -199,8 +199,8 @@ def test_a_trial_below_the_others_is_cut() -> None:
 # -- what is concluded -------------------------------------------------------------------------------------------------
 
 
-def a_slice(leaves: float, **workers: float) -> Slice:
-    return Slice(1.0, {"evaluations": leaves, **workers}, {}, 1.0)
+def a_slice(simulations: float) -> Slice:
+    return Slice(1.0, {"evaluations": 0.9 * simulations, "simulations": simulations}, {}, 1.0)
 
 
 def a_round(default: float, best: float, probe: float = 1.0) -> Round:
@@ -257,22 +257,21 @@ def test_busy_rounds_are_counted_when_too_few_quiet_ones_are_left() -> None:
 
 
 def test_a_game_costs_what_pools_with_many_decisions_say() -> None:
-    """A hundred games of 10 decisions with 50 leaves each, half a decision of each under way."""
-    steady = {"games": 40.0, "decisions": 400.0, "in_progress": 100.0, "evaluations": 50 * 450.0}
-    young = {"games": 90.0, "decisions": 95.0, "in_progress": 100.0, "evaluations": 5000.0}
-    cached = steady | {"evaluations": 9000.0, "cache_lookups": 50 * 450.0}
-    assert leaves_a_game([steady]) == leaves_a_game([steady, young]) == leaves_a_game([cached, young]) == 500
-    assert leaves_a_game([young]) is None
+    """A hundred games of 10 decisions with 50 simulations each, half a decision of each under way."""
+    steady = {"games": 40.0, "decisions": 400.0, "in_progress": 100.0, "simulations": 50 * 450.0}
+    young = {"games": 90.0, "decisions": 95.0, "in_progress": 100.0, "simulations": 5000.0}
+    assert simulations_a_game([steady]) == simulations_a_game([steady, young]) == 500
+    assert simulations_a_game([young]) is None
 
 
 def test_rows_and_chart_of_all_kinds_of_trials(tmp_path: Path) -> None:
     found = tuned([1.2, 1.3, 1.25, 1.22, 1.28, 1.24])
     found.trials.append(Trial(number=3, why="searched", choice=BASE, state="cut", pairs=[(a_slice(60), a_slice(100))]))
     found.trials.append(Trial(number=4, why="searched", state="skipped", note="too large"))
-    found.totals = [{"games": 40.0, "decisions": 400.0, "in_progress": 100.0, "evaluations": 50 * 450.0}]
+    found.totals = [{"games": 40.0, "decisions": 400.0, "in_progress": 100.0, "simulations": 50 * 450.0}]
     first, failed, cut, skipped = rows(found, {"matches": 1, "rounds": 18})
     assert (first["by_default"], first["matches_per_minute"], first["rounds_per_minute"]) == (1.2, 14.4, 14.4 * 18)
-    assert (failed["note"], failed["by_default"], failed["leaves_per_second"]) == ("no memory", None, None)
+    assert (failed["note"], failed["by_default"], failed["simulations_per_second"]) == ("no memory", None, None)
     assert (cut["state"], cut["by_default"], skipped["workers"]) == ("cut", 0.6, None)
     picture = imread(draw_tuned(found, tmp_path / "chart.png", title=finding(found)))[..., :3]
     assert picture.shape[1] == 1800
