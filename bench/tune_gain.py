@@ -81,7 +81,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def simulations_a_game(pools: Iterable[Mapping[str, float]]) -> float | None:
-    """Return the simulations of a finished game, from the counts that pools had when they ended; None when none can say.
+    """Return the simulations of a finished game, from the counts of pools when they ended; None when none can say.
 
     Every way to run plays the same games, so that the counts of all may be put together. Trees that were planted
     together are decided together, those beside a game's end sooner: only pools count whose games made `LEAST_DECISIONS`

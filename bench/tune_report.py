@@ -73,7 +73,7 @@ _COUNTS = ("evaluations", "simulations", "cache_hits", "cache_lookups")
 
 
 def per_minute(speed: float | None, cost: float | None, units: figures.Units) -> Row:
-    """Return games per minute, in all units of the game, at `speed` simulations per second and `cost` of them a game."""
+    """Return games per minute, in all units of the game, at `speed` simulations/s and `cost` of them a game."""
     games = 60 * speed / cost if speed and cost else None
     return {f"{unit}_per_minute": games * count if games else None for unit, count in units.items()}
 
