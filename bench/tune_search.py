@@ -52,14 +52,20 @@ class Search:
     # -- trials ----------------------------------------------------------------------------------------------------
 
     def run(self, began: float) -> None:
-        """Try one proposal after another, until the rest of the budget is needed to measure the best again."""
+        """Try one proposal after another, one at least, until the rest of the budget is needed for the best again."""
         seeds = make_seeds(self._space, self._tuned.network)
         study = make_study(self._asked.load.seed, len(seeds))
         for seed in seeds:
             study.enqueue_trial(seed.params, user_attrs={"why": seed.why})
-        ranges, idle = distributions(self._space), 0
-        while idle < _IDLE_ASKS and (left := began + self._budget_s - self._reserve_s() - time.monotonic()) > 0:
-            idle = 0 if self._consider(study, study.ask(ranges), left) else idle + 1
+        ranges, idle, tried = distributions(self._space), 0, 0
+        while idle < _IDLE_ASKS:
+            left = began + self._budget_s - self._reserve_s() - time.monotonic()
+            if left < 0 and tried:
+                return
+            if self._consider(study, study.ask(ranges), left):
+                idle, tried = 0, tried + 1
+            else:
+                idle += 1
 
     def _reserve_s(self) -> float:
         """Return the seconds to keep for the last measurement, and for a trial that begins now."""

@@ -20,7 +20,7 @@ _KINDS = {
     "sweep": ("sweep.json", "sweep.csv", "results.csv"),
     "limit": ("limit.json",),
     "profile": ("profile.json",),
-    "tune": ("tune.json",),
+    "tune": ("trials.csv",),
     "compare": ("results.json",),
     "selfplay": ("summary.json", "metrics.jsonl", "config.toml"),
 }
@@ -29,6 +29,7 @@ _EXPECTED = {
     "sweep": ("results.json", "run.json"),
     "limit": ("limit.json",),
     "profile": ("profile.json", "stages.txt", "worker.pstats"),
+    "tune": ("results.json", "run.json", "trials.csv", "chart.png"),
     "compare": ("results.json", "run.json", "chart.png"),
     "selfplay": ("config.toml", "run.json", "metrics.jsonl", "summary.json", "games"),
 }

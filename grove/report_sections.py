@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from grove import report_advice as advice
@@ -260,6 +261,19 @@ def _stages(part: Figures) -> Html:
     return join((table(heads, rows), tag("p", foot, class_="faint")))
 
 
+def _tune(made: Section) -> None:
+    content = made.source.table("results.json")
+    made.finding = shown(content.get("finding") or "results.json holds no finding")
+    if content.get("preset"):
+        made.advice = [f"Use it as grove selfplay --preset {Path(str(content['preset'])).stem}."]
+    elif content.get("best_flags") and (content.get("gain") or {}).get("better"):
+        made.advice = [f"Use {content['best_flags']}."]
+    trials = [row for row in content.get("trials") or [] if isinstance(row, dict)]
+    trials.sort(key=lambda row: -_float(row.get("by_default")))
+    made.tables += [_varying(trials, 0 if trials else -1)]
+    made.tables.append(details("Everything else in results.json", *generic(content, skip=("trials",))))
+
+
 def _other(made: Section) -> None:
     """Show whatever JSON files there are."""
     made.finding = "Figures of a kind that this version does not know, as they are"
@@ -274,6 +288,7 @@ _BUILDERS: dict[str, Callable[[Section], None]] = {
     "sweep": _sweep,
     "limit": _limit,
     "profile": _profile,
+    "tune": _tune,
 }
 
 

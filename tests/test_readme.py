@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALLER = {"--games": "6", "--seconds": "6", "--simulations": "8", "--workers": "2"}
-NAMES = ("selfplay", "show", "doctor", "serve", "work", "bench compare", "bench limit", "watch", "report")
+SMALLER = {"--games": "6", "--seconds": "6", "--simulations": "8", "--workers": "2", "--minutes": "0.2"}
+NAMES = ("selfplay", "show", "doctor", "serve", "work", "bench compare", "bench limit", "watch", "report", "tune")
 SMALL_NETWORK = ("--network", "mlp:layers=1,width=8", "--compile", "off", "--dtype", "fp32")
 
 
@@ -61,6 +61,12 @@ def test_selfplay_then_what_can_be_done_with_a_run(tmp_path: Path) -> None:
     assert "bound" in run(limit, tmp_path)
     assert "report.html" in run(grove(lines_with("grove report")[0]), tmp_path)
     assert "rounds/min" in run([*grove(blob), *SMALL_NETWORK], tmp_path)
+
+
+def test_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    words = [*grove(lines_with("grove tune")[0]), *SMALL_NETWORK, "--simulations", "4", "--name", "mine"]
+    assert "use it as `grove selfplay --preset mine`" in run(words, tmp_path)
 
 
 def test_doctor(tmp_path: Path) -> None:

@@ -376,7 +376,7 @@ def test_a_real_tuning_and_its_preset(grove: Grove, tmp_path: Path) -> None:
     config = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
     out = tmp_path / "out"
     knobs = ("--knobs", "games-per-worker,groups,max-batch,cache")
-    done = grove.run("tune", *TINY, *knobs, "--seconds", "20", "--name", "mine", "--out", out, **config)
+    done = grove.run("tune", *TINY, *knobs, "--seconds", "10", "--name", "mine", "--out", out, **config)
     assert (done.returncode, done.stderr) == (0, ""), done
     results = json.loads((out / "results.json").read_text())
     assert results["finding"] in done.stdout
@@ -392,10 +392,13 @@ def test_a_real_tuning_and_its_preset(grove: Grove, tmp_path: Path) -> None:
     assert imread(out / "chart.png").shape[1] == 1800
     assert sorted(path.name for path in out.iterdir()) == ["chart.png", "results.json", "run.json", "trials.csv"]
     assert "use it as `grove selfplay --preset mine`" in done.stdout
+    page = tmp_path / "page.html"
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(out), "--out", str(page)])
+    assert stop.value.code == 0
+    assert results["finding"] in page.read_text()
     again = grove.run("selfplay", "--preset", "mine", "--games", "4", "--out", tmp_path / "run", **config)
     assert (again.returncode, again.stderr) == (0, ""), again
-    settings = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert settings
     assert len(grove.exactly(tmp_path / "run", range(4), "connect_four")) == 4
 
 
