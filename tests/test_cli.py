@@ -12,7 +12,6 @@ from conftest import Grove
 
 from game import load_game
 
-TINY = ("--network", "resnet:blocks=1,channels=8", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 MLP = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 SUMMARY = {
     *("games", "seconds", "games_per_minute", "evaluations_per_second", "simulations_per_second"),
@@ -52,10 +51,8 @@ class Sticks:
 @pytest.mark.parametrize(
     ("spec", "network", "pool"),
     [
-        ("connect_four", TINY, "thread"),
         ("connect_four", MLP, "process"),
-        ("hex:size=5", TINY, "process"),
-        ("hex:size=5", MLP, "auto"),
+        ("hex:size=5", ("--device", "cpu", "--dtype", "fp32"), "auto"),
     ],
 )
 def test_a_whole_run_and_the_same_command_again(grove: Grove, spec: str, network: tuple[str, ...], pool: str) -> None:
@@ -66,6 +63,9 @@ def test_a_whole_run_and_the_same_command_again(grove: Grove, spec: str, network
     assert str(out) in said
     assert "device: cpu" in said
     assert f"pool: {'' if pool == 'auto' else pool}" in said
+    chosen = "resnet:blocks=3,channels=32" if pool == "auto" else MLP[1]
+    assert f"network: {chosen} ({'auto: boards of ' if pool == 'auto' else 'as asked for'}" in said
+    assert tomllib.loads((out / "config.toml").read_text())["network"] == chosen
     records = grove.exactly(out, range(21), spec)
     summary = grove.summary(out)
     assert summary.keys() >= SUMMARY
@@ -116,13 +116,6 @@ def test_rounds_and_matches_are_counted_as_such(grove: Grove, spec: str, units: 
     assert f"All 5 {unit} are there already" in grove.play(
         *("selfplay", "--game", spec, "--games", 5, "--simulations", 4, "--evaluator", "test", "--out", out)
     )
-
-
-def test_the_network_is_chosen_by_the_game_and_recorded(grove: Grove) -> None:
-    out = grove.folder / "run"
-    command = ("selfplay", "--game", "hex:size=3", "--games", 2, "--simulations", 2, "--device", "cpu", "--out", out)
-    assert "network: resnet:blocks=3,channels=32 (auto: boards of " in grove.play(*command, "--dtype", "fp32")
-    assert tomllib.loads((out / "config.toml").read_text())["network"] == "resnet:blocks=3,channels=32"
 
 
 def test_a_preset_is_played_and_recorded_resolved(grove: Grove) -> None:
@@ -191,7 +184,7 @@ def test_a_users_plain_python_game_is_played_by_processes(grove: Grove, evaluato
     assert "game 4 of sticks:Sticks" in grove.play("show", out, "--game", 4)
 
 
-@pytest.mark.parametrize("evaluator", ["rollout", "local", "direct"])
+@pytest.mark.parametrize("evaluator", ["rollout", "direct"])
 def test_evaluators_without_a_server(grove: Grove, evaluator: str) -> None:
     out = grove.folder / "run"
     grove.play(

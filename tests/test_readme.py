@@ -87,7 +87,7 @@ def test_serve_and_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [0, 1])
 def test_compare(tmp_path: Path, number: int) -> None:
     words = [*grove(lines_with("bench compare")[number]), *SMALL_NETWORK]
-    words += ["--modes", "local,server-thread", "--probe-limit", "1"]
+    words += ["--modes", "server-thread", "--seconds", "2", "--probe-limit", "1"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=170, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / words[words.index("--out") + 1] / "chart.png").exists()
