@@ -16,6 +16,7 @@ from bench.limit import LimitAsked, pool_plan
 from bench.roof import Roof, RoofJob
 from bench.slices import WarmPool
 from bench.tune_found import DEFAULT, Screen, TuneAsked, Tuned
+from bench.tune_gain import Played
 from bench.tune_search import Search
 from bench.tune_space import Choice, make_space, settled
 from game import load_game
@@ -49,7 +50,7 @@ def run_tune(asked: TuneAsked, screen: Screen) -> Tuned:
             if not any(trial.pairs for trial in tuned.trials):
                 raise
             tuned.interrupted = True
-        tuned.totals.append(default.pool.totals())
+        tuned.played.append(Played.by(default))
     tuned.seconds = time.monotonic() - began
     return tuned
 

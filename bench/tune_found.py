@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from bench.limit import LimitAsked
 from bench.rounds import Round
 from bench.slices import Slice
-from bench.tune_gain import Gain, rate, ratio, simulations_a_game
+from bench.tune_gain import Gain, Played, rate, ratio, simulations_a_game
 from bench.tune_space import Choice
 
 DEFAULT = "default"
@@ -43,8 +43,8 @@ class Trial:
     """Why it was skipped or failed."""
     pairs: list[tuple[Slice, Slice]] = field(default_factory=list)
     """Slices of its pool, each with one of the default's beside it."""
-    totals: dict[str, float] = field(default_factory=dict)
-    """The workers' counts at its end, its start included."""
+    played: Played | None = None
+    """What its pool did in its whole life, the start included."""
     start_s: float = 0.0
     """Seconds until its pool was warm and its cache filled."""
     seconds: float = 0.0
@@ -75,8 +75,8 @@ class Tuned:
     finalists: dict[str, Trial] = field(default_factory=dict)
     gains: dict[str, Gain] = field(default_factory=dict)
     """Of the finalists."""
-    totals: list[dict[str, float]] = field(default_factory=list)
-    """The workers' counts of the default and the finalists at their ends."""
+    played: list[Played] = field(default_factory=list)
+    """What the default's pool and the finalists' did in their whole lives."""
     interrupted: bool = False
     seconds: float = 0.0
 
@@ -105,7 +105,7 @@ class Tuned:
 
     def simulations_a_game(self) -> float | None:
         """Return what a finished game costs, over everything that was played."""
-        return simulations_a_game([*self.totals, *(trial.totals for trial in self.trials)])
+        return simulations_a_game([*self.played, *(trial.played for trial in self.trials if trial.played)])
 
     def default_rate(self) -> float:
         """Return the default's simulations per second, of the last measurement if there is one."""

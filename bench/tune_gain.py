@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 from bench.results import LEAST_GAMES
 from bench.rounds import LEAST_ROUNDS, Round, kept
-from bench.slices import Slice
+from bench.slices import Slice, WarmPool
+from workers.records import read_folder
 
 CONFIDENCE = 0.95
 WORTH = 1.02
 """Gain below which settings count as good as the default: nobody would notice, and machines drift by more."""
-LEAST_DECISIONS = 3
-"""Decisions of each game in flight from which a pool tells what a game costs; with fewer it is luck."""
 
 
 class Gain(NamedTuple):
@@ -80,17 +79,35 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return ordered[place], ordered[-1 - place], max(0.0, 1 - outside[place])
 
 
-def simulations_a_game(pools: Iterable[Mapping[str, float]]) -> float | None:
-    """Return the simulations of a finished game, from the counts of pools when they ended; None when none can say.
+class Played(NamedTuple):
+    """What a pool did in its whole life."""
 
-    Every way to run plays the same games, so that the counts of all may be put together. Trees that were planted
-    together are decided together, those beside a game's end sooner: only pools count whose games made `LEAST_DECISIONS`
-    each, and half of the next one, on average, is under way.
+    workers: Mapping[str, float]
+    """The workers' counts."""
+    lengths: Sequence[int]
+    """Moves of each finished game."""
+
+    @classmethod
+    def by(cls, warm: WarmPool) -> Played:
+        """Return what a pool at rest has done so far."""
+        records = read_folder(warm.pool.plan.games_folder)
+        return cls(warm.pool.totals(), [len(record.moves) for record in records])
+
+
+def simulations_a_game(pools: Iterable[Played]) -> float | None:
+    """Return the simulations of a finished game; None when too few games ended to say.
+
+    Every way to run plays the same games, so all may be put together. Games that end within seconds began near their
+    end, so that dividing by their number would not do; their length counts, and what a move takes. Of the decision that
+    is under way in each game half is done, on average.
     """
-    total = ended = 0.0
-    for counts in pools:
-        decisions, playing = counts.get("decisions", 0), counts.get("in_progress", 0)
-        if playing and decisions >= LEAST_DECISIONS * playing:
-            total += counts["simulations"]
-            ended += counts["games"] * (1 + playing / 2 / decisions)
-    return total / ended if ended >= LEAST_GAMES else None
+    lengths: list[int] = []
+    simulations = moves = 0.0
+    for counts, played in pools:
+        lengths += played
+        decisions = counts.get("decisions", 0)
+        if decisions:
+            started = 1 + counts["in_progress"] / 2 / decisions
+            simulations += counts["simulations"]
+            moves += counts["moves"] * started
+    return sum(lengths) / len(lengths) * simulations / moves if len(lengths) >= LEAST_GAMES and moves else None

@@ -34,8 +34,11 @@ def finding(tuned: Tuned) -> str:
         return f"Tuned settings play at {gain} ({tried})"
     if gain:
         return f"The default is as good: the best of {tried} came to {gain}"
-    if best:
-        return f"Stopped early: the best so far was at {best.gain:.2f}x the default in a short trial ({tried})"
+    if tuned.interrupted:
+        ahead = (
+            f"the best so far was at {best.gain:.2f}x the default in a short trial" if best else "nothing was ahead yet"
+        )
+        return f"Stopped early: {ahead} ({tried})"
     return f"The default is as good: none of {tried} was ahead of it"
 
 

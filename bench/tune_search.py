@@ -13,9 +13,10 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from bench.compare import play_round, slice_length
+from bench.rounds import LEAST_ROUNDS
 from bench.slices import WarmPool
 from bench.tune_found import DEFAULT, Screen, Trial, TuneAsked, Tuned
-from bench.tune_gain import gain_of
+from bench.tune_gain import Played, gain_of
 from bench.tune_seeds import make_seeds
 from bench.tune_space import Choice, Space
 from common.errors import PoolError, SettingError
@@ -85,6 +86,8 @@ class Search:
             study.tell(proposal, state=optuna.trial.TrialState.PRUNED)  # the sampler ranks it last
             return False
         if trial.choice in self._gains:
+            for step in range(PAIRS if trial.choice == self._space.default else 0):
+                proposal.report(1.0, step)  # what is slower than the default is cut from the first trial on
             study.tell(proposal, self._gains[trial.choice])
             return False
         self._screen.begins(trial, left_s)
@@ -105,7 +108,7 @@ class Search:
             with self._warm(f"trial-{trial.number}", choice) as (warm, turn_s):
                 trial.start_s = time.monotonic() - began
                 self._play_pairs(trial, warm, turn_s, proposal)
-                trial.totals = warm.pool.totals()
+                trial.played = Played.by(warm)
         except (PoolError, OSError) as error:  # OSError: the system gives no more processes or memory
             trial.state, trial.note = "failed", str(error) or type(error).__name__
         finally:
@@ -171,10 +174,13 @@ class Search:
         slice_s, count = slice_length(left_s, len(pools))
         processes = {name: warm.pool.processes for name, warm in pools.items()}
         self._screen.say(f"{count} rounds of {slice_s:.1f} s each")
-        for number in range(count):
-            tuned.rounds.append(play_round(pools, None, slice_s, processes, number))
-        tuned.totals = [warm.pool.totals() for name, warm in pools.items() if name != DEFAULT]
-        tuned.gains = {name: gain_of(tuned.rounds, name, DEFAULT, limit) for name in tuned.finalists}
+        try:
+            for number in range(count):
+                tuned.rounds.append(play_round(pools, None, slice_s, processes, number))
+        finally:  # an interrupt leaves the rounds so far
+            if len(tuned.rounds) >= LEAST_ROUNDS:
+                tuned.gains = {name: gain_of(tuned.rounds, name, DEFAULT, limit) for name in tuned.finalists}
+        tuned.played = [Played.by(warm) for name, warm in pools.items() if name != DEFAULT]
 
 
 def _decisions(warm: WarmPool) -> float:
@@ -187,7 +193,7 @@ def make_study(seed: int, seeds: int) -> optuna.Study:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=seeds, multivariate=True)
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=seeds)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=1)
     return optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
 
 

@@ -34,11 +34,12 @@ def make_seeds(space: Space, found: Mapping[str, Any]) -> list[Seed]:
     workers = usable_cores() if other == "process" else 1
     wanted: list[tuple[dict[str, Any], str]] = [
         ({}, "the default"),
+        ({"cache": CACHED}, "the default with a cache"),
         (best, "the lanes and batches in which the network alone is fastest"),
         (best | {"cache": CACHED}, "the same with a cache"),
+        (small | {"cache": CACHED}, "the smallest batches in which the network alone is nearly as fast, with a cache"),
+        ({"pool": other, "workers": workers, "cache": CACHED}, f"the default with the {other} pool and a cache"),
         (small, "the smallest batches in which the network alone is nearly as fast"),
-        (small | {"cache": CACHED}, "the same with a cache"),
-        (small | {"pool": other, "workers": workers, "cache": CACHED}, f"the same with the {other} pool"),
     ]
     seeds: dict[tuple[Any, ...], Seed] = {}
     for values, why in wanted:

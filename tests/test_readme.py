@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import signal
@@ -66,7 +67,13 @@ def test_selfplay_then_what_can_be_done_with_a_run(tmp_path: Path) -> None:
 def test_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     words = [*grove(lines_with("grove tune")[0]), *SMALL_NETWORK, "--simulations", "4", "--name", "mine"]
-    assert "use it as `grove selfplay --preset mine`" in run(words, tmp_path)
+    said = run([*words, "--games-per-worker", "64", "--device", "cpu", "--out", "out"], tmp_path)
+    assert "use it as `grove selfplay --preset mine`" in said
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["finding"] in said
+    assert results["preset"] == str(tmp_path / "grove" / "presets" / "mine.toml")
+    again = [*words[:3], "selfplay", "--preset", "mine", "--games", "4", "--out", "again"]
+    assert "games/min" in run(again, tmp_path)
 
 
 def test_doctor(tmp_path: Path) -> None:

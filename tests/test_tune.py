@@ -1,4 +1,6 @@
-"""`grove tune`: what it may try, what it tries first, what it concludes, the preset; one real tuning and one Ctrl-C.
+"""`grove tune`: what it may try, what it tries first, what it concludes, the preset; a real one that Ctrl-C ends.
+
+tests/test_readme.py makes a whole one.
 
 Nothing asserts a speed.
 """
@@ -18,6 +20,7 @@ import optuna
 import pytest
 from conftest import Grove
 from matplotlib.image import imread
+from rich.console import Console
 
 from bench import tune_space
 from bench.limit import LimitAsked
@@ -26,9 +29,10 @@ from bench.rounds import Round
 from bench.slices import Slice
 from bench.tune_chart import draw_tuned
 from bench.tune_found import DEFAULT, Trial, Tuned
-from bench.tune_gain import gain_of, interval, simulations_a_game
+from bench.tune_gain import Played, gain_of, interval, simulations_a_game
 from bench.tune_proof import Entry, grid_entries, judge
 from bench.tune_report import finding, rows
+from bench.tune_screen import TuneScreen
 from bench.tune_search import distributions, make_study
 from bench.tune_seeds import make_seeds, smallest_good_batch
 from bench.tune_space import KNOBS, Choice, Space, make_space, parse_knobs
@@ -153,11 +157,11 @@ def test_seeds_follow_from_the_network_alone() -> None:
     seeds = make_seeds(room, network_alone())
     choices = [room.choice(seed.params) for seed in seeds]
     assert choices[0] == BASE
-    assert [(one.pool, one.max_batch, one.workers * one.games_per_worker) for one in choices[1:]] == [
-        *(("thread", 256, 1024), ("thread", 256, 1024), ("thread", 128, 512), ("thread", 128, 512)),
-        ("process", 128, 512),
+    assert [(one.pool, one.max_batch, one.workers * one.games_per_worker, bool(one.cache)) for one in choices] == [
+        *(("thread", 512, 2048, False), ("thread", 512, 2048, True)),
+        *(("thread", 256, 1024, False), ("thread", 256, 1024, True), ("thread", 128, 512, True)),
+        *(("process", 512, 2048, True), ("thread", 128, 512, False)),
     ]
-    assert [bool(one.cache) for one in choices] == [False, False, True, False, True, True]
     assert len(set(choices)) == len(seeds)
 
 
@@ -184,7 +188,7 @@ def test_the_same_seed_proposes_the_same_and_learns() -> None:
 
 
 def test_a_trial_below_the_others_is_cut() -> None:
-    study = make_study(0, 2)
+    study = make_study(0, 3)
     ranges = distributions(space())
     for gain, cut in ((1.0, False), (1.2, False), (0.5, True), (1.3, False)):
         proposal = study.ask(ranges)
@@ -245,8 +249,11 @@ def test_a_gain_must_be_worth_it_and_no_chance() -> None:
 def test_without_the_last_measurement_nothing_is_claimed() -> None:
     found = tuned([])
     assert (found.gain, found.winner, found.best) == (None, BASE, found.trials[0])
+    found.interrupted = True
     assert "the best so far was at 1.20x the default in a short trial" in finding(found)
     found.trials[0].pairs = [(a_slice(90.0), a_slice(100.0))]
+    assert finding(found) == "Stopped early: nothing was ahead yet (1 settings tried)"
+    found.interrupted = False
     assert finding(found) == "The default is as good: none of 1 settings tried was ahead of it"
 
 
@@ -256,11 +263,14 @@ def test_busy_rounds_are_counted_when_too_few_quiet_ones_are_left() -> None:
     assert (gain.rounds, gain.busy, gain.middle) == (4, True, 1.2)
 
 
-def test_a_game_costs_what_pools_with_many_decisions_say() -> None:
-    """A hundred games of 10 decisions with 50 simulations each, half a decision of each under way."""
-    steady = {"games": 40.0, "decisions": 400.0, "in_progress": 100.0, "simulations": 50 * 450.0}
-    young = {"games": 90.0, "decisions": 95.0, "in_progress": 100.0, "simulations": 5000.0}
-    assert simulations_a_game([steady]) == simulations_a_game([steady, young]) == 500
+STEADY = {"games": 40.0, "decisions": 400.0, "in_progress": 100.0, "simulations": 50 * 450.0}
+"""400 decisions of 50 simulations each and 100 half-made ones; every fifth move is forced."""
+
+
+def test_a_game_costs_its_length_times_what_a_move_takes() -> None:
+    pool = Played(STEADY | {"moves": 500.0}, [10] * 20 + [15] * 20)
+    young = Played(STEADY | {"games": 0.0, "moves": 500.0}, [])
+    assert simulations_a_game([pool]) == simulations_a_game([pool, young]) == 12.5 * 0.8 * 50
     assert simulations_a_game([young]) is None
 
 
@@ -268,7 +278,7 @@ def test_rows_and_chart_of_all_kinds_of_trials(tmp_path: Path) -> None:
     found = tuned([1.2, 1.3, 1.25, 1.22, 1.28, 1.24])
     found.trials.append(Trial(number=3, why="searched", choice=BASE, state="cut", pairs=[(a_slice(60), a_slice(100))]))
     found.trials.append(Trial(number=4, why="searched", state="skipped", note="too large"))
-    found.totals = [{"games": 40.0, "decisions": 400.0, "in_progress": 100.0, "simulations": 50 * 450.0}]
+    found.played = [Played(STEADY | {"moves": 400.0}, [10] * 40)]
     first, failed, cut, skipped = rows(found, {"matches": 1, "rounds": 18})
     assert (first["by_default"], first["matches_per_minute"], first["rounds_per_minute"]) == (1.2, 14.4, 14.4 * 18)
     assert (failed["note"], failed["by_default"], failed["simulations_per_second"]) == ("no memory", None, None)
@@ -290,6 +300,20 @@ def test_the_proof_takes_the_best_of_the_grid_as_measured_again() -> None:
     slices = {"grid 1": a_slice(100), "grid 2": a_slice(110), "tune a": a_slice(99)}
     best, gain = judge([Round(probes, 0.0, slices)] * 3, [*entries, Entry("tune a", BASE)], "tune a")
     assert (best, gain.middle) == ("grid 2", 0.9)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_screen_shows_what_is_tried_and_found(terminal: bool) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=150, highlight=False)
+    trial = tuned([]).trials[0]
+    with TuneScreen(console, 100.0) as screen:
+        screen.begins(trial, 50.0)
+        screen.ended(trial)
+    shown = out.getvalue()
+    assert "1.20x" in shown
+    assert "1 thread x 2048 games in 2 groups" in shown
+    assert ("left, 1 tried" in shown) == terminal
 
 
 # -- the preset --------------------------------------------------------------------------------------------------------
@@ -372,39 +396,9 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
 # -- real ones ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_real_tuning_and_its_preset(grove: Grove, tmp_path: Path) -> None:
-    config = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
-    out = tmp_path / "out"
-    knobs = ("--knobs", "games-per-worker,groups,max-batch,cache")
-    done = grove.run("tune", *TINY, *knobs, "--seconds", "10", "--name", "mine", "--out", out, **config)
-    assert (done.returncode, done.stderr) == (0, ""), done
-    results = json.loads((out / "results.json").read_text())
-    assert results["finding"] in done.stdout
-    assert results["default"]["games_per_worker"] == 32
-    trials = list(csv.DictReader(io.StringIO((out / "trials.csv").read_text())))
-    played = [trial for trial in trials if trial["state"] in ("measured", "cut")]
-    assert played, done.stdout
-    assert all(float(trial["by_default"]) > 0 for trial in played)
-    assert {(trial["pool"], trial["workers"], trial["lanes"]) for trial in played} == {("thread", "1", "1")}
-    run = json.loads((out / "run.json").read_text())
-    assert run["settings"]["simulations"] == 4
-    assert len(run["rounds"]) == (results["gain"]["rounds"] + results["gain"]["dropped"] if results["gain"] else 0)
-    assert imread(out / "chart.png").shape[1] == 1800
-    assert sorted(path.name for path in out.iterdir()) == ["chart.png", "results.json", "run.json", "trials.csv"]
-    assert "use it as `grove selfplay --preset mine`" in done.stdout
-    page = tmp_path / "page.html"
-    with pytest.raises(SystemExit) as stop:
-        main(["report", str(out), "--out", str(page)])
-    assert stop.value.code == 0
-    assert results["finding"] in page.read_text()
-    again = grove.run("selfplay", "--preset", "mine", "--games", "4", "--out", tmp_path / "run", **config)
-    assert (again.returncode, again.stderr) == (0, ""), again
-    assert len(grove.exactly(tmp_path / "run", range(4), "connect_four")) == 4
-
-
 def test_an_interrupt_ends_with_the_best_so_far(grove: Grove, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = grove.start("tune", *TINY, "--seconds", "600", "--out", out)
+    process = grove.start("tune", *TINY, "--knobs", "games-per-worker,cache", "--seconds", "600", "--out", out)
     assert process.stdout is not None
     lines: list[str] = []
     while not any(line.startswith("0: ") for line in lines):
@@ -414,8 +408,19 @@ def test_an_interrupt_ends_with_the_best_so_far(grove: Grove, tmp_path: Path) ->
     process.send_signal(signal.SIGINT)
     done = grove.end(process)
     assert (done.returncode, done.stderr) == (0, ""), done
+    assert sorted(path.name for path in out.iterdir()) == ["chart.png", "results.json", "run.json", "trials.csv"]
     results = json.loads((out / "results.json").read_text())
     assert results["interrupted"]
     assert results["gain"] is results["preset"] is None
     assert results["finding"] in done.stdout
-    assert len(results["trials"]) >= 1
+    assert results["default"]["games_per_worker"] == 32
+    trial = next(csv.DictReader(io.StringIO((out / "trials.csv").read_text())))
+    assert (trial["trial"], trial["state"], trial["pool"], trial["lanes"]) == ("0", "measured", "thread", "1")
+    assert float(trial["by_default"]) > 0
+    assert json.loads((out / "run.json").read_text())["settings"]["simulations"] == 4
+    assert imread(out / "chart.png").shape[1] == 1800
+    page = tmp_path / "page.html"
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(out), "--out", str(page)])
+    assert stop.value.code == 0
+    assert results["finding"] in page.read_text()
