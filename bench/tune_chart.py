@@ -1,4 +1,4 @@
-"""The picture of a tuning: every trial as a bar beside the default, the best first, with its settings written out."""
+"""The picture of a tuning: every trial as a bar beside the default, the best first, with the flags that make it."""
 
 from __future__ import annotations
 
@@ -18,35 +18,45 @@ _MOST = 20
 """Trials shown."""
 
 # Inches.
-_WIDTH, _BAR, _ABOVE, _BELOW, _MARGIN, _LEFT = 12.0, 0.34, 1.15, 1.05, 0.25, 7.2
+_WIDTH, _BAR, _ABOVE, _BELOW, _MARGIN = 12.0, 0.34, 1.4, 1.05, 0.25
+_PER_LETTER, _MOST_LETTERS = 0.072, 110
 
 
 def draw_tuned(tuned: Tuned, path: Path, *, title: str, subtitle: str = "") -> Path:
     """Draw the trials to the PNG `path` and return it; at least one was played."""
     played = sorted((trial for trial in tuned.trials if trial.pairs), key=lambda trial: -trial.gain)
     shown = played[:_MOST]
+    names = [_name(tuned, trial) for trial in shown]
+    indent = _MARGIN + 0.1 + _PER_LETTER * max(map(len, names))
     height = _ABOVE + _BAR * len(shown) + _BELOW
     figure = Figure(figsize=(_WIDTH, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    box = (_LEFT / _WIDTH, _BELOW / height, (_WIDTH - _LEFT - 2 * _MARGIN) / _WIDTH, _BAR * len(shown) / height)
+    box = (indent / _WIDTH, _BELOW / height, (_WIDTH - indent - 2 * _MARGIN) / _WIDTH, _BAR * len(shown) / height)
     axes = figure.add_axes(box)
-    _frame(axes, tuned, shown)
+    _frame(axes, tuned, shown, names)
     for place, trial in enumerate(shown):
         _draw_trial(axes, tuned, place, trial)
     _draw_default(axes)
     left = _MARGIN / _WIDTH
     figure.text(left, 1 - 0.40 / height, title, color=_INK, fontsize=14, fontweight="bold")
     figure.text(left, 1 - 0.66 / height, subtitle, color=_FAINT, fontsize=10)
+    figure.text(left, 1 - 0.88 / height, f"default: {tuned.default}", color=_FAINT, fontsize=10)
     figure.text(left, 0.2 / height, _legend(played, shown, tuned), color=_FAINT, fontsize=10)
     figure.savefig(path)
     return path
 
 
-def _frame(axes: Axes, tuned: Tuned, shown: list[Trial]) -> None:
+def _name(tuned: Tuned, trial: Trial) -> str:
+    """Return the flags by which a trial differs from the default."""
+    text = trial.choice.flags(tuned.default) if trial.choice else ""
+    return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 3]}..."
+
+
+def _frame(axes: Axes, tuned: Tuned, shown: list[Trial], names: list[str]) -> None:
     ends = [trial.gain for trial in shown] + [gain.high for gain in tuned.gains.values()]
     axes.set_xlim(0, 1.12 * max(1.0, *ends))
     axes.set_ylim(len(shown) - 0.5, -0.5)
-    axes.set_yticks(range(len(shown)), [str(trial.choice) for trial in shown], color=_INK, fontsize=9)
+    axes.set_yticks(range(len(shown)), names, color=_INK, fontsize=8.5)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
     axes.set_xlabel("simulations per second by the default's, in paired slices", color=_FAINT, fontsize=10, labelpad=6)
@@ -71,7 +81,8 @@ def _draw_trial(axes: Axes, tuned: Tuned, place: int, trial: Trial) -> None:
         end = max(end, again.high)
     text = f"{again.middle:.2f}x" if again else f"{trial.gain:.2f}x"
     axes.annotate(text, (end, place), xytext=(6, 0), textcoords="offset points", va="center",
-                  color=_AGAIN if again else _INK, fontsize=9.5, fontweight="bold" if again else "normal")  # fmt: skip
+                  color=_AGAIN if again else _INK, fontsize=9.5, fontweight="bold" if again else "normal", zorder=6,
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})  # fmt: skip
 
 
 def _draw_default(axes: Axes) -> None:
