@@ -14,6 +14,7 @@ usage: grove COMMAND [flags]; grove COMMAND --help lists the flags
   selfplay        play games with search workers and one inference server
   serve           serve one network to workers in other terminals
   work            play games on a server that runs elsewhere
+  keys            make the keys of a server for other machines and of its clients
   show            replay one recorded game as text
   watch           show a run in another terminal or, with --web, in a browser
   bench compare   play the same games direct and served, side by side
@@ -73,6 +74,13 @@ def _work(arguments: list[str]) -> int:
     from grove.settings import Work, parse
 
     return work(parse(Work, arguments, "grove work"))
+
+
+def _keys(arguments: list[str]) -> int:
+    from grove.keys import Keys, keys
+    from grove.settings import parse
+
+    return keys(parse(Keys, arguments, "grove keys"))
 
 
 def _show(arguments: list[str]) -> int:
@@ -149,6 +157,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "selfplay": _selfplay,
     "serve": _serve,
     "work": _work,
+    "keys": _keys,
     "show": _show,
     "watch": _watch,
     "bench compare": _compare,

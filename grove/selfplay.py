@@ -38,6 +38,7 @@ _TICK_S = 0.1
 _HOW_NOT_WHICH = (
     *("device", "compile", "cache", "max_batch", "max_delay_us", "idle_after_ms", "min_share_rows", "max_window"),
     *("max_request_rows", "max_message_mb", "ping_interval_ms", "forget_after_s", "connect"),
+    *("keys", "max_clients", "max_clients_mb"),
     "metrics_port",
 )
 """Settings beside run_folder.MAY_DIFFER that may change at a resume: they say how games are computed, not which."""
@@ -75,13 +76,15 @@ def selfplay(settings: SelfPlay) -> int:
 
 def work(settings: Work) -> int:
     """Play games with worker processes on a server elsewhere; returns the exit status."""
+    from inference_server.keys import ClientKeys
     from inference_server.zmq_client import ask_server
 
+    keys = ClientKeys.read(settings.keys) if settings.keys else None
     wanted = _index_range(settings)
     pool = PoolSettings(
         workers=settings.workers, games_per_worker=settings.games_per_worker, groups=settings.groups, pool="process"
     )
-    game = _checked_game(ask_server(settings.connect).game)
+    game = _checked_game(ask_server(settings.connect, keys).game)
     _, process = sizes(pool, ServerSettings(), len(wanted), "cpu", settings.search.worlds)
     with _folder(settings, settings.out, game) as folder:
         plan = PoolPlan(
@@ -96,6 +99,7 @@ def work(settings: Work) -> int:
             thread_sizes=process,
             process_sizes=process,
             endpoint=settings.connect,
+            keys=settings.keys or "",
         )
         return _Run(folder, plan, game, wanted).play()
 

@@ -24,7 +24,9 @@ def serve(settings: Serve) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     from inference_server.backend import make_backends
+    from inference_server.keys import ServerKeys
 
+    keys = ServerKeys(settings.keys) if settings.keys else None
     game = load_game(settings.game)
     spec, server_settings = row_spec(game), settings.server
     network, why = resolve_network(settings.network, spec)
@@ -34,18 +36,22 @@ def serve(settings: Serve) -> int:
     with InferenceServer(spec, backends, server_settings) as server, ExitStack() as stack:
         if settings.metrics.metrics_port:
             stack.enter_context(metrics_at(server, settings.metrics.metrics_port))
-        endpoint = server.bind(settings.bind)
+        endpoint = server.bind(settings.bind, keys)
         server.wait_ready(READY_S)
         about = backends[0].describe()
         print(f"device: {about['device']} ({about['device_reason']})")
         print(f"network: {network.model or network.network} ({why})")
         print(f"dtype: {about['dtype']} ({about['dtype_reason']})")
         print(f"serving {game.name}, model {server.model_version}, {len(backends)} lanes, at {endpoint}", flush=True)
-        print(f"workers: grove work --connect {endpoint}", flush=True)
+        print(f"workers: grove work --connect {endpoint}{_their_keys(settings)}", flush=True)
         _report(server, stop)
         server.drain(READY_S)
     print("ended")
     return 0
+
+
+def _their_keys(settings: Serve) -> str:
+    return f" --keys {settings.keys}/clients/NAME" if settings.keys else ""
 
 
 def _report(server: InferenceServer, stop: threading.Event) -> None:

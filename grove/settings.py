@@ -123,7 +123,9 @@ class Serve:
     game: str = "connect_four"
     """Game whose rows are served."""
     bind: str = "tcp://127.0.0.1:7447"
-    """Where to listen: ipc://PATH or tcp://127.0.0.1:PORT."""
+    """Where to listen: ipc://PATH, tcp://127.0.0.1:PORT, or, with --keys, tcp://ADDRESS:PORT."""
+    keys: str | None = None
+    """Folder of `grove keys DIR`: only clients in its list are let in. None: whoever reaches the endpoint."""
     preset: str | None = None
     """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
     ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
@@ -140,6 +142,8 @@ class Work:
 
     connect: str = "tcp://127.0.0.1:7447"
     """Where the server listens; it says which game it serves."""
+    keys: str | None = None
+    """Folder of one client's keys, DIR/clients/NAME of `grove keys DIR`, for a server that asks for them."""
     workers: int = 0
     """Worker processes; 0 = one per core."""
     games_per_worker: int = 64

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import socketserver
 from http import HTTPStatus
@@ -14,10 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from common.errors import SettingError
 from grove.watch_reader import RunReader
+from inference_server.endpoint import is_own_host
 
 _PAGE = Path(__file__).with_name("web") / "watch.html"
-_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
-"""Whom a browser of this machine (or behind a tunnel to it) asks for; any other was lured here by a page."""
 _HEADERS = {
     # What the page holds itself and its own server, nothing else; so it works offline, and no text becomes code.
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -107,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _from_here(self) -> bool:
         """Return whether the request names this machine, exactly once, as its host."""
         hosts = self.headers.get_all("Host") or []
-        return len(hosts) == 1 and _HOST.fullmatch(hosts[0]) is not None
+        return len(hosts) == 1 and is_own_host(hosts[0])
 
     def _answer(self, status: HTTPStatus, kind: str, text: str) -> None:
         body = text.encode()

@@ -268,10 +268,10 @@ class Batcher:
                 "waiting_rows": self._policy.waiting_rows,
             }
 
-    def count_error(self, cause: str) -> None:
-        """Count a fault that reached no batch."""
+    def count_error(self, cause: str, times: int = 1) -> None:
+        """Count faults that reached no batch."""
         with self.lock:
-            self.stats.error(cause)
+            self.stats.error(cause, times)
 
     def count_resend(self) -> None:
         """Count a repeated request."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import zmq
 from common.errors import SettingError
 
 _MAX_IPC_PATH = 107
+_OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 
 
 @contextmanager
@@ -36,11 +38,11 @@ def private_endpoint() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_endpoint(endpoint: str) -> None:
+def check_endpoint(endpoint: str, with_keys: bool) -> None:
     """Refuse addresses that cannot be served.
 
     Raises:
-        SettingError: unknown form, a path that is too long, or an address other machines can reach.
+        SettingError: unknown form, a path that is too long, or, without keys, an address other machines can reach.
     """
     scheme, _, address = endpoint.partition("://")
     if scheme == "ipc" and address:
@@ -49,10 +51,10 @@ def check_endpoint(endpoint: str) -> None:
         return
     if scheme != "tcp" or not _is_port(address.rpartition(":")[2]):
         raise SettingError.of("bind", endpoint, "it must read ipc://PATH or tcp://127.0.0.1:PORT", "correct it")
-    if not _is_loopback(address.rpartition(":")[0]):
+    if not with_keys and not _is_loopback(address.rpartition(":")[0]):
         raise SettingError.of(
-            "bind", endpoint, "only this machine can be served until connections carry keys",
-            "bind tcp://127.0.0.1:PORT and forward that port, e.g. with ssh -L",
+            "bind", endpoint, "other machines are served only with keys",
+            "make them with `grove keys DIR` and add --keys DIR, or bind tcp://127.0.0.1:PORT",
         )  # fmt: skip
 
 
@@ -65,6 +67,14 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:  # a name or an interface: it may lead anywhere
         return False
+
+
+def is_own_host(header: str) -> bool:
+    """Whether the Host header of an HTTP request names this machine's loopback, with or without a port.
+
+    A browser that was lured to 127.0.0.1 by a page whose name leads there (DNS rebinding) sends that page's name.
+    """
+    return _OWN_HOST.fullmatch(header) is not None
 
 
 def lock_endpoint(endpoint: str) -> IO[str] | None:

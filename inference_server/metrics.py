@@ -6,10 +6,12 @@ GPUs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -17,11 +19,16 @@ from prometheus_client.core import (
     InfoMetricFamily,
     Metric,
 )
+from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
 from common.errors import SettingError
 from common.usage import GpuUse
+from inference_server.endpoint import is_own_host
 from inference_server.stats import slot_microseconds
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _TIME_BOUNDS = range(6, 25)
 """Upper bounds of the time histograms, as powers of two of microseconds: 64 us to 16.8 s."""
@@ -67,11 +74,15 @@ class Exporter:
         registry.register(_Collector(stats, self._gpus))
         ProcessCollector(registry=registry)
         try:
-            self._server, self._thread = start_http_server(port, addr="127.0.0.1", registry=registry)
+            self._server = make_server(
+                "127.0.0.1", port, _for_own_host(make_wsgi_app(registry)), ThreadingWSGIServer, _SilentHandler
+            )
         except OSError as error:
             self._gpus.close()
             why = f"127.0.0.1 has no such free port ({error.strerror})"
             raise SettingError.of("metrics-port", port, why, "choose another") from None
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Stop answering."""
@@ -79,6 +90,25 @@ class Exporter:
         self._server.server_close()
         self._thread.join()
         self._gpus.close()
+
+
+class _SilentHandler(WSGIRequestHandler):
+    timeout = 10.0  # seconds for a request: half a one holds its thread no longer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing of requests."""
+
+
+def _for_own_host(inner: WSGIApplication) -> WSGIApplication:
+    """Refuse requests that were meant for another host: a web page that rebinds its name must not read figures."""
+
+    def outer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if is_own_host(environ.get("HTTP_HOST", "")):
+            return inner(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"These figures are for this machine; ask for 127.0.0.1 or localhost.\n"]
+
+    return outer
 
 
 class _Collector(Collector):

@@ -13,6 +13,7 @@ from typing import Any
 from common.errors import PoolError, ServerGone
 from inference_server.batcher import Batcher
 from inference_server.inproc import InprocClient
+from inference_server.keys import ServerKeys
 from inference_server.lanes import Backend, Lane
 from inference_server.policy import Policy, PolicyKind
 from inference_server.rows import RowSpec
@@ -116,16 +117,18 @@ class InferenceServer:
             self._names += 1
             return InprocClient(self._batcher, name or f"thread-{self._names}", window)
 
-    def bind(self, endpoint: str) -> str:
+    def bind(self, endpoint: str, keys: ServerKeys | None = None) -> str:
         """Open `endpoint` (``ipc://PATH`` or ``tcp://127.0.0.1:PORT``, PORT may be ``*``); return the one clients use.
 
+        With `keys` only clients of their list are let in, and other machines may be served: ``tcp://ADDRESS:PORT``.
+
         Raises:
-            SettingError: the endpoint is in use, malformed, or not on this machine.
+            SettingError: the endpoint is in use, malformed, or, without keys, not on this machine.
             ServerGone: the server has closed.
         """
         if self._batcher.closed:
             raise ServerGone("the inference server has closed; make another one")
-        channel = ZmqChannel(self._batcher, endpoint, self.epoch, lambda: self.model_version)
+        channel = ZmqChannel(self._batcher, endpoint, self.epoch, lambda: self.model_version, keys)
         self._channels.append(channel)
         return channel.endpoint
 

@@ -26,7 +26,12 @@ class ServerSettings:
     max_request_rows: int = 4096
     """Rows of one request. 4096: eight top buckets, far above one group of games."""
     max_message_mb: int = 64
-    """Megabytes of one received message frame; larger ones are end their connection. 64: 4096 rows of 16 kB."""
+    """Megabytes of one received message frame; larger ones end their connection. 64: 4096 rows of 16 kB."""
+    max_clients: int = 1024
+    """Clients of one channel. 1024: dozens of machines; each costs a descriptor and its part of max_clients_mb."""
+    max_clients_mb: int = 2048
+    """Megabytes that all clients of one channel together could make the server hold, as their HELLOs promise.
+    2048: 6,000 workers of 64 small rows, and little enough to survive the worst of clients."""
     ping_interval_ms: int = 1000
     """Milliseconds between a waiting client's pings; three missed ones count as its death. 1000: cheap, soon enough."""
     forget_after_s: int = 60
@@ -74,6 +79,8 @@ _LIMITS: tuple[tuple[str, int, int], ...] = (
     ("max_window", 1, 512),  # below ZeroMQ's default high-water mark of 1000 messages a peer
     ("max_request_rows", 1, 1 << 20),
     ("max_message_mb", 1, 1024),
+    ("max_clients", 1, 65536),
+    ("max_clients_mb", 1, 1 << 20),
     ("ping_interval_ms", 10, 60_000),
     ("forget_after_s", 1, 86_400),
 )

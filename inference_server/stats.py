@@ -96,9 +96,9 @@ class Stats:
         self.requests += 1
         self.queue_us[time_slot(queue_us)] += 1
 
-    def error(self, cause: str) -> None:
+    def error(self, cause: str, times: int = 1) -> None:
         """Count one fault by its cause, a short word from a bounded set."""
-        self.errors[cause] = self.errors.get(cause, 0) + 1
+        self.errors[cause] = self.errors.get(cause, 0) + times
 
     def snapshot(self) -> dict[str, Any]:
         """Return all counters as new plain values."""

@@ -97,8 +97,9 @@ def unpack_header(frame: Buffer) -> Header:
     if len(fields) != len(Header._fields):
         raise MessageError(f"header has {len(fields)} fields, expected {len(Header._fields)}")
     header = Header(*fields)
-    if not isinstance(header.client, str) or len(header.client) > MAX_NAME_BYTES:
-        raise MessageError(f"client name is not text of at most {MAX_NAME_BYTES} characters")
+    name = header.client
+    if not isinstance(name, str) or len(name) > MAX_NAME_BYTES or not (name.isascii() and name.isprintable()):
+        raise MessageError(f"client name is not plain text of at most {MAX_NAME_BYTES} characters")
     for number in (header.kind, *fields[3:]):
         if type(number) is not int or not 0 <= number < _MAX_INT:
             raise MessageError("a header field is not a number in range")
@@ -214,6 +215,9 @@ def misfit(hello: Hello, spec: RowSpec, settings: ServerSettings) -> str:
     if hello.max_rows > settings.max_request_rows:
         limit = settings.max_request_rows
         return f"requests of {hello.max_rows} rows exceed the server's max_request_rows {limit}; lower it"
+    if hello.max_rows * spec.row_bytes > settings.max_message_mb << 20:
+        limit = settings.max_message_mb
+        return f"{hello.max_rows} rows of {spec.row_bytes} bytes exceed the server's max_message_mb {limit}; lower them"
     if hello.logits not in LOGIT_DTYPES:
         return f"logits dtype {hello.logits!r} is unknown; choose one of {', '.join(LOGIT_DTYPES)}"
     return ""

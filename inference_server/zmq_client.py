@@ -11,15 +11,19 @@ import os
 import secrets
 import time
 from collections import deque
+from contextlib import closing
 from dataclasses import dataclass
 
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from common.errors import ChannelError, HandshakeError, MessageError, ServerGone
 from inference_server import wire
 from inference_server.client import Legal, Reply, Rows, check_rows
+from inference_server.keys import ClientKeys
 from inference_server.rows import RowSpec
 
+_FAILED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _LINGER_MS = 200
 _SECOND = 1_000_000_000
 
@@ -57,8 +61,9 @@ class ZmqClient:
         max_rows: int = 1024,
         logits_dtype: str = "float32",
         patience: Patience | None = None,
+        keys: ClientKeys | None = None,
     ) -> None:
-        """Connect and shake hands.
+        """Connect and shake hands; `keys` are needed for a server that lets in only clients of its list.
 
         Raises:
             HandshakeError: the server refuses, with the remedy.
@@ -83,27 +88,24 @@ class ZmqClient:
         self.model_version = ""
         """Of the server at the last handshake; each reply carries its own."""
         self._context = zmq.Context()
-        self._socket = self._open(endpoint)
+        self._socket, self._refusals = self._open(endpoint, keys)
         try:
             self._shake_hands()
         except BaseException:
             self.close()
             raise
 
-    def _open(self, endpoint: str) -> zmq.Socket[bytes]:
+    def _open(self, endpoint: str, keys: ClientKeys | None) -> tuple[zmq.Socket[bytes], Refusals]:
         dealer = self._context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, _LINGER_MS)
         dealer.setsockopt(zmq.ROUTING_ID, b"c" + self._sender[1].to_bytes(8, "big"))  # kept over reconnections
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         try:
-            dealer.connect(endpoint)
-        except zmq.ZMQError as error:
+            return dealer, connect(dealer, endpoint, keys)
+        except HandshakeError:
             dealer.close(0)
             self._context.term()
-            raise HandshakeError(
-                f"cannot connect to {endpoint!r} ({error}); use what the server said it listens on"
-            ) from None
-        return dealer
+            raise
 
     def _shake_hands(self) -> None:
         self._greet()
@@ -160,6 +162,7 @@ class ZmqClient:
         self._closed = True
         if self._ready:
             self._send([wire.pack_header(wire.BYE, self._sender)])
+        self._refusals.close()
         self._socket.close()
         self._context.term()
 
@@ -182,10 +185,12 @@ class ZmqClient:
 
     def _keep_alive(self) -> None:
         """Ping, repeat what is overdue, and give up on a server that shows no sign of life."""
+        self._refusals.check()
         now_ns = time.monotonic_ns()
         if self._asked_ns and now_ns - self._asked_ns > self._patience.give_up_after_s * _SECOND:
             raise ServerGone(
-                f"no sign of the inference server for {self._patience.give_up_after_s:g} s; is it running?"
+                f"no sign of the inference server for {self._patience.give_up_after_s:g} s; "
+                f"is it running?{self._refusals.hint}"
             )
         if now_ns - self._ping_ns > self._patience.ping_interval_s * _SECOND:
             if self._ping_ns:
@@ -210,7 +215,12 @@ class ZmqClient:
         while wire.has_message(self._socket):
             frames = self._socket.recv_multipart(copy=False)
             self._asked_ns = 0
-            self._act([frame.buffer for frame in frames])
+            try:
+                self._act([frame.buffer for frame in frames])
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                raise ChannelError(
+                    f"the server's message is not understood ({error!r}); install one Grove version"
+                ) from None
 
     def _act(self, frames: list[memoryview]) -> None:
         header = self._header_of(frames)
@@ -238,6 +248,7 @@ class ZmqClient:
         fields = wire.unpack(frame, "READY")
         self.server_epoch, self.model_version = fields["server_epoch"], fields["model_version"]
         self._ready = True
+        self._refusals.hint = ""
         if self._promised != self._window:
             self._tell_window()
         for request in self._outstanding.values():
@@ -257,25 +268,70 @@ class ZmqClient:
             raise MessageError(f"the server refused request {header.request}: {reason}")
 
 
-def ask_server(endpoint: str, timeout_s: float = 30.0) -> RowSpec:
+class Refusals:
+    """What a connecting socket's monitor tells of handshakes that failed."""
+
+    def __init__(self, dealer: zmq.Socket[bytes]) -> None:
+        """Listen to `dealer` from now on; before it connects."""
+        self._dealer = dealer
+        self._events: zmq.Socket[bytes] = dealer.get_monitor_socket(_FAILED)
+        self.hint = ""
+        """What may be wrong when no handshake succeeds."""
+
+    def check(self) -> None:
+        """Raise HandshakeError when the server does not know our key; it would not be tried again."""
+        while self._events.poll(0):
+            if recv_monitor_message(self._events)["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                raise HandshakeError("the server does not let this key in; add it with `grove keys` where it runs")
+            self.hint = " What listens there ends every handshake: do its keys and ours (--keys) belong together?"
+
+    def close(self) -> None:
+        """Stop listening; before the socket closes."""
+        self._dealer.disable_monitor()
+        self._events.close(0)
+
+
+def connect(dealer: zmq.Socket[bytes], endpoint: str, keys: ClientKeys | None) -> Refusals:
+    """Connect and return what listens for failed handshakes.
+
+    Raises:
+        HandshakeError: `endpoint` is malformed.
+    """
+    if keys is not None:
+        keys.lock(dealer)
+    refusals = Refusals(dealer)
+    try:
+        dealer.connect(endpoint)
+    except zmq.ZMQError as error:
+        refusals.close()
+        raise HandshakeError(
+            f"cannot connect to {endpoint!r} ({error}); use what the server said it listens on"
+        ) from None
+    return refusals
+
+
+def ask_server(endpoint: str, keys: ClientKeys | None = None, timeout_s: float = 30.0) -> RowSpec:
     """Return which rows the server at `endpoint` serves, waiting for it up to `timeout_s`.
 
     Raises:
         ServerGone: no server answers.
-        HandshakeError: `endpoint` is malformed, or what answers is not a server of this version.
+        HandshakeError: `endpoint` is malformed, the server does not let us in, or it is not one of this version.
     """
     context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
     try:
-        dealer = context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, 0)
-        try:
-            dealer.connect(endpoint)
-        except zmq.ZMQError as error:
-            raise HandshakeError(f"cannot connect to {endpoint!r} ({error}); use what the server said") from None
-        dealer.send(wire.pack_header(wire.ASK, ("ask", secrets.randbits(62))))
-        if not dealer.poll(int(timeout_s * 1000)):
-            raise ServerGone(f"no server answers at {endpoint} within {timeout_s:.0f} s; start one with `grove serve`")
-        return _served(dealer.recv_multipart())
+        with closing(connect(dealer, endpoint, keys)) as refusals:
+            dealer.send(wire.pack_header(wire.ASK, ("ask", secrets.randbits(62))))
+            deadline = time.monotonic() + timeout_s
+            while not dealer.poll(100):
+                refusals.check()
+                if time.monotonic() > deadline:
+                    raise ServerGone(
+                        f"no server answers at {endpoint} within {timeout_s:.0f} s; start one with `grove serve`."
+                        f"{refusals.hint}"
+                    )
+            return _served(dealer.recv_multipart())
     finally:
         context.destroy(0)
 

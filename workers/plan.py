@@ -38,6 +38,8 @@ class PoolPlan:
     process_sizes: Sizes
     endpoint: str = ""
     """A server that runs elsewhere; empty = start one where the evaluator needs it."""
+    keys: str = ""
+    """Folder of the keys with which that server lets us in; empty = it asks for none."""
     direct_compile: Literal["eager", "compiled", "cpp_wrapper"] = "eager"
     metrics_port: int = 0
     """Port of the server's /metrics; 0 = none."""

@@ -210,6 +210,7 @@ class Pool:
         evaluator = process_worker.EvaluatorJob(
             kind=plan.evaluator,
             endpoint=plan.endpoint or str(self.host_ready.get("endpoint", "")),
+            keys=plan.keys,
             network=plan.network,
             direct_compile=plan.direct_compile,
         )

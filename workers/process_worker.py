@@ -12,6 +12,7 @@ from typing import Literal
 from game import load_game
 from game.contract import Game
 from inference_server import ZmqClient
+from inference_server.keys import ClientKeys
 from inference_server.network_settings import NetworkSettings
 from workers.evaluators import (
     Evaluator,
@@ -32,6 +33,8 @@ class EvaluatorJob:
     kind: str
     endpoint: str = ""
     """Where the server listens, for kind `server`."""
+    keys: str = ""
+    """Folder of the keys with which it lets us in; empty = it asks for none."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
     """The worker's own network, for kinds `local` and `direct`."""
     direct_compile: Literal["eager", "compiled", "cpp_wrapper"] = "eager"
@@ -63,9 +66,9 @@ def make_evaluator(game: Game, job: WorkerJob, wanted: EvaluatorJob) -> Evaluato
     if wanted.kind == "server":
         most = -(-job.games // job.groups) * job.search.rows
         name = f"worker-{job.worker}-{os.getpid()}"
-        return ServedEvaluator(
-            ZmqClient(wanted.endpoint, spec, name=name, window=job.groups, max_rows=most), game.num_actions
-        )
+        keys = ClientKeys.read(wanted.keys) if wanted.keys else None
+        client = ZmqClient(wanted.endpoint, spec, name=name, window=job.groups, max_rows=most, keys=keys)
+        return ServedEvaluator(client, game.num_actions)
     from inference_server.direct import DirectNetwork
 
     batch = wanted.kind == "local"
