@@ -1,24 +1,37 @@
 """Messages and connections that mean harm, and what they cost honest clients.
 
-    python -m bench.hostile connect_four 20 5000     # game, seconds a slice, wrong messages a second (0: no limit)
-    python -m bench.hostile connect_four messages 1000000    # that many fuzzed messages, one after the other
+    python -m bench.hostile 1000000        # that many fuzzed messages at a served network; then the table below
+    python -m bench.hostile 0 5 3          # no fuzzing; slices of 5 s, 3 rounds (the default)
 
-`flood` is what tests and measurements throw at a server that plays games meanwhile.
+The table: rows/s of two honest worker processes over the wire alone (a network that takes no time, so that the channel
+binds), undisturbed and while another process attacks, in interleaved slices. `flood` is that attack, for tests and
+other measurements too.
 """
 
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
 
 import msgpack
 import numpy as np
+import psutil
 import zmq
 
-from inference_server import RowSpec, wire
+from bench.limit_stage import Figures, Stage
+from bench.limit_wire import NullBackend, Wire, WireClient, WireServer
+from common.errors import PoolError
+from game import load_game
+from inference_server import InferenceServer, RowSpec, ServerSettings, ZmqClient, private_endpoint, wire
 from inference_server.keys import ClientKeys
+from mcts import SearchSettings
+from workers.evaluators import row_spec
 
 Message = list[bytes]
 Random = np.random.Generator
@@ -43,7 +56,7 @@ def rows(spec: RowSpec, request: int, count: int = 2) -> Message:
 
 
 def _ragged(spec: RowSpec, random: Random) -> Message:
-    legal = np.array([0, 1, 2]), random.integers(0, spec.num_actions, 2)
+    legal = np.array([0, 1, 2], np.int64), random.integers(0, spec.num_actions, 2, np.int32)
     header = wire.pack_header(wire.ROWS, SENDER, int(random.integers(1 << 40)), 0, 2, wire.RAGGED)
     return [header, bytes(2 * spec.row_bytes), *wire.pack_legal(legal)]
 
@@ -226,3 +239,109 @@ def flood(  # noqa: PLR0913
                 time.sleep(max(min(pause, ends - time.monotonic()), 0))
         time.sleep(max(ends - time.monotonic(), 0))
         return attacker.sent
+
+
+# What it costs
+
+
+RATES = (1_000.0, 10_000.0, 0.0)
+"""Wrong messages a second; 0 = as many as the attacker can send."""
+_FUZZ_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackJob:
+    """One attacker in a process of its own; plain values."""
+
+    endpoint: str
+    row_spec: RowSpec
+    kinds: tuple[str, ...] = KINDS
+
+    @contextmanager
+    def make(self) -> Iterator[AttackJob]:
+        """Nothing to prepare."""
+        yield self
+
+    def ready(self) -> dict[str, Any]:
+        """Nothing to say."""
+        return {}
+
+    def measure(self, what: str, seconds: float) -> Figures:
+        """Attack for `seconds`; `what` is the rate."""
+        sent = flood(self.endpoint, self.row_spec, self.kinds, seconds, per_second=float(what))
+        return {"messages": sum(sent.values()), "seconds": seconds}
+
+
+def measure(seconds: float, rounds: int) -> list[dict[str, float]]:
+    """Return, for each of `RATES`, the share of their rows/s that honest clients keep, and what was sent at them."""
+    game = load_game("connect_four")
+    server = WireServer(row_spec=row_spec(game), settings=ServerSettings())
+    client = WireClient(game_spec=game.name, search=SearchSettings(), endpoint="", games=64, groups=2)
+    shares: dict[float, list[float]] = {rate: [] for rate in RATES}
+    sent: dict[float, list[float]] = {rate: [] for rate in RATES}
+    with ExitStack() as stack:
+        honest = stack.enter_context(Wire(server, client, 2))
+        job = AttackJob(endpoint=honest.endpoint, row_spec=row_spec(game))
+        attack = stack.enter_context(Stage("attack", job, game.name))
+        attack.wait_ready()
+        honest.measure(1.0)  # not counted: it warms
+        for rate in RATES * rounds:
+            before = honest.measure(seconds)["rows_per_second"]
+            attack.begin(str(rate), seconds + 1)
+            time.sleep(0.5)  # its connections are there
+            attacked = honest.measure(seconds)["rows_per_second"]
+            told = attack.end(seconds + 1)
+            after = honest.measure(seconds)["rows_per_second"]
+            shares[rate].append(2 * attacked / (before + after))
+            sent[rate].append(told["messages"] / told["seconds"])
+    return [
+        {"asked": rate, "sent": median(sent[rate]), "kept": median(shares[rate]), "least": min(shares[rate])}
+        for rate in RATES
+    ]
+
+
+def fuzz(count: int) -> dict[str, Any]:
+    """Send at least `count` wrong messages of all kinds at a server of this process, which serves an honest client.
+
+    Returns `sent`, the `answered` requests of the honest client, what was counted (`errors`), and this process's
+    memory in MB after a tenth and after all of it.
+    """
+    game = load_game("connect_four")
+    spec, sent, answered = row_spec(game), 0, 0
+    memory: list[float] = []
+    observations = np.zeros((64, *spec.observation_shape), spec.observation_dtype)
+    with private_endpoint() as wished, InferenceServer(spec, [NullBackend(spec, 512)]) as server:
+        job = AttackJob(endpoint=server.bind(wished), row_spec=spec, kinds=tuple(MESSAGES))
+        with closing(ZmqClient(job.endpoint, spec)) as honest, Stage("attack", job, game.name) as attack:
+            attack.wait_ready()
+            while sent < count:
+                attack.begin("0", _FUZZ_S)
+                until = time.monotonic() + _FUZZ_S
+                while time.monotonic() < until:
+                    honest.submit(observations)
+                    if honest.collect(10) is None:
+                        raise PoolError("the honest client got no answer within 10 s")
+                    answered += 1
+                sent += int(attack.end(_FUZZ_S)["messages"])
+                if not memory and 10 * sent >= count:
+                    memory.append(psutil.Process().memory_info().rss / 2**20)
+            memory.append(psutil.Process().memory_info().rss / 2**20)
+        return {"sent": sent, "answered": answered, "memory_mb": memory, "errors": server.stats()["errors"]}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Fuzz, then measure, as the head of this file says."""
+    count, seconds, rounds = (float(given) for given in [*arguments, "0", "5", "3"][:3])
+    if count:
+        told = fuzz(int(count))
+        print(f"{told['sent']:,} wrong messages; an honest client got {told['answered']:,} of as many answers")
+        print(f"memory: {told['memory_mb'][0]:.0f} MB after a tenth, {told['memory_mb'][1]:.0f} MB after all")
+        print(", ".join(f"{cause} {times:,}" for cause, times in sorted(told["errors"].items())))
+    print("asked/s   sent/s   honest clients keep (median, least)")
+    for row in measure(seconds, int(rounds)):
+        asked = f"{row['asked']:,.0f}" if row["asked"] else "all"
+        print(f"{asked:>7}  {row['sent']:>7,.0f}   {row['kept']:.0%}, {row['least']:.0%}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -158,7 +158,8 @@ class Wire:
         self._stack = ExitStack()
         with ExitStack() as stack:
             self._server = stack.enter_context(Stage("wire", server, client.game_spec))
-            job = replace(client, endpoint=self._server.wait_ready()["endpoint"])
+            self.endpoint = str(self._server.wait_ready()["endpoint"])
+            job = replace(client, endpoint=self.endpoint)
             self._clients = [stack.enter_context(Stage("wire", job, client.game_spec)) for _ in range(clients)]
             self.rows = max(int(stage.wait_ready()["rows"]) for stage in self._clients)
             """Rows of each message."""

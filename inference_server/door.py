@@ -15,6 +15,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
 from common.errors import SettingError
+from inference_server import wire
 from inference_server.endpoint import check_endpoint, in_use, lock_endpoint, unlock_endpoint
 from inference_server.keys import ServerKeys
 from inference_server.rows import RowSpec
@@ -103,6 +104,7 @@ class Door:
             (zmq.HANDSHAKE_IVL, _HANDSHAKE_MS),
             # No ZMTP heartbeats: with one due on a connection that broke while its input was stopped, libzmq 4.3.5
             # aborts the process (!_io_error; libzmq #3596, #3937). Our own pings tell who is silent.
+            (zmq.TCP_MAXRT, wire.LINE_DEAD_MS),
             (zmq.TCP_KEEPALIVE, 1),  # gives back connections whose other side vanished without a word
         ):
             self.router.setsockopt(option, value)

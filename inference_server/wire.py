@@ -48,6 +48,8 @@ MAX_NAME_BYTES = 64
 MAX_HELLO_BYTES = 4096
 COPY_BELOW_BYTES = 65536
 """Frames below this are copied on sending: cheaper than tracking them."""
+LINE_DEAD_MS = 10_000
+"""A TCP connection on which nothing was acknowledged for so long is given up, and made anew by the client."""
 LOGIT_DTYPES = ("float32", "float16")
 
 SEND_LAST = int(zmq.NOBLOCK)

@@ -241,6 +241,7 @@ class ZmqChannel:
         hello = wire.unpack_hello(frames[2].buffer)
         session = self._sessions.get(routing)
         if session is None or session.sender[1] != header.epoch or session.hello != hello:
+            self._see_who_went()  # their places may be needed
             misfit = wire.misfit(hello, self._batcher.spec, self._batcher.settings)
             misfit = misfit or self._sessions.no_room(routing, hello)
             if misfit:

@@ -25,6 +25,8 @@ from inference_server.rows import RowSpec
 
 _FAILED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _LINGER_MS = 200
+_CONNECT_MS = 3000
+"""Longest try to connect: the system's own tries come ever more seldom while a line is cut."""
 _SECOND = 1_000_000_000
 
 
@@ -100,6 +102,8 @@ class ZmqClient:
         dealer.setsockopt(zmq.LINGER, _LINGER_MS)
         dealer.setsockopt(zmq.ROUTING_ID, b"c" + self._sender[1].to_bytes(8, "big"))  # kept over reconnections
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        dealer.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_MS)
+        dealer.setsockopt(zmq.TCP_MAXRT, wire.LINE_DEAD_MS)
         try:
             return dealer, connect(dealer, endpoint, keys)
         except HandshakeError:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, ClassVar
@@ -120,10 +120,12 @@ class Grove:
         self.folder = folder
         self._running: list[subprocess.Popen[str]] = []
 
-    def start(self, *arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
-        """Start `grove` as the leader of a session of its own, as a terminal would."""
+    def start(
+        self, *arguments: object, cwd: Path | None = None, inside: Sequence[str] = (), **environment: str
+    ) -> subprocess.Popen[str]:
+        """Start `grove` as the leader of a session of its own, as a terminal would; the command `inside` may run it."""
         # -P: like the installed command, Python does not put the current folder on the import path.
-        command = [sys.executable, "-P", "-m", "grove", *map(str, arguments)]
+        command = [*inside, sys.executable, "-P", "-m", "grove", *map(str, arguments)]
         process = subprocess.Popen(
             command,
             cwd=cwd or self.folder,

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import numpy as np
+import psutil
 import pytest
-from arithmetic_network import SPEC, ArithmeticBackend, compute, random_rows
+import zmq
+from arithmetic_network import SPEC, THREE_SEATS, ArithmeticBackend, compute, random_rows
 
 from bench import hostile
-from inference_server import InferenceServer, Patience, ServerSettings, ZmqClient, private_endpoint, wire
+from inference_server import (
+    InferenceServer,
+    Patience,
+    RowSpec,
+    ServerSettings,
+    ZmqClient,
+    door,
+    private_endpoint,
+    wire,
+)
 
 KNOWN = {
     *(f"bad_{kind}" for kind in ("header", "kind", "handshake", *wire.KIND_NAMES.values())),
@@ -28,9 +39,57 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def serve(stack: ExitStack, endpoint: str = "tcp://127.0.0.1:*", **settings: int) -> tuple[InferenceServer, str]:
-    server = stack.enter_context(InferenceServer(SPEC, [ArithmeticBackend(SPEC)], ServerSettings(**settings)))
+def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)
+
+
+def rss_mb() -> float:
+    return float(psutil.Process().memory_info().rss) / 2**20
+
+
+def serve(
+    stack: ExitStack, endpoint: str = "tcp://127.0.0.1:*", spec: RowSpec = SPEC, **settings: int
+) -> tuple[InferenceServer, str]:
+    server = stack.enter_context(InferenceServer(spec, [ArithmeticBackend(spec)], ServerSettings(**settings)))
     return server, server.bind(endpoint)
+
+
+class Raw:
+    """A client that says what it likes."""
+
+    def __init__(self, endpoint: str, stack: ExitStack, spec: RowSpec = SPEC) -> None:
+        self.spec, self.epoch = spec, 1
+        self._context = stack.enter_context(zmq.Context())
+        self.dealer = stack.enter_context(self._context.socket(zmq.DEALER))
+        self.dealer.setsockopt(zmq.LINGER, 0)
+        self.dealer.connect(endpoint)
+
+    def say(self, kind: int, *frames: bytes, request: int = 0, rows: int = 0) -> None:
+        self.dealer.send_multipart([wire.pack_header(kind, ("raw", self.epoch), request, rows=rows), *frames])
+
+    def hello(self, window: int = 4, max_rows: int = 64) -> tuple[int, bytes]:
+        self.say(wire.HELLO, wire.pack_hello(wire.Hello(self.spec, window, max_rows, "float32")))
+        return self.answer()
+
+    def rows(self, request: int, count: int = 64) -> None:
+        self.say(wire.ROWS, bytes(count * self.spec.row_bytes), request=request, rows=count)
+
+    def answer(self, seconds: float = 10) -> tuple[int, bytes]:
+        """Return kind and second frame of the next answer; kind -1: none came."""
+        if not self.dealer.poll(int(seconds * 1000)):
+            return -1, b""
+        frames = self.dealer.recv_multipart()
+        return wire.unpack_header(frames[0]).kind, frames[1] if len(frames) > 1 else b""
+
+    def kinds(self) -> list[int]:
+        """Return the kinds of all answers until none comes for longer than a tick of the server."""
+        found = []
+        while (kind := self.answer(0.5)[0]) >= 0:
+            found.append(kind)
+        return found
 
 
 class Honest:
@@ -70,6 +129,8 @@ def test_ten_thousand_wrong_messages_harm_nobody(transport: str, stack: ExitStac
     honest = Honest(endpoint)
     stack.callback(honest.close)
     with hostile.Attacker(endpoint, SPEC) as attacker:
+        attacker.burst("changed-bytes", 100)
+        memory = rss_mb()
         for kind in hostile.MESSAGES:
             for _ in range(5):
                 attacker.burst(kind, 100)
@@ -83,3 +144,118 @@ def test_ten_thousand_wrong_messages_harm_nobody(transport: str, stack: ExitStac
     for cause in ("bad_header", "bad_rows", "bad_hello", "bad_kind"):
         assert errors[cause] > 100
     assert set(errors) <= KNOWN, errors  # none is a fault of the server's own
+    assert rss_mb() - memory < 32
+
+
+def test_a_client_that_reads_nothing_is_held_by_its_own_window(stack: ExitStack) -> None:
+    server, endpoint = serve(stack, spec=THREE_SEATS)
+    slow = Raw(endpoint, stack, THREE_SEATS)
+    slow.dealer.setsockopt(zmq.RCVHWM, 1)
+    slow.say(wire.HELLO, wire.pack_hello(wire.Hello(THREE_SEATS, 4, 64, "float32")))
+    memory = rss_mb()
+    for number in range(1500):  # answers of 150 kB each: 230 MB
+        slow.rows(number)
+        if number % 100 == 0:
+            time.sleep(0.05)
+    eventually(lambda: server.stats()["errors"].get("unsendable") and server.stats()["errors"].get("bad_rows"))
+    assert rss_mb() - memory < 100  # 8 to 136 unread messages of at most 64 MB, and what the system keeps
+    honest = Raw(endpoint, stack, THREE_SEATS)
+    assert honest.hello()[0] == wire.READY
+    honest.rows(1)
+    assert honest.answer()[0] == wire.REPLY
+    answered = slow.kinds().count(wire.REPLY)
+    assert answered == server.stats()["requests"] - 1  # all that was computed for it, none twice
+    slow.rows(9999)
+    assert wire.REPLY in slow.kinds()  # its window is free again
+
+
+def test_places_are_bounded_and_those_of_lost_clients_are_given_up(stack: ExitStack) -> None:
+    server, endpoint = serve(stack, max_clients=3)
+    for _ in range(10):  # they come, ask, and vanish without a word
+        with ExitStack() as gone:
+            client = Raw(endpoint, gone)
+            assert client.hello()[0] == wire.READY
+    stayers = [Raw(endpoint, stack) for _ in range(4)]
+    kinds = [client.hello() for client in stayers]
+    assert [kind for kind, _ in kinds] == [wire.READY] * 3 + [wire.REFUSED]
+    assert b"raise the server's max_clients (3)" in kinds[3][1]
+    assert server.stats()["clients"] == 3
+    stayers[0].say(wire.BYE)
+    eventually(lambda: server.stats()["clients"] == 2)
+    assert stayers[3].hello()[0] == wire.READY
+    assert server.stats()["errors"] == {"refused_hello": 1}
+
+
+def test_memory_is_reserved_until_the_last_row_has_left(stack: ExitStack) -> None:
+    server, endpoint = serve(stack, max_clients_mb=4)
+    client = Raw(endpoint, stack)
+    kind, why = client.hello(window=64, max_rows=4096)
+    assert kind == wire.REFUSED
+    assert b"max_clients_mb (4)" in why
+    with server.parked():
+        lives, kind = 0, wire.READY
+        while kind == wire.READY:  # new lives leave the rows of former ones behind
+            client.epoch = lives = lives + 1
+            kind, _ = client.hello()
+            client.rows(1)
+        assert kind == wire.REFUSED
+        assert 1 < lives < 40
+        eventually(lambda: server.stats()["waiting_rows"] == 64 * (lives - 1))
+    eventually(lambda: server.stats()["waiting_rows"] == 0)
+    client.kinds()  # what came late for former lives
+    assert client.hello()[0] == wire.READY
+
+
+def test_connections_that_say_nothing_are_ended(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "_HANDSHAKE_MS", 500)
+    server, endpoint = serve(stack)
+    honest = Honest(endpoint)
+    stack.callback(honest.close)
+    attacker = stack.enter_context(hostile.Attacker(endpoint, SPEC))
+    attacker.burst("silent", hostile.SILENT)
+    attacker.burst("half-open", hostile.SILENT)
+    before = honest.answered
+    eventually(lambda: server.stats()["errors"].get("bad_handshake", 0) == 2 * hostile.SILENT)
+    eventually(lambda: honest.answered > before)
+    assert server.stats()["clients"] == 1
+
+
+def test_who_sends_too_much_for_nothing_is_not_read_for_a_while(stack: ExitStack) -> None:
+    server, endpoint = serve(stack)
+    noisy, quiet = Raw(endpoint, stack), Raw(endpoint, stack)
+    noisy.hello()
+    quiet.hello()
+    for _ in range(3000):
+        noisy.say(wire.PING)
+    assert quiet.hello()[0] == wire.READY
+    answered = noisy.kinds().count(wire.PONG)
+    eventually(lambda: server.stats()["errors"].get("unread", 0) + answered == 3000)
+    assert answered < 1500
+    noisy.rows(1)  # a quarter of a second later
+    assert noisy.answer()[0] == wire.REPLY
+
+
+def test_a_repeat_costs_no_second_computation_and_a_flood_of_them_little(stack: ExitStack) -> None:
+    server, endpoint = serve(stack)
+    client = Raw(endpoint, stack)
+    client.hello()
+    for _ in range(1000):
+        client.rows(7)
+    assert 1 <= client.kinds().count(wire.REPLY) <= 1000
+    assert server.stats()["rows"] == 64
+
+
+def test_kept_answers_keep_no_batch_alive(stack: ExitStack) -> None:
+    server, endpoint = serve(stack, spec=THREE_SEATS, max_delay_us=60_000_000)
+    small, large = Raw(endpoint, stack, THREE_SEATS), Raw(endpoint, stack, THREE_SEATS)
+    with server.parked():
+        for client, count in ((small, 1), (large, 31)):
+            client.hello(window=1)
+            client.rows(1, count)
+        eventually(lambda: server.stats()["waiting_rows"] == 32)
+    assert small.answer()[0] == large.answer()[0] == wire.REPLY
+    (channel,) = server._channels
+    for session in channel._sessions.all():
+        for frame in session.replies[1][2:]:
+            whole = frame.obj if frame.obj.base is None else frame.obj.base
+            assert whole.nbytes <= 2 * frame.nbytes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgpack
 import numpy as np
 import pytest
@@ -42,6 +44,8 @@ def test_header_round_trip() -> None:
         ([1, 3, "w", 1, 2, 0, 3], "7 fields"),
         ([1, 3, 4, 1, 2, 0, 3, 0], "client name"),
         ([1, 3, "w" * 65, 1, 2, 0, 3, 0], "client name"),
+        ([1, 3, "w\n", 1, 2, 0, 3, 0], "client name"),
+        ([1, 3, "w\u00fc", 1, 2, 0, 3, 0], "client name"),
         ([1, 3, "w", -1, 2, 0, 3, 0], "not a number"),
         ([1, 3, "w", 1, 2, 0, 2**63, 0], "not a number"),
         ([1, 3, "w", 1, 2, 0, 1.5, 0], "not a number"),
@@ -81,6 +85,8 @@ def test_misfit_names_the_difference() -> None:
     assert "'three' (server: 'connect_four')" in wire.misfit(wire.Hello(THREE_SEATS, 2, 128, "float32"), SPEC, server)
     assert "max_window" in wire.misfit(wire.Hello(SPEC, 65, 128, "float32"), SPEC, server)
     assert "max_request_rows" in wire.misfit(wire.Hello(SPEC, 2, 5000, "float32"), SPEC, server)
+    wide = replace(SPEC, observation_shape=(1 << 20,))
+    assert "max_message_mb" in wire.misfit(wire.Hello(wide, 2, 100, "float32"), wide, server)
     assert "float32, float16" in wire.misfit(wire.Hello(SPEC, 2, 128, "int8"), SPEC, server)
 
 

@@ -1,0 +1,393 @@
+"""Batcher and client under any order of events: no row is answered twice, none is forgotten, nobody waits for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import zmq
+from arithmetic_network import SPEC, compute, random_rows
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from common.errors import MessageError
+from inference_server import Patience, Reply, ServerSettings, ZmqClient, private_endpoint, wire
+from inference_server.batcher import Batcher
+from inference_server.forming import Batch, FormingRows
+from inference_server.policy import Limits, Policy, Wait
+from inference_server.request import Port, Request
+
+LANES = 3
+SLOTS = (0, 1)
+
+
+def numbered(first: int, count: int) -> np.ndarray:
+    """Return rows that carry their numbers."""
+    rows = np.zeros((count, *SPEC.observation_shape), np.uint8)
+    rows.reshape(count, -1)[:, :8] = np.arange(first, first + count, dtype=np.uint64)[:, None].view(np.uint8)
+    return rows
+
+
+def numbers_of(rows: np.ndarray) -> list[int]:
+    flat = np.ascontiguousarray(rows.reshape(len(rows), -1)[:, :8])
+    return [int(number) for number in flat.view(np.uint64)[:, 0]]
+
+
+class RowsMachine(RuleBasedStateMachine):
+    """Policy and forming batches together: rows with numbers leave once, oldest first, shared among free lanes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy = Policy(Limits(buckets=(4, 8, 16), max_delay_ns=50, idle_after_ns=500, min_share_rows=4))
+        self.forming = FormingRows(16, lambda: np.zeros((16, *SPEC.observation_shape), np.uint8))
+        self.port = Port("client", SPEC, lambda request: None)
+        self.policy.client_joined(0, 3)
+        self.policy.client_joined(1, 1)
+        self.waiting: dict[int, list[tuple[int, int]]] = {slot: [] for slot in SLOTS}  # number and arrival of each row
+        self.free: set[int] = set()
+        self.now = self.next_row = self.next_request = 0
+
+    @rule(client=st.integers(0, 1), count=st.integers(1, 40), slot=st.sampled_from(SLOTS), step=st.integers(0, 9))
+    def arrive(self, client: int, count: int, slot: int, step: int) -> None:
+        self.now += step
+        numbers = range(self.next_row, self.next_row + count)
+        self.next_row += count
+        request = Request(self.port, numbers[0], count, None)
+        self.waiting[slot] += [(number, self.now) for number in numbers]
+        self.forming.add(request, numbered(numbers[0], count), slot)
+        self.policy.rows_arrived(client, count, slot, self.now)
+        self.decide()
+
+    @rule(lanes=st.sets(st.integers(0, LANES - 1)))
+    def lanes_free(self, lanes: set[int]) -> None:
+        for lane in lanes - self.free:
+            self.policy.lane_free(lane)
+        self.free |= lanes
+        self.decide()
+
+    @rule(client=st.integers(0, 1), event=st.sampled_from(["delivered", "quiet", "blocked"]))
+    def client_says(self, client: int, event: str) -> None:
+        if event == "delivered":
+            self.policy.reply_delivered(client, self.now)
+        elif event == "quiet":
+            self.policy.client_quiet(client)
+        else:
+            self.policy.client_blocked(client)
+        self.decide()
+
+    @rule(step=st.integers(1, 120))
+    def time_passes(self, step: int) -> None:
+        self.now += step
+        self.decide()
+
+    def decide(self) -> None:
+        while not isinstance(decision := self.policy.decide(self.now), Wait):
+            self.free.remove(decision.lane)
+            self.leave(self.forming.take(decision.slot, decision.rows))
+        oldest = min((rows[0][1] for rows in self.waiting.values() if rows), default=None)
+        if self.free and oldest is not None:
+            assert decision.until_ns is not None, "rows and a lane wait, and nobody wakes them"
+            assert self.now < decision.until_ns <= oldest + 50
+
+    def leave(self, batch: Batch) -> None:
+        """The rows of a batch are the oldest of their slot, and each belongs to the request it came with."""
+        numbers = numbers_of(batch.buffer[: batch.rows])
+        assert numbers == [number for number, _ in self.waiting[batch.slot][: batch.rows]]
+        del self.waiting[batch.slot][: batch.rows]
+        theirs = [part.request.id + part.start + row for part in batch.parts for row in range(part.rows)]
+        assert theirs == numbers
+        assert [part.at for part in batch.parts] == list(
+            np.cumsum([0, *(part.rows for part in batch.parts)])[:-1]
+        )  # fmt: skip
+        self.forming.recycle(batch)
+
+    def teardown(self) -> None:
+        self.policy.drain()
+        while any(self.waiting.values()):
+            self.lanes_free({0, 1, 2})
+        assert not self.policy.waiting_rows
+
+
+class BatcherMachine(RuleBasedStateMachine):
+    """Rows with numbers go in; each leaves once, oldest first, and its answer reaches the request it belongs to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Nothing here waits for the clock: rows leave because they fill a batch, or because nothing more will come.
+        limits = ServerSettings(max_delay_us=60_000_000, idle_after_ms=3_600_000, min_share_rows=4)
+        buffer = (16, *SPEC.observation_shape)
+        self.batcher = Batcher(SPEC, limits, (4, 8, 16), LANES, lambda: np.zeros(buffer, np.uint8))
+        self.ports: list[Port] = []
+        self.waiting: dict[int, list[int]] = {slot: [] for slot in SLOTS}
+        self.due: dict[int, tuple[Port, list[int], set[int]]] = {}  # request -> its rows, and which of them failed
+        self.running: list[Batch] = []
+        self.parked = 0
+        self.next_row = self.next_request = 0
+
+    @rule(window=st.integers(1, 3))
+    def join(self, window: int) -> None:
+        port = Port("client", SPEC, self.answer)
+        self.batcher.join(port, window)
+        self.ports.append(port)
+
+    @precondition(lambda self: self.ports)
+    @rule(data=st.data(), count=st.integers(1, 40), slot=st.sampled_from(SLOTS))
+    def submit(self, data: st.DataObject, count: int, slot: int) -> None:
+        port = data.draw(st.sampled_from(self.ports))
+        numbers = list(range(self.next_row, self.next_row + count))
+        self.next_row += count
+        request = Request(port, self.next_request, count, None)
+        self.next_request += 1
+        self.due[request.id] = port, numbers, set()
+        self.waiting[slot] += numbers
+        self.batcher.submit(request, numbered(numbers[0], count), slot)
+
+    def answer(self, request: Request) -> None:
+        port, numbers, failed = self.due.pop(request.id)  # a second answer has nothing to pop
+        assert port is request.port
+        assert port in self.ports
+        reply = request.reply()
+        good = [index for index, number in enumerate(numbers) if number not in failed]
+        assert list(reply.failed) == [index for index, number in enumerate(numbers) if number in failed]
+        assert [int(value) for value in reply.logits[good, 0]] == [numbers[index] for index in good]
+
+    @precondition(lambda self: len(self.running) < LANES)
+    @rule()
+    def run_lane(self) -> None:
+        batch = self.batcher.next_batch(self.idle_lane(), 0)
+        if batch is None:
+            return
+        assert not self.parked
+        waiting = self.waiting[batch.slot]
+        assert numbers_of(batch.buffer[: batch.rows]) == waiting[: batch.rows]
+        del waiting[: batch.rows]
+        self.running.append(batch)
+
+    def idle_lane(self) -> int:
+        return min(set(range(LANES)) - {batch.lane for batch in self.running})
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), fails=st.booleans())
+    def end_batch(self, data: st.DataObject, fails: bool) -> None:
+        batch = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        numbers = numbers_of(batch.buffer[: batch.rows])
+        if fails:
+            for _, theirs, failed in self.due.values():
+                failed.update(set(theirs) & set(numbers))
+            self.batcher.fail(batch, "test", "it had to")
+            return
+        logits = np.zeros((batch.rows, SPEC.num_actions), np.float32)
+        logits[:, 0] = numbers
+        self.batcher.complete(batch, logits, np.zeros((batch.rows, 1), np.float32), "v", 0)
+
+    @precondition(lambda self: self.ports)
+    @rule(data=st.data(), event=st.sampled_from(["quiet", "window", "leave"]), window=st.integers(0, 3))
+    def change(self, data: st.DataObject, event: str, window: int) -> None:
+        port = data.draw(st.sampled_from(self.ports))
+        if event == "quiet":
+            self.batcher.quiet(port)
+        elif event == "window":
+            self.batcher.set_window(port, window)
+        else:
+            self.ports.remove(port)
+            self.batcher.leave(port)
+            self.due = {number: due for number, due in self.due.items() if due[0] is not port}
+
+    @rule()
+    def park(self) -> None:
+        assert self.batcher.park(0) == (not self.running)
+        self.parked += 1
+
+    @precondition(lambda self: self.parked)
+    @rule()
+    def unpark(self) -> None:
+        self.batcher.unpark()
+        self.parked -= 1
+
+    @invariant()
+    def nothing_is_forgotten(self) -> None:
+        assert self.batcher.snapshot()["waiting_rows"] == sum(map(len, self.waiting.values()))
+
+    def teardown(self) -> None:
+        while self.parked:
+            self.unpark()
+        self.batcher.drain(0)
+        while any(self.waiting.values()) or self.running:
+            while len(self.running) < LANES and any(self.waiting.values()):
+                before = len(self.running)
+                self.run_lane()
+                assert len(self.running) > before, "rows wait and a lane is free"
+            self.batcher.complete(*self.result(self.running.pop()))
+        assert not self.due
+        assert self.batcher.drain(0)
+
+    @staticmethod
+    def result(batch: Batch) -> tuple[Batch, np.ndarray, np.ndarray, str, int]:
+        logits = np.zeros((batch.rows, SPEC.num_actions), np.float32)
+        logits[:, 0] = numbers_of(batch.buffer[: batch.rows])
+        return batch, logits, np.zeros((batch.rows, 1), np.float32), "v", 0
+
+
+class ClientMachine(RuleBasedStateMachine):
+    """A real client against a server that loses, repeats and reorders answers and is restarted at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.client: ZmqClient
+        self.rows: dict[int, np.ndarray] = {}  # requests the client still owes an answer to
+        self.asked: dict[int, tuple[bytes, wire.Header, np.ndarray]] = {}  # at the server, not answered
+        self.answered: list[tuple[bytes, wire.Header, np.ndarray]] = []
+        self.known = False
+        self.life = 0
+        self.next_seed = 0
+
+    @initialize()
+    def connect(self) -> None:
+        endpoint = self.stack.enter_context(private_endpoint())
+        self.context = self.stack.enter_context(zmq.Context())
+        self.router = self.stack.enter_context(self.context.socket(zmq.ROUTER))
+        self.router.setsockopt(zmq.LINGER, 0)
+        self.router.bind(endpoint)
+        endpoint = self.router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        patience = Patience(resend_after_s=0.02, give_up_after_s=60, ping_interval_s=0.02)
+        made: list[ZmqClient] = []
+        thread = threading.Thread(
+            target=lambda: made.append(ZmqClient(endpoint, SPEC, window=3, patience=patience))
+        )  # fmt: skip
+        thread.start()
+        while thread.is_alive():
+            self.serve()
+        self.client = made[0]
+
+    # The server's side
+
+    @rule()
+    def serve(self) -> None:
+        """Take in what the client sent."""
+        while self.router.poll(5):
+            routing, first, *frames = self.router.recv_multipart()
+            header = wire.unpack_header(first)
+            if header.kind == wire.HELLO:
+                self.known = True
+                self.say(routing, header, wire.READY, self.ready())
+            elif header.kind != wire.BYE and not self.known:
+                self.say(routing, header, wire.UNKNOWN)
+            elif header.kind == wire.PING:
+                self.say(routing, header, wire.PONG)
+            elif header.kind == wire.ROWS:
+                rows = wire.rows_of(header, frames, SPEC, 64)
+                self.asked[header.request] = routing, header, rows
+
+    def ready(self) -> bytes:
+        return bytes(wire.msgpack.packb({"server_epoch": str(self.life), "model_version": "v"}))
+
+    def say(self, routing: bytes, header: wire.Header, kind: int, *frames: bytes) -> None:
+        answer = wire.pack_header(kind, (header.client, header.epoch), header.request, rows=header.rows)
+        self.router.send_multipart([routing, answer, *frames])
+
+    def reply(self, routing: bytes, header: wire.Header, rows: np.ndarray) -> None:
+        logits, values = compute(SPEC, rows)
+        reply = Reply(header.request, logits, values, "v", np.zeros(0, np.int32), len(rows), 0, 0)
+        self.say(routing, header, wire.REPLY, wire.pack_reply(reply), logits.tobytes(), values.tobytes())
+
+    @rule(
+        picks=st.lists(st.integers(0, 5), min_size=3, max_size=8),
+        fates=st.lists(
+            st.sampled_from(["answered", "answered twice", "lost", "refused", "kept"]), min_size=8, max_size=8
+        ),
+    )
+    def traffic(self, picks: list[int], fates: list[str]) -> None:
+        """Ask, and answer any of the requests in any order."""
+        for pick, fate in zip(picks, fates, strict=False):
+            self.submit(pick + 1)
+            self.serve()
+            if fate != "kept":
+                self.answer(pick, fate)
+            self.collect(0)
+
+    def answer(self, pick: int, fate: str) -> None:
+        if not self.asked:
+            return
+        number = sorted(self.asked)[pick % len(self.asked)]
+        asked = self.asked.pop(number)
+        if fate == "refused":
+            self.say(asked[0], asked[1], wire.ERROR, b"no")
+        elif fate != "lost":
+            for _ in range(2 if fate == "answered twice" else 1):
+                self.reply(*asked)
+            self.answered.append(asked)
+
+    @rule(pick=st.integers(0, 99))
+    def answer_again(self, pick: int) -> None:
+        """Answer an old request once more."""
+        if self.answered:
+            self.reply(*self.answered[pick % len(self.answered)])
+
+    @rule(pick=st.integers(0, 5))
+    def answer_a_former_life(self, pick: int) -> None:
+        """Answer what a former client asked under the same number: other rows."""
+        self.serve()
+        if self.asked:
+            routing, header, rows = self.asked[sorted(self.asked)[pick % len(self.asked)]]
+            self.reply(routing, header._replace(epoch=header.epoch + 1), rows + 1)
+
+    @rule()
+    def restart(self) -> None:
+        """Forget everything: the next message is that of a stranger."""
+        self.asked.clear()
+        self.known = False
+        self.life += 1
+
+    # The client's side
+
+    @rule(count=st.integers(1, 9))
+    def submit(self, count: int) -> None:
+        if len(self.rows) == 3:
+            with pytest.raises(MessageError, match="window"):
+                self.client.submit(random_rows(SPEC, 1, 0))
+            return
+        rows = random_rows(SPEC, count, self.next_seed)
+        self.next_seed += 1
+        number = self.client.submit(rows)
+        assert number not in self.rows
+        self.rows[number] = rows
+
+    @rule(seconds=st.sampled_from([0, 0.01, 0.03]))
+    def collect(self, seconds: float) -> None:
+        try:
+            reply = self.client.collect(seconds)
+        except MessageError as error:
+            del self.rows[int(str(error).split("request ")[1].split(":")[0])]
+            return
+        if reply is not None:
+            rows = self.rows.pop(reply.request)  # nothing is answered twice
+            assert np.array_equal(reply.logits, compute(SPEC, rows)[0])
+
+    def teardown(self) -> None:
+        try:
+            deadline = time.monotonic() + 20
+            while self.rows:
+                assert time.monotonic() < deadline, "a request was forgotten"
+                self.serve()
+                for asked in self.asked.values():
+                    self.reply(*asked)
+                self.asked.clear()
+                self.collect(0.03)
+            assert self.client.collect(0) is None
+        finally:
+            if hasattr(self, "client"):
+                self.client.close()
+            self.stack.close()
+
+
+BatcherMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+ClientMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)
+RowsMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRowsMachine = RowsMachine.TestCase
+TestBatcherMachine = BatcherMachine.TestCase
+TestClientMachine = ClientMachine.TestCase
