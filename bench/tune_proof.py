@@ -11,7 +11,7 @@ import argparse
 import json
 import tempfile
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -129,8 +129,12 @@ def main() -> None:
         gains[name] = {"best_of_grid": best, **gain._asdict()}
         print(f"tune {name} by {best}: {gain.middle:.3f} [{gain.low:.3f}, {gain.high:.3f}], {gain.rounds} rounds")
     if given.out:
-        content = {**machine.provenance(), "entries": [asdict(one) for one in entries], "gains": gains,
-                   "rounds": raw_rounds(rounds, PROBE_LIMIT)}  # fmt: skip
+        content = {
+            **machine.provenance(),
+            "entries": [{"name": one.name, **one.choice._asdict()} for one in entries],
+            "gains": gains,
+            "rounds": raw_rounds(rounds, PROBE_LIMIT),
+        }
         given.out.write_text(json.dumps(content, indent=2, default=str) + "\n")
 
 
