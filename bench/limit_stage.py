@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from common.errors import PoolError
-from workers.children import end_process, process_context
+from workers.children import process_context, start_child
 from workers.port import Port, last_words
 
 _READY_S = 120.0
@@ -17,6 +17,7 @@ _READY_S = 120.0
 _SLACK_S = 60.0
 """Longest wait for figures beyond the slice itself."""
 _IDLE_S = 60.0
+_EXIT_S = 5.0
 
 Figures = Mapping[str, float]
 
@@ -49,14 +50,13 @@ class Stage:
         context = process_context(game_spec)
         mine, theirs = context.Pipe()
         self._name, self._port = name, Port(mine)
-        self._process = context.Process(target=main, args=(job, theirs), name=f"grove-{name}")
-        self._process.start()
+        self._child = start_child(context.Process(target=main, args=(job, theirs), name=f"grove-{name}"))
         theirs.close()
 
     @property
     def processes(self) -> list[int]:
         """Its process number."""
-        return [self._process.pid]
+        return [self._child.pid]
 
     def wait_ready(self, limit_s: float = _READY_S) -> dict[str, Any]:
         """Wait until it can measure and return what it says. Raises PoolError with its own words when it cannot."""
@@ -80,7 +80,7 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self._port.send("stop")
-        end_process(self._process, 5.0)
+        self._child.end(_EXIT_S)
         self._port.close()
 
     def _expect(self, kind: str, limit_s: float) -> Any:

@@ -19,6 +19,7 @@ from bench.profile_stages import PAUSED, Recorder
 from game.contract import Game
 from inference_server import InferenceServer, server, zmq_channel
 from workers import host, process_worker
+from workers.children import Held
 from workers.evaluators import Evaluator, OwnEvaluator
 from workers.group import Group
 from workers.host import HostJob
@@ -35,14 +36,14 @@ MakeWorker = Callable[..., Worker]
 # -- with stage timers -------------------------------------------------------------------------------------------------
 
 
-def timed_worker_main(job: WorkerJob, evaluator_job: EvaluatorJob, connection: Connection) -> None:
+def timed_worker_main(job: WorkerJob, evaluator_job: EvaluatorJob, connection: Connection, lock: Held | None) -> None:
     """Be a worker process whose stages are timed."""
     recorder = Recorder()
     with replaced(process_worker, "Worker", _timed_workers(recorder)):
-        process_worker.main(job, evaluator_job, connection)
+        process_worker.main(job, evaluator_job, connection, lock)
 
 
-def timed_host_main(job: HostJob, connection: Connection, worker_connections: list[Connection]) -> None:
+def timed_host_main(job: HostJob, connection: Connection, workers: list[Connection], lock: Held | None) -> None:
     """Be the server's process with its lanes, its I/O thread and any search threads timed."""
     recorder = Recorder()
     clock = SimpleNamespace(**vars(zmq))
@@ -55,7 +56,7 @@ def timed_host_main(job: HostJob, connection: Connection, worker_connections: li
             (zmq_channel, "zmq", clock),
         ):
             stack.enter_context(replaced(module, name, value))
-        host.main(job, connection, worker_connections)
+        host.main(job, connection, workers, lock)
 
 
 @contextmanager
@@ -156,16 +157,20 @@ def _timed_poller(recorder: Recorder) -> Any:
 # -- with cProfile -----------------------------------------------------------------------------------------------------
 
 
-def watched_worker_main(path: str, job: WorkerJob, evaluator_job: EvaluatorJob, connection: Connection) -> None:
+def watched_worker_main(
+    path: str, job: WorkerJob, evaluator_job: EvaluatorJob, connection: Connection, lock: Held | None
+) -> None:
     """Be a worker process; the first one writes what cProfile saw of its slices to `path`."""
     with replaced(process_worker, "Worker", _watched_workers(path)):
-        process_worker.main(job, evaluator_job, connection)
+        process_worker.main(job, evaluator_job, connection, lock)
 
 
-def watched_host_main(path: str, job: HostJob, connection: Connection, worker_connections: list[Connection]) -> None:
+def watched_host_main(
+    path: str, job: HostJob, connection: Connection, workers: list[Connection], lock: Held | None
+) -> None:
     """Be the server's process; its first search thread writes what cProfile saw of its slices to `path`."""
     with replaced(host, "Worker", _watched_workers(path)):
-        host.main(job, connection, worker_connections)
+        host.main(job, connection, workers, lock)
 
 
 def _watched_workers(path: str) -> MakeWorker:

@@ -18,7 +18,7 @@ from common.errors import GroveError, PoolError
 from common.machine import gpus, usable_cores
 from inference_server import RowSpec
 from inference_server.network_settings import NetworkSettings
-from workers.children import process_context
+from workers.children import process_context, start_child
 from workers.port import Port
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _CUDA_BUCKETS = (256, 512, 1024, 2048, 4096)
 _MANY_CORES = 8
 _COMPILE_S = 600.0
 _IDLE_S = 60.0
+_EXIT_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,7 @@ class Roof:
         context = process_context(game_spec)
         mine, theirs = context.Pipe()
         self._port = Port(mine)
-        self._process = context.Process(target=main, args=(job, theirs), name="grove-roof")
-        self._process.start()
+        self._child = start_child(context.Process(target=main, args=(job, theirs), name="grove-roof"))
         theirs.close()
         self.found: dict[str, Any] = {}
         """Of the sweep: `lanes`, `bucket`, `backend` (as described by itself), `tried`, a list of its rates, and where
@@ -67,7 +67,7 @@ class Roof:
     @property
     def processes(self) -> list[int]:
         """Its process number."""
-        return [self._process.pid]
+        return [self._child.pid]
 
     def wait_ready(self) -> None:
         """Wait for the end of the sweep. Raises PoolError with the process's own words when it fails."""
@@ -86,10 +86,7 @@ class Roof:
 
     def __exit__(self, *_: object) -> None:
         self._port.send("stop")
-        self._process.join(5.0)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self._child.end(_EXIT_S)
         self._port.close()
 
     def _expect(self, kind: str, limit_s: float) -> Any:

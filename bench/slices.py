@@ -89,6 +89,8 @@ class WarmPool:
         workers, server = self.pool.totals(), dict(self.pool.host_stats)
         before = self._workers, self._server
         self._workers, self._server = workers, server
+        if before[1].get("epoch") != server.get("epoch"):
+            raise PoolError(f"{self.name}: the server was started again in mid-slice: {self.pool.problems[-1]}")
         done = server_stats.difference(server, before[1]) if "batches" in server else {}
         return Slice(ended - began, difference(workers, before[0]), done, used)
 

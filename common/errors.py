@@ -9,6 +9,7 @@
     |   |-- MessageError      a malformed, oversized or wrongly versioned message
     |   `-- ServerGone        the server stopped answering
     |-- RecordError           a run folder or a game record that cannot be read or written
+    |   `-- StorageError      a file that takes no more: the disk is full, read-only or gone
     `-- PoolError             workers could not be started or all of them died
 """
 
@@ -54,6 +55,10 @@ class ServerGone(ChannelError):
 
 class RecordError(GroveError):
     """A run folder or a game record that cannot be read or written."""
+
+
+class StorageError(RecordError):
+    """A file that takes no more: the disk is full or read-only, or the file was removed."""
 
 
 class PoolError(GroveError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -30,20 +31,35 @@ else:
 
 
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+_LOOK_S = 0.05
+
+
+ORPHANS_S = 20.0
+"""Longest wait for the children of a killed holder, which notice within seconds and hold the lock until they end."""
 
 
 class FolderLock:
-    """The right to write a folder, held from construction to `release`."""
+    """The right to write a folder, held from construction to `release`, and by children that hold `fd` open, too."""
 
     def __init__(self, path: Path) -> None:
-        """Take the lock at `path`. Raises SettingError when a living process has it, OSError when it cannot be made."""
+        """Take the lock at `path`, waiting for the children of a holder that was killed: they may still write.
+
+        Raises SettingError when somebody else has it, OSError when it cannot be made.
+        """
         self._path = path
         self._fd: int | None = None
+        deadline = time.monotonic() + ORPHANS_S
         while self._fd is None:
-            self._fd = _take(path)
+            self._fd = _take(path, deadline)
         os.truncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
         os.write(self._fd, b"%d\n" % os.getpid())
+
+    @property
+    def fd(self) -> int:
+        """The descriptor that holds the lock."""
+        assert self._fd is not None, "the lock was released"
+        return self._fd
 
     def release(self) -> None:
         """Remove the file and let the lock go; releasing twice is harmless."""
@@ -88,8 +104,12 @@ def _lives_since(number: int, taken: float) -> bool:
         return True
 
 
-def _take(path: Path) -> int | None:
-    """Return the locked descriptor, or None when the file was removed meanwhile by the process that had it."""
+def _take(path: Path, deadline: float) -> int | None:
+    """Return the locked descriptor, or None when it has to be tried again.
+
+    So it has when the file was removed meanwhile by the process that had it, or when that process is dead and only
+    children of it hold the lock, until `deadline` (monotonic seconds).
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _lock(fd)
@@ -97,9 +117,12 @@ def _take(path: Path) -> int | None:
         os.close(fd)
         if error.errno not in _HELD:
             raise
-        holder = path.read_text(errors="replace").strip() or "unknown"
+        holder, taken = path.read_text(errors="replace").strip(), path.stat().st_mtime
+        if holder.isdigit() and not _lives_since(int(holder), taken) and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+            return None
         raise SettingError(
-            f"{path.parent} is in use by process {holder}; wait until it ends, or give another --out"
+            f"{path.parent} is in use by process {holder or 'unknown'}; wait until it ends, or give another --out"
         ) from error
     try:
         if sys.platform == "win32" or path.stat().st_ino == os.fstat(fd).st_ino:

@@ -41,6 +41,8 @@ def _of_the_run(summary: Figures) -> Iterator[str]:
         yield f"{amount(summary['games_left'])} games are left; the same command with the same --out plays them."
     if summary.get("workers_restarted"):
         yield f"Workers were started again {summary['workers_restarted']} times; log.txt says why."
+    if summary.get("server_restarted"):
+        yield f"The server was started again {summary['server_restarted']} times; log.txt says why."
     if summary.get("timeouts"):
         yield f"{amount(summary['timeouts'])} games ended at the cap of moves; --max-moves sets it."
     if 0 < float(summary.get("seconds") or 0) < _SHORT_S:

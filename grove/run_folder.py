@@ -19,7 +19,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -28,9 +28,12 @@ from common import machine
 from common.errors import RecordError, SettingError
 from grove import toml
 from grove.folder_lock import FolderLock
-from workers.records import LineLog
+from workers.records import LineLog, sync_folder
 
-MAY_DIFFER = ("out", "games", "workers", "games_per_worker", "groups", "pool", "preset", "config", "device", "lanes")
+MAY_DIFFER = (
+    *("out", "games", "workers", "games_per_worker", "groups", "pool", "preset", "config", "device", "lanes"),
+    *("fsync", "drain"),
+)
 """Settings that may change at a resume, because they say how much and where, not which games."""
 
 _OWN_NAMES = {"config.toml", "run.json", "games", "metrics.jsonl", "log.txt", "summary.json", "lock"}
@@ -90,6 +93,11 @@ class RunFolder:
                 raise
             return run
 
+    @property
+    def lock(self) -> int:
+        """Descriptor of the folder's lock; children that write games hold it open, too."""
+        return self._lock.fd
+
     def write_metrics(self, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl: `values` after `time` (seconds since 1970)."""
         line = json.dumps({"time": round(time.time(), 3), **values}, separators=(",", ":"))
@@ -118,19 +126,20 @@ class RunFolder:
 
     def close(self) -> None:
         """Sync what was written and let the folder go; closing twice is harmless."""
-        try:
-            self._metrics.close()
-            self._log.close()
-        finally:
-            self._lock.release()
+        with ExitStack() as stack:  # all three, whatever the disk says
+            stack.callback(self._lock.release)
+            stack.callback(self._log.close)
+            stack.callback(self._metrics.close)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None and self.path.exists():
+        if error is not None:
             with suppress(RecordError):  # the error is what counts
                 self.log(f"ended by: {str(error) or type(error).__name__}")
+            with suppress(RecordError):
+                self.close()
         self.close()
 
     def _start(self, settings: Mapping[str, Any], may_differ: Collection[str], command: list[str]) -> None:
@@ -144,7 +153,7 @@ class RunFolder:
         # 63 bits, because TOML readers need not take more.
         self.seed = wanted.setdefault("seed", secrets.randbits(63))
         self.settings = wanted
-        _remove_empty_logs(self.games)
+        _remove_leftovers(self.path)
         self._write_run_json(command)
         # Last, because it is what makes the folder a run.
         write_whole(config, toml.dumps(wanted))
@@ -177,6 +186,7 @@ def write_whole(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -218,11 +228,13 @@ def _refuse_foreign(folder: Path) -> None:
         raise SettingError(f"{folder} holds {foreign[0]!r} but no run; give a new or empty folder as --out")
 
 
-def _remove_empty_logs(games: Path) -> None:
-    """Remove logs whose writer was killed between creating the file and its first game."""
-    for path in games.glob("*.jsonl"):
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left: logs without a first game, files that were not yet renamed."""
+    for path in folder.glob("games/*.jsonl"):
         if path.stat().st_size == 0:
             path.unlink()
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

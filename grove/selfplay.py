@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
-from common.errors import PoolError, SettingError
+from common.errors import HandshakeError, PoolError, RecordError, SettingError, StorageError
 from common.machine import usable_cores
 from game import check, load_game
 from game.contract import Game
@@ -20,21 +20,28 @@ from grove.live import LiveView, Snapshot
 from grove.run_folder import MAY_DIFFER, RunFolder
 from grove.settings import SelfPlay, Work, flatten
 from grove.summary import print_summary
-from inference_server import ServerSettings
+from inference_server import ServerSettings, ZmqClient
+from inference_server.keys import ClientKeys
 from inference_server.network_settings import NetworkSettings, resolve_network
+from inference_server.zmq_client import ask_server
 from workers import figures
 from workers.evaluators import row_spec
 from workers.index_book import IndexBook
 from workers.plan import PoolPlan, Sizes
 from workers.pool import Pool
-from workers.records import finished_indices
+from workers.records import FSYNC_EVERY_S, finished_indices
 from workers.sampler import INTERVAL_S, Sampler
 from workers.settings import PoolSettings
 from workers.sizing import check_memory, check_requests, sizes
 
+_ENOUGH = 3
+"""Signals from which the process ends wherever it is."""
+_STOPPED = 130
+"""Exit status after the second signal, as of a program that Ctrl-C ended."""
 _LAST_S = 1.0
 """Shortest last interval worth a line of metrics.jsonl; the rates of a shorter one say little."""
 _TICK_S = 0.1
+_FSYNC_S = {"game": 0.0, "interval": FSYNC_EVERY_S, "off": None}
 _HOW_NOT_WHICH = (
     *("device", "compile", "cache", "max_batch", "max_delay_us", "idle_after_ms", "min_share_rows", "max_window"),
     *("max_request_rows", "max_message_mb", "ping_interval_ms", "forget_after_s", "connect"),
@@ -70,15 +77,14 @@ def selfplay(settings: SelfPlay) -> int:
             thread_sizes=thread,
             process_sizes=process,
             metrics_port=_metrics_port(settings),
+            fsync_every_s=_FSYNC_S[settings.run.fsync],
+            standby=True,
         )
-        return _Run(folder, plan, game, range(settings.run.games), why).play()
+        return _Run(folder, plan, game, range(settings.run.games), settings.run.drain, why).play()
 
 
 def work(settings: Work) -> int:
     """Play games with worker processes on a server elsewhere; returns the exit status."""
-    from inference_server.keys import ClientKeys
-    from inference_server.zmq_client import ask_server
-
     keys = ClientKeys.read(settings.keys) if settings.keys else None
     wanted = _index_range(settings)
     pool = PoolSettings(
@@ -86,6 +92,8 @@ def work(settings: Work) -> int:
     )
     game = _checked_game(ask_server(settings.connect, keys).game)
     _, process = sizes(pool, ServerSettings(), len(wanted), "cpu", settings.search.worlds)
+    check_memory(game, settings.search, process)
+    _check_served(settings, game, process, keys)
     with _folder(settings, settings.out, game) as folder:
         plan = PoolPlan(
             game_spec=game.name,
@@ -100,8 +108,22 @@ def work(settings: Work) -> int:
             process_sizes=process,
             endpoint=settings.connect,
             keys=settings.keys or "",
+            fsync_every_s=_FSYNC_S[settings.fsync],
         )
-        return _Run(folder, plan, game, wanted).play()
+        return _Run(folder, plan, game, wanted, settings.drain).play()
+
+
+def _check_served(settings: Work, game: Game, chosen: Sizes, keys: ClientKeys | None) -> None:
+    """Let the server refuse now, with the remedy, what it would refuse every worker. Raises HandshakeError."""
+    rows = -(-chosen.games // chosen.groups) * settings.search.rows
+    try:
+        ZmqClient(
+            settings.connect, row_spec(game), name="check", window=chosen.groups, max_rows=rows, keys=keys
+        ).close()
+    except HandshakeError as error:
+        if "exceed" in str(error):
+            raise HandshakeError(f"{error} or --games-per-worker, or use other --groups") from None
+        raise
 
 
 def _metrics_port(settings: SelfPlay) -> int:
@@ -176,41 +198,65 @@ def _dtype_reason(backend: dict[str, Any]) -> str:
 class _Run:
     """One start of a run: the pool, the view, the figures."""
 
-    def __init__(self, folder: RunFolder, plan: PoolPlan, game: Game, wanted: range, network_reason: str = "") -> None:
+    def __init__(
+        self, folder: RunFolder, plan: PoolPlan, game: Game, wanted: range, drain: bool, network_reason: str = ""
+    ) -> None:
         self._folder, self._plan, self._game, self._network_reason = folder, plan, game, network_reason
+        self._drain = drain
         done = finished_indices(folder.games)
         for problem in done.problems:
             folder.log(str(problem))
         self._torn = len(done.problems)
-        self._pool = Pool(plan, IndexBook(wanted, done.indices))
+        self._pool = Pool(plan, IndexBook(wanted, done.indices), folder.lock)
         self._unit = next(iter(game.units))
-        self._stop = False
+        self._signals = 0
+        """Times that the user asked to stop."""
+        self._said = 0  # of the pool's problems
+        self._unkept = False  # whether it was said that something beside the games cannot be written
         self._began: float | None = None
         self._seconds = 0.0  # of playing, once it is over
         self._sampler: Sampler | None = None
         self._written_s: float | None = None  # when, in seconds of playing, metrics were written last
 
     def play(self) -> int:
-        """Play until all games are finished or the user interrupts; returns the exit status."""
-        book = self._pool.book
+        """Play until all games are finished or the user interrupts; returns the exit status.
+
+        Raises PoolError or StorageError when the run cannot go on; its figures are written and told first.
+        """
+        book, failure = self._pool.book, None
         with LiveView(len(book.wanted)) as view, self._interruptible():
             view.update({"state": "starting", "game": self._game.name, "games": book.finished, "unit": self._unit})
             if self._torn:
                 view.message(f"{self._torn} torn or damaged lines skipped; see {self._folder.path / 'log.txt'}")
             if book.left:
-                with self._pool as pool:
-                    self._start()
-                    if not self._stop:
-                        self._say_sizes(view, pool.sizes)
-                        self._say_head(view)
-                        with closing(Sampler(pool, self._game.units)) as self._sampler:
-                            self._watch(view)
-        return self._close()
+                try:
+                    self._play(view)
+                except (PoolError, StorageError) as error:
+                    if self._began is None:
+                        raise
+                    failure = error
+        status = self._close()
+        if failure is not None:
+            raise failure
+        return status
+
+    def _play(self, view: LiveView) -> None:
+        with self._pool as pool:
+            self._start()
+            if not self._signals:
+                self._say_sizes(view, pool.sizes)
+                self._say_head(view)
+                with closing(Sampler(pool, self._game.units)) as self._sampler:
+                    try:
+                        self._watch(view)
+                    finally:
+                        self._seconds = time.monotonic() - self._began if self._began is not None else 0.0
+                        self._say_problems(view)
 
     def _start(self) -> None:
         """Start the pool; a new folder of a run that cannot start goes again, so that mended settings may use it."""
         try:
-            self._pool.start(lambda: self._stop)
+            self._pool.start(lambda: self._signals > 0)
         except PoolError:
             if not self._folder.resumed:
                 shutil.rmtree(self._folder.path, ignore_errors=True)
@@ -219,13 +265,9 @@ class _Run:
     def _watch(self, view: LiveView) -> None:
         pool = self._pool
         last = None
-        said = 0
-        while pool.book.left and not self._stop:
+        while pool.book.left and not self._over(view):
             pool.pump(_TICK_S)
-            for problem in pool.problems[said:]:
-                view.message(problem)
-                self._folder.log(problem)
-            said = len(pool.problems)
+            self._say_problems(view)
             now = self._counters()
             if now is None:
                 continue
@@ -236,21 +278,45 @@ class _Run:
                 view.update(cast(Snapshot, self._sample()))
                 self._write_metrics(now)
         self._sample()
-        self._seconds = time.monotonic() - self._began if self._began is not None else 0.0
         view.update({"state": "finishing", "games": pool.book.finished})
+
+    def _over(self, view: LiveView) -> bool:
+        """Return whether the user wants to stop and, where asked for, the games in progress have ended."""
+        if not self._signals or not self._drain or self._signals > 1:
+            return self._signals > 0
+        if not self._pool.draining:
+            view.message("finishing the games in progress; again to stop now")
+            self._pool.drain()
+        return self._pool.drained
+
+    def _say_problems(self, view: LiveView) -> None:
+        for problem in self._pool.problems[self._said :]:
+            view.message(problem)
+            self._keep(self._folder.log, problem)
+            self._said += 1
+
+    def _keep(self, write: Callable[[Any], object], what: object) -> None:
+        """Write what stands beside the games; a failure is told once and costs no game."""
+        try:
+            write(what)
+        except RecordError as error:
+            if not self._unkept:
+                self._unkept = True
+                self._pool.problems.append(f"the games are safe, but not their figures: {error}")
 
     def _say_head(self, view: LiveView) -> None:
         """Show what this start chose, and note it for `grove watch`."""
         head = _head(self._pool, self._game.name, str(self._folder.path), self._network_reason)
         view.update(head)
-        self._folder.describe({key: value for key, value in head.items() if key != "folder"} | {"unit": self._unit})
+        chosen = {key: value for key, value in head.items() if key != "folder"} | {"unit": self._unit}
+        self._keep(self._folder.describe, chosen)
 
     def _sample(self) -> dict[str, Any]:
         return self._sampler.look() if self._sampler else {}
 
     def _write_metrics(self, now: figures.Counters) -> None:
         if self._sampler:
-            self._folder.write_metrics(self._sampler.line(now))
+            self._keep(self._folder.write_metrics, self._sampler.line(now))
             self._written_s = now["seconds"]
 
     def _counters(self) -> figures.Counters | None:
@@ -277,18 +343,23 @@ class _Run:
             f"{figures.search_text(self._plan.search)}; trees take {total / 2**20:.0f} MiB"
         )
         view.message(text)
-        self._folder.log(text)
+        self._keep(self._folder.log, text)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Let the first Ctrl-C or SIGTERM end the run cleanly; a second one ends the process."""
+        """Let the first Ctrl-C, SIGTERM or SIGHUP end the run cleanly and a second one at once."""
 
         def stop(number: int, frame: object) -> None:
-            if self._stop:
+            self._signals += 1
+            if self._signals > 1:
+                self._pool.hurry()
+            if self._signals > _ENOUGH:
                 raise KeyboardInterrupt
-            self._stop = True
 
-        former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
+            numbers.append(signal.SIGHUP)
+        former = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield
         finally:
@@ -308,11 +379,13 @@ class _Run:
                 {"workers": chosen["workers"], "games_per_worker": chosen["games"], "groups": chosen["groups"]},
                 self._game.units,
             )
-            self._folder.write_summary(summary)
+            self._keep(self._folder.write_summary, summary)
             print_summary(summary, str(self._folder.path))
+        for problem in self._pool.problems[self._said :]:
+            print(problem)
         if book.left:
             again = f"the same command with --out {self._folder.path} plays them"
             print(f"{book.finished} {self._unit} are saved, {book.left} are left: {again}.")
         elif self._began is None:
             print(f"All {book.finished} {self._unit} are there already: {self._folder.path}")
-        return 0
+        return 0 if self._signals < 2 else _STOPPED

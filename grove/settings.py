@@ -42,6 +42,13 @@ class RunSettings:
     """Seed of all games' randomness; drawn and recorded when not given."""
     out: str | None = None
     """Run folder; the same command on it resumes. By default a new one under runs/."""
+    fsync: Literal["game", "interval", "off"] = "interval"
+    """When finished games are forced to the disk. A killed process loses none either way; a power cut may cost none
+    (`game`), those of the last 6 seconds (`interval`: a sync costs milliseconds), or what the system had not written
+    yet (`off`)."""
+    drain: bool = False
+    """At the first Ctrl-C or SIGTERM play the games in progress to their ends; without it they are dropped, and played
+    when the run is resumed."""
     preset: str | None = None
     """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
     ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
@@ -158,6 +165,13 @@ class Work:
     """Seed of all games' randomness; drawn and recorded when not given."""
     out: str | None = None
     """Run folder; the same command on it resumes. By default a new one under runs/."""
+    fsync: Literal["game", "interval", "off"] = "interval"
+    """When finished games are forced to the disk. A killed process loses none either way; a power cut may cost none
+    (`game`), those of the last 6 seconds (`interval`: a sync costs milliseconds), or what the system had not written
+    yet (`off`)."""
+    drain: bool = False
+    """At the first Ctrl-C or SIGTERM play the games in progress to their ends; without it they are dropped, and played
+    when the run is resumed."""
     preset: str | None = None
     """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
     ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""

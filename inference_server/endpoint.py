@@ -5,9 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import IO
 import zmq
 
 from common.errors import SettingError
+from common.scratch import scratch_folder
 
 _MAX_IPC_PATH = 107
 _OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
@@ -31,11 +30,8 @@ def private_endpoint() -> Iterator[str]:
     if sys.platform == "win32" or not zmq.has("ipc"):
         yield "tcp://127.0.0.1:*"
         return
-    folder = tempfile.mkdtemp(prefix="grove-")  # mode 0700
-    try:
+    with scratch_folder() as folder:
         yield f"ipc://{folder}/s"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_endpoint(endpoint: str, with_keys: bool) -> None:

@@ -101,7 +101,7 @@ class ZmqClient:
         dealer = self._context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, _LINGER_MS)
         dealer.setsockopt(zmq.ROUTING_ID, b"c" + self._sender[1].to_bytes(8, "big"))  # kept over reconnections
-        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 200)  # a restarted server shall not wait for its clients
         dealer.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_MS)
         dealer.setsockopt(zmq.TCP_MAXRT, wire.LINE_DEAD_MS)
         try:
@@ -158,6 +158,11 @@ class ZmqClient:
         """See `Client.set_window`; never above the window said at HELLO."""
         self._promised = min(requests, self._window)
         self._tell_window()
+
+    def rejoin(self, epoch: str) -> None:
+        """Somebody knows that the server was started again, as `epoch`: shake hands with it at once."""
+        if epoch != self.server_epoch:
+            self._greet()
 
     def close(self) -> None:
         """See `Client.close`."""

@@ -107,7 +107,9 @@ def describe(process: psutil.Process) -> str:
 
 
 def socket_folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("grove-????????"))
+    """Return the folders of private sockets, and those of multiprocessing's own."""
+    home = Path(tempfile.gettempdir())
+    return {*home.glob("grove-????????"), *home.glob("pymp-????????")}
 
 
 class Grove:

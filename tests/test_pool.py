@@ -4,53 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+from pool_tools import indices, plan, pump_until
 
-from common.errors import PoolError
-from inference_server import ServerSettings
+from common.errors import PoolError, StorageError
 from inference_server.network_settings import NetworkSettings
 from mcts import SearchSettings
 from workers.index_book import IndexBook
-from workers.plan import PoolPlan, Sizes
+from workers.plan import Sizes
 from workers.pool import Pool
-from workers.records import read_folder
-
-LIMIT_S = 60.0
-NETWORK = NetworkSettings(network="mlp:layers=1,width=16", device="cpu", dtype="fp32", compile="off")
-Eventually = Callable[[Callable[[], Any]], Any]
-
-
-def plan(folder: Path, pool: str = "process", **changes: Any) -> PoolPlan:
-    settings: dict[str, Any] = {
-        "game_spec": "hex:size=4",
-        "run_seed": 1,
-        "games_folder": folder,
-        "search": SearchSettings(simulations=16),
-        "network": NETWORK,
-        "server": ServerSettings(max_batch=32),
-        "evaluator": "test",
-        "pool": pool,
-        "thread_sizes": Sizes(workers=2, games=4),
-        "process_sizes": Sizes(workers=2, games=4),
-    }
-    return PoolPlan(**settings | changes)
-
-
-def pump_until(pool: Pool, condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        pool.pump(0.05)
-
-
-def indices(folder: Path) -> list[int]:
-    return sorted(record.index for record in read_folder(folder))
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
@@ -77,28 +42,26 @@ def test_killed_workers_are_replaced_and_no_game_is_lost_or_played_twice(tmp_pat
     assert indices(tmp_path) == list(range(60))
 
 
-@pytest.mark.parametrize("kind", ["thread", "process"])
 def test_a_worker_that_only_ever_fails_is_given_up_and_the_run_ends_with_its_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("workers.worker_life.MOST_RESTARTS", 2)
+    wrong = plan(tmp_path, game_spec="nonsense")
+    with Pool(wrong, IndexBook(range(6))) as pool:
+        pool.start()
+        with pytest.raises(PoolError, match=r"no worker is left.*given up after 1 restarts: .*nonsense"):
+            pump_until(pool, lambda: False)
+    assert pool.restarted == 2
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_games_that_cannot_be_written_end_the_run_at_once(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "games"
     folder.write_text("a file where the logs shall be")
     with Pool(plan(folder, kind), IndexBook(range(6))) as pool:
         pool.start()
-        with pytest.raises(PoolError, match=r"no worker is left.*given up after 2 restarts: cannot write"):
+        with pytest.raises(StorageError, match=r"cannot write .*choose another folder"):
             pump_until(pool, lambda: False)
-    assert pool.restarted == 2 * 2
-
-
-def test_a_killed_server_ends_the_run_with_one_line(tmp_path: Path) -> None:
-    with Pool(plan(tmp_path, evaluator="server"), IndexBook(range(100_000))) as pool:
-        pool.start()
-        pump_until(pool, lambda: pool.book.finished > 3)
-        os.kill(pool.processes[-1], signal.SIGKILL)
-        with pytest.raises(PoolError, match="the inference server has ended"):
-            pump_until(pool, lambda: False)
-    assert len(indices(tmp_path)) == len(set(indices(tmp_path))) >= 3
+    assert pool.restarted == 0
 
 
 def test_a_server_that_cannot_start_is_told_in_its_own_words(tmp_path: Path) -> None:

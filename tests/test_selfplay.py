@@ -94,19 +94,18 @@ def test_a_killed_worker_process_is_replaced_and_the_run_ends_with_exactly_n(
 
 
 @pools
-def test_a_killed_server_ends_the_run_with_one_line_and_its_games_are_kept(
+def test_a_killed_server_is_replaced_and_the_run_ends_with_exactly_n(
     grove: Grove, eventually: Eventually, pool: str
 ) -> None:
     out = grove.folder / "run"
-    process = start(grove, eventually, out, pool)
+    process = start(grove, eventually, out, pool, 80)
     children_of(process)[0].kill()
     done = grove.end(process)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("grove: ")
-    goal = lines(out) + 5
-    grove.play(*RUN, "--games", goal, "--pool", pool, "--out", out)
-    assert len({record.index for record in grove.read(out)}) == lines(out) >= goal
+    assert (done.returncode, done.stderr) == (0, ""), done
+    grove.exactly(out, range(80), "hex:size=5")
+    assert "the inference server is started again: it was killed" in done.stdout
+    assert "computes again" in (out / "log.txt").read_text()
+    assert grove.summary(out)["server_restarted"] == 1
 
 
 @pools

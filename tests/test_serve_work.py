@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from conftest import Grove
 
 NETWORK = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
@@ -109,3 +110,21 @@ def test_ctrl_c_in_the_workers_terminal_is_continued(grove: Grove, eventually: E
 def test_no_server_is_said_with_a_remedy(grove: Grove) -> None:
     line = grove.refused("work", "--connect", "hex:size=4", "--games", 2, "--out", grove.folder / "run")
     assert "hex:size=4" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragment"),
+    [
+        (("--worlds", 3), "worlds is 3"),
+        (("--games-per-worker", 5000, "--groups", 1), "max_request_rows 4096; lower it or --games-per-worker"),
+    ],
+)
+def test_what_the_server_would_refuse_is_refused_before_a_folder_is_made(
+    grove: Grove, flags: tuple[object, ...], fragment: str
+) -> None:
+    server = Terminal(grove, "tcp://127.0.0.1:*")
+    out = grove.folder / "run"
+    line = grove.refused("work", "--connect", server.endpoint, "--games", 100_000, "--out", out, *flags)
+    assert fragment in line
+    assert not out.exists()
+    assert server.end(grove).returncode == 0

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from common.rng import derive
 from game.contract import Game
+from inference_server import ZmqClient
 from inference_server.client import Client
 from inference_server.rows import RowSpec
 from mcts import Rows
@@ -55,6 +56,10 @@ class Evaluator(Protocol):
         """Say how many tickets the worker will keep outstanding from now on; 0 = none for a while."""
         ...
 
+    def rejoin(self, epoch: str) -> None:
+        """The server was started again and names its new life `epoch`: ask it anew for what is outstanding."""
+        ...
+
     def close(self) -> None:
         """Give everything back."""
         ...
@@ -81,6 +86,11 @@ class ServedEvaluator:
     def set_window(self, tickets: int) -> None:
         """Tell the batching policy how many requests to expect from this worker."""
         self._client.set_window(tickets)
+
+    def rejoin(self, epoch: str) -> None:
+        """Shake hands with the restarted server at once; a client in its process ended with the former one."""
+        if isinstance(self._client, ZmqClient):
+            self._client.rejoin(epoch)
 
     def close(self) -> None:
         """Leave the server."""
@@ -111,6 +121,9 @@ class OwnEvaluator:
 
     def set_window(self, tickets: int) -> None:
         """Nobody else waits for this worker's rows."""
+
+    def rejoin(self, epoch: str) -> None:
+        """No server is asked."""
 
     def close(self) -> None:
         """Forget what is queued."""

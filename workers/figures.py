@@ -68,7 +68,9 @@ def search_text(search: SearchSettings) -> str:
 def _server_figures(later: Counters, earlier: Counters) -> dict[str, Any]:
     if "batches" not in later:
         return {}
-    part = server_stats.difference(later, earlier) if "batches" in earlier else later
+    # A server that was started again counts from zero.
+    same = "batches" in earlier and earlier["epoch"] == later["epoch"]
+    part = server_stats.difference(later, earlier) if same else later
     figures = server_stats.summary(part)
     return {
         "mean_batch_rows": figures["mean_batch_rows"],
@@ -127,6 +129,7 @@ def summary(pool: Pool, played: Counters, sizes: dict[str, Any], units: Units) -
         "games_by_worker": pool.games_by_worker(),
         "workers_lost": pool.lost,
         "workers_restarted": pool.restarted,
+        "server_restarted": pool.server_restarted,
         "problems": pool.problems[-20:],
         **sizes,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 import threading
 import time
 from contextlib import AbstractContextManager, ExitStack, closing
@@ -11,23 +10,28 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from common.errors import SettingError
+from common.errors import SettingError, StorageError
 from game import load_game
 from game.contract import Game
-from inference_server import InferenceServer, ServerSettings, private_endpoint
+from inference_server import InferenceServer, ServerSettings
 from inference_server.network_settings import NetworkSettings
 from inference_server.policy import Policy, PolicyKind
+from workers.children import Held
 from workers.evaluators import Evaluator, ServedEvaluator, row_spec
 from workers.gil import thread_verdict
+from workers.orphans import end_with_supervisor, leave_signals, supervisor_is_gone, tidy_up
 from workers.port import Port, last_words
 from workers.process_worker import EvaluatorJob, make_evaluator
 from workers.worker import Worker, WorkerJob, peak_rss_mb
 
 REPORT_S = 0.5
 """Seconds between reports of the server's counters."""
+_FIRST_S = 0.05
+"""The same until the first batch, so that the supervisor learns at once that it computes."""
 READY_S = 300.0
 """Longest wait for the lanes; compiling a large user network takes minutes."""
 _PROBE_S = 0.2
+_STANDBY_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +48,28 @@ class HostJob:
     threads: tuple[WorkerJob, ...] = ()
     """Jobs of the search threads, if it comes to threads."""
     endpoint: str = ""
-    """Where to listen for worker processes; empty = a private socket of this machine."""
+    """Where to listen for worker processes: in a folder that the supervisor made and owns, or on a free port."""
     metrics_port: int = 0
     """Port of /metrics; 0 = none."""
     policy: PolicyKind = Policy
     """Rule by which the server sends batches off."""
+    waits: bool = False
+    """Be a standby: load what takes long, then wait for the word to begin."""
 
 
-def main(job: HostJob, connection: Connection, worker_connections: list[Connection]) -> None:
+def main(job: HostJob, connection: Connection, worker_connections: list[Connection], _lock: Held | None) -> None:
     """Serve until the supervisor says stop or is gone. Faults go to the supervisor as one line."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals()
+    end_with_supervisor(job.endpoint)
     port = Port(connection)
     try:
-        with ExitStack() as stack:
-            _Host(job, port, worker_connections, stack).run()
+        if not job.waits or _told_to_begin(job, port):
+            with ExitStack() as stack:
+                _Host(job, port, worker_connections, stack).run()
     except Exception as error:
         port.send("failed", last_words(error))
-    finally:
-        port.close()
+    if supervisor_is_gone():
+        tidy_up(job.endpoint)
 
 
 class _Host:
@@ -82,18 +90,27 @@ class _Host:
             self._start_threads()
         gc.freeze()  # as in a worker process
         self._port.send("ready", self._ready)
-        reported = 0.0
-        while True:
-            message = self._port.receive(REPORT_S)
-            if message is not None and message[0] == "stop":
-                break
-            if message is not None or time.monotonic() - reported >= REPORT_S / 2:
-                reported = time.monotonic()
-                self._port.send("stats", self._stats())
+        self._serve()
         for port, thread in zip(self._ports, self._threads, strict=False):
             thread.join()
             port.close()
         self._port.send("bye", self._stats())
+
+    def _serve(self) -> None:
+        """Report, and do what the supervisor says, until it says stop."""
+        began, reported = False, 0.0
+        while True:
+            message = self._port.receive(REPORT_S if began else _FIRST_S)
+            kind, *values = message or ("",)
+            if kind == "stop":
+                return
+            if kind == "gone" and self._server is not None:
+                self._server.client_gone(values[0])
+            stats, now = self._stats(), time.monotonic()
+            begins = not began and bool(stats.get("batches", True))
+            if message is not None or begins or now - reported >= REPORT_S / 2:
+                began, reported = began or begins, now
+                self._port.send("stats", stats)
 
     def _start_server(self) -> None:
         from inference_server.backend import make_backends, network_rate
@@ -107,7 +124,8 @@ class _Host:
         self._server = server
         if job.metrics_port:
             self._stack.enter_context(metrics_at(server, job.metrics_port))
-        self._ready |= {"backend": backends[0].describe(), "lanes": len(backends), "model": server.model_version}
+        self._ready |= {"backend": backends[0].describe(), "lanes": len(backends)}
+        self._ready |= {"model": server.model_version, "epoch": server.epoch}
         if job.pool != "auto":
             self._ready |= {"pool": job.pool, "pool_reason": "as asked for"}
         else:
@@ -116,8 +134,7 @@ class _Host:
             fits, reason = thread_verdict(self._game, job.threads[0].search.simulations, rate, rows)
             self._ready |= {"pool": "thread" if fits else "process", "pool_reason": reason}
         if self._ready["pool"] == "process":
-            endpoint = job.endpoint or self._stack.enter_context(private_endpoint())
-            self._ready["endpoint"] = server.bind(endpoint)
+            self._ready["endpoint"] = server.bind(job.endpoint)
 
     def _start_threads(self) -> None:
         for job, port in zip(self._job.threads, self._ports, strict=True):
@@ -132,9 +149,12 @@ class _Host:
             try:
                 Worker(job, self._game, self._evaluator(self._game, job), port).run()
                 return
+            except StorageError as error:
+                port.send("unwritable", last_words(error))
             except Exception as error:
                 port.send("failed", last_words(error))
             if not _may_start_anew(port, pause):
+                port.send("bye", {})
                 return
             pause *= 2
 
@@ -159,11 +179,24 @@ def metrics_at(server: InferenceServer, port: int) -> AbstractContextManager[Any
     return closing(Exporter(server.stats, port))
 
 
+def _told_to_begin(job: HostJob, port: Port) -> bool:
+    """Load what a server needs and wait for the supervisor's word; False when it is not needed any more."""
+    import inference_server.backend  # noqa: F401  (torch, and all that belongs to it)
+
+    load_game(job.game_spec)
+    message = None
+    while message is None:
+        message = port.receive(_STANDBY_S)
+    return bool(message[0] == "go")
+
+
 def _may_start_anew(port: Port, pause_s: float) -> bool:
     """Wait for the supervisor's word, and a while; what it handed out before that word it has taken back."""
     kind = ""
     while kind not in ("again", "stop"):
         message = port.receive(1.0)
         kind = message[0] if message else ""
+    if kind == "stop":
+        return False
     message = port.receive(pause_s)
-    return kind == "again" and (message is None or message[0] != "stop")
+    return message is None or message[0] != "stop"

@@ -10,6 +10,7 @@ from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
 from inference_server.policy import Policy, PolicyKind
 from mcts import SearchSettings
+from workers.records import FSYNC_EVERY_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,10 @@ class PoolPlan:
     direct_compile: Literal["eager", "compiled", "cpp_wrapper"] = "eager"
     metrics_port: int = 0
     """Port of the server's /metrics; 0 = none."""
+    fsync_every_s: float | None = FSYNC_EVERY_S
+    """Seconds between syncs of a worker's games to the disk; 0 = every game, None = never."""
+    standby: bool = False
+    """Keep a second process with torch loaded, so that a server that died is replaced sooner."""
     stagger: bool = False
     """Begin the first games at random plies, for measurements; see workers/stagger.py."""
     policy: PolicyKind = Policy

@@ -1,7 +1,8 @@
 """The pool: starts the server and its workers, hands out games, notices who died, ends everything cleanly.
 
 The supervisor's process runs it; it never imports torch. Call `pump` often: all messages are handled there. What is
-known of a worker is in `worker_life.py`, of the server's process in `host_life.py`.
+known of a worker is in `worker_life.py`, of the server's process in `host_life.py`, and when a child is started again
+in `restarts.py`.
 """
 
 from __future__ import annotations
@@ -11,54 +12,62 @@ from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any
 
-from common.errors import PoolError
+from common.errors import PoolError, StorageError
 from workers import process_worker
-from workers.children import end_process, process_context, remove_socket_folder, start_forkserver
-from workers.host_life import HostLife
+from workers.children import Held, process_context, start_forkserver, start_unless
+from workers.host_life import HostLife, given_up
 from workers.index_book import IndexBook, share
 from workers.plan import PoolPlan, Sizes
 from workers.port import Port
-from workers.records import read_log
-from workers.worker_life import WorkerLife, add_counts, log_path, worker_job
+from workers.restarts import BLINK_S
+from workers.worker_life import WorkerLife, add_counts, end_workers, evaluator_job, first_life, worker_job
 
-START_S = 300.0
-"""Longest wait for the server; compiling a large user network takes minutes."""
 STOP_S = 10.0
 """Longest wait for workers and server to end by themselves before they are killed."""
+_EXIT_S = 1.0
 
 
 class Pool:
     """Workers and, where needed, their server; use as a context manager around `start`."""
 
-    def __init__(self, plan: PoolPlan, book: IndexBook) -> None:
+    def __init__(self, plan: PoolPlan, book: IndexBook, lock: int | None = None) -> None:
+        """`lock`: descriptor that locks the games' folder; it stays locked until all children have ended, too."""
         self.plan, self.book = plan, book
         self.problems: list[str] = []
-        """One line for every fault that was survived."""
+        """One line for every fault that was survived, and for what became of it."""
         self.restarted = 0
+        """Starts of workers after their first, without those of the server's process."""
+        self.server_restarted = 0
         self.lost = 0
         """Lives of workers that ended by a fault; each is followed by a restart or given up."""
         self._context = process_context(plan.game_spec)
+        self._lock = lock
         self._workers: dict[int, WorkerLife] = {}
-        self._host = HostLife(self._context, plan)
-        self._stopping = False
-        self._paused = False
+        self._host = HostLife(self._context, plan, lock)
+        self._pumped = time.monotonic()
+        self._interrupted: Callable[[], bool] = lambda: False
+        self._stopping = self._hurried = self._paused = self._ever_ready = False
+        self.draining = False
 
     # -- life ----------------------------------------------------------------------------------------------------
 
     def start(self, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Start the server, then the workers; returns when the server is ready and workers are on their way.
 
-        `interrupted` is asked now and then while the server gets ready; when it says so, nothing more is started.
+        `interrupted` is asked now and then while children start; when it says so, nothing more is started.
 
         Raises PoolError, with the child's own words, when the server cannot start.
         """
         plan = self.plan
+        self._interrupted = interrupted
         start_forkserver(self._context)
         threads_possible = plan.pool != "process" and not plan.endpoint and plan.evaluator not in ("local", "direct")
         if (plan.evaluator == "server" and not plan.endpoint) or threads_possible:
-            ports = self._host.start(threads_possible)
-            self._workers = {worker: WorkerLife(worker, port, None) for worker, port in enumerate(ports)}
-            self._wait_for_host(interrupted)
+            ports = self._host.start(threads_possible, interrupted)
+            if ports is None:
+                return
+            self._workers = {worker: first_life(plan, worker, port, None) for worker, port in enumerate(ports)}
+            self._wait_for_host()
             if not self.host_ready:
                 return
         if self.pool_kind == "process":
@@ -103,19 +112,23 @@ class Pool:
 
     @property
     def processes(self) -> list[int]:
-        """Process numbers of the workers and of the server."""
-        return self.worker_pids + ([self.host_pid] if self.host_pid is not None else [])
+        """Process numbers of the workers, of the server and of its standby."""
+        return self.worker_pids + self.host_pids
 
     @property
     def worker_pids(self) -> list[int]:
         """Process numbers of the workers; none where they are threads of the server's process."""
-        children = [life.process for life in self._workers.values()]
-        return [child.pid for child in children if child is not None and child.pid is not None]
+        return [life.child.pid for life in self._workers.values() if life.child is not None]
 
     @property
-    def host_pid(self) -> int | None:
-        """Process number of the server, or None without one."""
-        return self._host.process.pid if self._host.process else None
+    def host_pids(self) -> list[int]:
+        """Process numbers of the server and of its standby, if there are any."""
+        return self._host.pids
+
+    @property
+    def drained(self) -> bool:
+        """Whether, after `drain`, no game is in progress any more."""
+        return self.draining and not self.alive
 
     def pause(self) -> None:
         """Let the workers hold still with their trees; the server then has nothing to do. See `at_rest`."""
@@ -133,24 +146,36 @@ class Pool:
         """Ask the server for its counters now; they arrive in `host_stats` by `pump`."""
         self._host.send("report")
 
-    def pump(self, timeout_s: float) -> None:
-        """Handle messages for up to `timeout_s`, restart workers that are due, hand out games.
+    def drain(self) -> None:
+        """Start no more games, finish those in progress; see `drained`. What fails meanwhile is not started again."""
+        self.draining = True
+        for life in self._workers.values():
+            life.alive = life.running
+        self._tell_all("drain")
 
-        Raises PoolError when the server has ended or no worker is left.
+    def hurry(self) -> None:
+        """Let `stop` kill everything at once; written games are safe. May be called by a signal handler."""
+        self._hurried = True
+
+    def pump(self, timeout_s: float) -> None:
+        """Handle messages for up to `timeout_s`, restart what is due, hand out games.
+
+        Raises PoolError when the server was given up or no worker is left, StorageError when games cannot be written.
         """
-        # A worker that has ended would be reported again and again.
-        ports: list[Any] = [life.port for life in self._workers.values() if life.alive and not life.restart_at]
-        if self._host.alive:
-            ports.append(self._host.port)
+        now = time.monotonic()
+        elapsed_s, self._pumped = now - self._pumped, now
+        ports: list[Any] = [life.port for life in self._workers.values() if life.running]
+        ports += self._host.waiting_ports()
         ready: list[Any] = connection.wait(ports, timeout_s) if ports else []
-        if not ports:  # every worker waits for its restart
+        if not ports:  # everything waits for its restart
             time.sleep(timeout_s)
         for life in list(self._workers.values()):
-            if life.port in ready:
+            if life.running and life.port in ready:
                 self._read(life)
-        if self._host.port in ready:
-            self._host.read(self._stopping)
+        if self._host.running and self._host.port in ready:
+            self._read_host()
         if not self._stopping:
+            self._look_for_hung(elapsed_s)
             self._restart_due()
             self._hand_out()
 
@@ -159,21 +184,23 @@ class Pool:
         if self._stopping:
             return
         self._stopping = True
-        if self._host.process and not self.host_ready:
-            self._host.process.kill()  # it reads its pipe only when it is ready, and has nothing to lose
+        if self._host.child and not self._host.serving:
+            self._host.child.kill()  # it reads its pipe only when it is ready, and has nothing to lose
         self._tell_all("stop")
         deadline = time.monotonic() + STOP_S
-        while time.monotonic() < deadline and any(life.alive for life in self._workers.values()):
-            self.pump(0.05)
+        while self._patience(deadline) and any(life.running and life.alive for life in self._workers.values()):
+            self.pump(BLINK_S / 20)
         self._host.send("stop")
-        while time.monotonic() < deadline and self._host.alive:
-            self.pump(0.05)
-        for process in [*(life.process for life in self._workers.values()), self._host.process]:
-            if process is not None:
-                end_process(process, max(0.1, deadline - time.monotonic()))
+        while self._patience(deadline) and self._host.running:
+            self.pump(BLINK_S / 20)
+        end_workers(self._workers.values(), lambda: self._patience(deadline))
+        self._host.close(self._patience(deadline))
         for life in self._workers.values():
-            life.port.close()
-        remove_socket_folder(str(self.host_ready.get("endpoint", "")))
+            if not life.left:  # it may have written more than it could tell
+                self.book.finish(life.worker, life.written())
+
+    def _patience(self, deadline: float) -> float:
+        return 0.0 if self._hurried else max(0.0, deadline - time.monotonic())
 
     def __enter__(self) -> Pool:
         return self
@@ -197,115 +224,181 @@ class Pool:
 
     # -- children ------------------------------------------------------------------------------------------------
 
-    def _wait_for_host(self, interrupted: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + START_S
-        while not self.host_ready and not interrupted():
-            if time.monotonic() > deadline:
-                raise PoolError(f"the server was not ready within {START_S:.0f} s; see `grove doctor`")
+    def _wait_for_host(self) -> None:
+        while not self.host_ready and not self._interrupted():
             self.pump(0.1)
 
     def _start_process(self, worker: int, former: WorkerLife | None) -> None:
-        plan = self.plan
         mine, other = self._context.Pipe()
-        evaluator = process_worker.EvaluatorJob(
-            kind=plan.evaluator,
-            endpoint=plan.endpoint or str(self.host_ready.get("endpoint", "")),
-            keys=plan.keys,
-            network=plan.network,
-            direct_compile=plan.direct_compile,
-        )
-        arguments = (worker_job(plan, worker, plan.process_sizes), evaluator, other)
+        evaluator = evaluator_job(self.plan, str(self.host_ready.get("endpoint", "")))
+        held = None if self._lock is None else Held(self._lock)
+        arguments = (worker_job(self.plan, worker, self.plan.process_sizes), evaluator, other, held)
         process = self._context.Process(target=process_worker.main, args=arguments, name=f"grove-worker-{worker}")
-        process.start()
+        child = start_unless(process, self._interrupted)
         other.close()
-        port = Port(mine)
-        self._workers[worker] = former.reborn(port, process) if former else WorkerLife(worker, port, process)
+        if child is not None:
+            ends = Port(mine), child
+            self._workers[worker] = former.reborn(*ends) if former else first_life(self.plan, worker, *ends)
 
     # -- messages ------------------------------------------------------------------------------------------------
 
-    def _tell_all(self, kind: str) -> None:
+    def _tell_all(self, kind: str, *values: Any) -> None:
         for life in self._workers.values():
-            if life.alive:
-                life.port.send(kind)
+            if life.running:
+                life.port.send(kind, *values)
 
     def _read(self, life: WorkerLife) -> None:
-        message = life.port.receive()
-        while message is not None:
+        while (message := life.port.receive()) is not None:
             kind, *values = message
+            life.heard()
             if kind == "stop":
-                self._lost(life, "its process ended")
+                self._lost(life, life.fault or "its process ended")
                 return
             if kind == "ready":
-                life.ready = True
-                if self._paused:
-                    life.port.send("pause")
+                self._is_ready(life, values[0])
             elif kind == "finished":
                 self.book.finish(life.worker, values[0])
-                life.restarts = 0
-            elif kind == "failed":
-                self._failed(life, values[0])
+                life.restarts.count = self._host.restarts.count = 0
+            elif kind in ("failed", "unwritable"):
+                self._failed(life, kind, values[0])
             else:
-                life.stats = values[0]
-                life.alive = life.alive and kind != "bye"
+                life.stats = values[0] or life.stats
+                life.alive, life.left = life.alive and kind != "bye", kind == "bye"
                 life.at_rest = kind == "rest"
-            message = life.port.receive()
 
-    def _failed(self, life: WorkerLife, text: str) -> None:
-        """Note a worker's last words; a search thread starts anew by itself, a process is about to end."""
-        life.fault = text
-        if life.process is not None:
+    def _is_ready(self, life: WorkerLife, thread: int) -> None:
+        life.ready, life.thread, self._ever_ready = True, thread, True
+        if self._paused or self.draining:
+            life.port.send("drain" if self.draining else "pause")
+
+    def _read_host(self) -> None:
+        former = self.host_ready
+        why = self._host.read()
+        if why:
+            self._host_lost(why)
+        elif former and self.host_ready is not former:
+            self._host_is_back(str(former.get("model", "")))
+        seconds = self._host.computed_again()
+        if seconds is not None:
+            self.problems.append(f"the inference server computes again, {seconds:.1f} s after its end")
+
+    # -- faults --------------------------------------------------------------------------------------------------
+
+    def _look_for_hung(self, elapsed_s: float) -> None:
+        self._host.read_standby()
+        self._host.prepare()
+        for life in list(self._workers.values()):
+            why = life.hangs(elapsed_s, self._host.child)
+            if why and life.child is None:  # a thread cannot be ended alone
+                self._host_lost(f"search thread {life.worker} hangs: {why}")
+                return
+            if why and life.child is not None:
+                life.child.kill()
+                self._lost(life, why)
+        why = self._host.hangs(elapsed_s)
+        if why:
+            self._host_lost(why)
+
+    def _failed(self, life: WorkerLife, kind: str, text: str) -> None:
+        """Note a worker's last words; a search thread starts anew by itself, a process is about to end.
+
+        Raises StorageError when it cannot write its games: no other worker could.
+        """
+        life.fault, life.ready = text, False
+        self.book.finish(life.worker, life.written())
+        if self._stopping:
+            self.problems.append(f"worker {life.worker} ended badly: {text}")
+        elif kind == "unwritable":
+            raise StorageError(text)
+        elif life.child is None:
+            self._take_back(life)
+            again = self._may_restart(life, text)
+            self.restarted += again
+            life.port.send("again" if again else "stop")
+
+    def _lost(self, life: WorkerLife, why: str) -> None:
+        """A worker's process ended; the end of a search thread's pipe is that of the server's process."""
+        if life.child is None or self._stopping:
+            life.pause()
             return
-        self._take_back(life)
-        life.ready = False
-        if self._may_restart(life, text):
-            self.restarted += 1
-            life.port.send("again")
-        else:
-            life.port.send("stop")
+        if not life.child.end(_EXIT_S):
+            return  # it may still write: looked at again at the next pump
+        life.pause()
+        self._host.send("gone", life.client)
+        if life.alive:
+            self._take_back(life)
+            if self._may_restart(life, why):
+                life.restarts.schedule(time.monotonic())
 
     def _may_restart(self, life: WorkerLife, why: str) -> bool:
-        """Count a restart and say so; a worker that only ever fails is given up."""
+        """Count a fault and say what follows; a worker that only ever fails is given up."""
         self.lost += 1
-        alive = life.may_restart()
-        fate = "started again" if alive else f"given up after {life.restarts - 1} restarts"
+        life.alive = not self.draining and life.restarts.allow(self._ever_ready)
+        fate = "started again" if life.alive else f"given up after {life.restarts.count - 1} restarts"
+        if self.draining:
+            fate = "not started again, because the run ends"
         self.problems.append(f"worker {life.worker} is {fate}: {why}")
-        return alive
+        return life.alive
 
     def _take_back(self, life: WorkerLife) -> None:
         """Book the games a dead worker wrote, and let others play what it held."""
-        path = log_path(self.plan, life.worker)
-        if path.exists():
-            self.book.finish(life.worker, [record.index for record in read_log(path).records])
+        self.book.finish(life.worker, life.written())
         self.book.lose(life.worker)
         life.end()
 
-    def _lost(self, life: WorkerLife, why: str) -> None:
-        if not life.alive or life.restart_at:
+    def _host_lost(self, why: str) -> None:
+        """The server's process ended or hangs; with the thread pool its games in flight are played again.
+
+        Raises PoolError when it never was ready, or only ever ends.
+        """
+        if self._stopping:
+            self._host.running = False
             return
-        life.ready = False
-        if self._stopping or life.process is None:
-            life.alive = False
+        if not self._host.lost():
+            return  # not dead for certain: looked at again at the next pump
+        for life in self._workers.values():
+            if life.child is None:
+                life.pause()
+                self._take_back(life)
+                life.alive = not self.draining
+        if not self.host_ready:
+            raise PoolError(f"the inference server has ended: {why}")
+        if self.draining:
+            self.problems.append(f"the inference server has ended, the games in progress are dropped: {why}")
+            for life in self._workers.values():
+                life.alive = False
             return
-        end_process(life.process, 1.0)
-        self._take_back(life)
-        if self._may_restart(life, life.fault or why):
-            life.restart_at = time.monotonic() + life.pause_s()
+        if not self._host.restarts.allow():
+            raise given_up(self._host, why)
+        self.problems.append(f"the inference server is started again: {why}")
+        self._host.restarts.schedule(time.monotonic())
+
+    def _host_is_back(self, former_model: str) -> None:
+        """Let the worker processes shake hands with the restarted server at once."""
+        self._tell_all("server", str(self.host_ready.get("epoch", "")))
+        model = str(self.host_ready.get("model", ""))
+        if model != former_model:
+            self.problems.append(f"the restarted server serves model {model}, the former one served {former_model}")
 
     def _restart_due(self) -> None:
+        if self.draining:
+            return
+        now = time.monotonic()
+        if self._host.restarts.is_due(now):
+            self.server_restarted += 1
+            for worker, port in enumerate(self._host.start_again()):
+                self._workers[worker] = self._workers[worker].reborn(port, None)
         for life in list(self._workers.values()):
-            if life.restart_at and time.monotonic() >= life.restart_at:
+            served = self._host.serving or self._host.child is None  # a new worker would wait for it in vain
+            if served and life.restarts.is_due(now):
                 self.restarted += 1
                 self._start_process(life.worker, life)
         if self._workers and not self.alive:
-            last = self.problems[-1] if self.problems else "the process of the search threads was killed"
-            raise PoolError(f"no worker is left; the last fault: {last}")
+            raise PoolError(f"no worker is left; the last fault: {self.problems[-1]}")
 
     def _hand_out(self) -> None:
-        if not self.book.unassigned:
+        if self.draining or not self.book.unassigned:
             return
         for life in self._workers.values():
             if life.ready and life.alive:
-                held = self.book.held_by(life.worker)
-                count = share(self.book, self.alive, self.sizes.games, held)
-                if count:
-                    life.port.send("indices", self.book.hand_out(life.worker, count))
+                life.hand_out(self.book, share(self.book, self.alive, self.sizes.games, self.book.held_by(life.worker)))

@@ -1,8 +1,10 @@
 """The pipe between a worker, or the server's process, and the supervisor: small msgpack lists `[kind, ...]`.
 
-    to a worker        indices [..] | pause | resume | again (a failed thread may start anew) | stop
-    from a worker      ready | finished [..] | stats {..} | rest {..} | failed text | bye {..}
-    to the host        report | stop
+    to a worker        indices [..] | pause | resume | drain (play what is begun, then end) | stop
+                       again (a failed thread may start anew) | server epoch (it was started again)
+    from a worker      ready thread | finished [..] | stats {..} | rest {..} | bye {..}
+                       failed text | unwritable text (its games cannot be saved)
+    to the host        report | gone client | go (to a standby) | stop
     from the host      ready {..} | stats {..} | failed text
 
 One whose pipe ends has lost its supervisor and stops.
@@ -11,6 +13,7 @@ One whose pipe ends has lost its supervisor and stops.
 from __future__ import annotations
 
 import contextlib
+import select
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
@@ -40,6 +43,13 @@ class Port:
             return message
         except (EOFError, OSError):
             return ["stop"]
+
+    def has_room(self) -> bool:
+        """Return whether a message of some kilobytes can be sent without waiting for the partner to read."""
+        try:
+            return bool(select.select([], [self._connection], [], 0)[1])
+        except (OSError, ValueError):  # closed, or more descriptors than `select` knows: the partner reads fast enough
+            return True
 
     def fileno(self) -> int:
         """Return the descriptor, for `multiprocessing.connection.wait`."""

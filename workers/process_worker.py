@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
-import signal
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Literal
 
+from common.errors import StorageError
 from game import load_game
 from game.contract import Game
-from inference_server import ZmqClient
+from inference_server import Patience, ZmqClient
 from inference_server.keys import ClientKeys
 from inference_server.network_settings import NetworkSettings
+from workers.children import Held
 from workers.evaluators import (
     Evaluator,
     HashEvaluator,
@@ -22,6 +24,7 @@ from workers.evaluators import (
     ServedEvaluator,
     row_spec,
 )
+from workers.orphans import end_with_supervisor, leave_signals, supervisor_is_gone, tidy_up
 from workers.port import Port, last_words
 from workers.worker import Worker, WorkerJob
 
@@ -35,25 +38,36 @@ class EvaluatorJob:
     """Where the server listens, for kind `server`."""
     keys: str = ""
     """Folder of the keys with which it lets us in; empty = it asks for none."""
+    private: bool = False
+    """Whether that server is the pool's own: it is restarted, in a folder that is gone with the supervisor."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
     """The worker's own network, for kinds `local` and `direct`."""
     direct_compile: Literal["eager", "compiled", "cpp_wrapper"] = "eager"
     """How a `direct` network runs: eager, compiled or cpp_wrapper; `bench compare` takes the fastest."""
 
 
-def main(job: WorkerJob, evaluator_job: EvaluatorJob, connection: Connection) -> None:
+def main(job: WorkerJob, evaluator_job: EvaluatorJob, connection: Connection, _lock: Held | None) -> None:
     """Play until the supervisor says stop or is gone. Faults go to the supervisor as one line."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the supervisor decides
+    leave_signals()
+    private = evaluator_job.endpoint if evaluator_job.private else ""
+    end_with_supervisor(private)
     port = Port(connection)
     try:
         game = load_game(job.game_spec)
         evaluator = make_evaluator(game, job, evaluator_job)
         gc.freeze()  # what is loaded now stays: the collector need not look through it again and again
         Worker(job, game, evaluator, port).run()
+    except StorageError as error:
+        port.send("unwritable", last_words(error))
     except Exception as error:
         port.send("failed", last_words(error))
-    finally:
-        port.close()
+    if supervisor_is_gone():
+        tidy_up(private)
+
+
+def client_name(worker: int, process: int) -> str:
+    """Return the name that worker process `process` has at the server."""
+    return f"worker-{worker}-{process}"
 
 
 def make_evaluator(game: Game, job: WorkerJob, wanted: EvaluatorJob) -> Evaluator:
@@ -65,9 +79,17 @@ def make_evaluator(game: Game, job: WorkerJob, wanted: EvaluatorJob) -> Evaluato
         return RolloutEvaluator(game, seed=job.run_seed)
     if wanted.kind == "server":
         most = -(-job.games // job.groups) * job.search.rows
-        name = f"worker-{job.worker}-{os.getpid()}"
-        keys = ClientKeys.read(wanted.keys) if wanted.keys else None
-        client = ZmqClient(wanted.endpoint, spec, name=name, window=job.groups, max_rows=most, keys=keys)
+        # How long to wait for a server that is restarted is for the supervisor to say.
+        patience = Patience(give_up_after_s=math.inf) if wanted.private else Patience()
+        client = ZmqClient(
+            wanted.endpoint,
+            spec,
+            name=client_name(job.worker, os.getpid()),
+            window=job.groups,
+            max_rows=most,
+            patience=patience,
+            keys=ClientKeys.read(wanted.keys) if wanted.keys else None,
+        )
         return ServedEvaluator(client, game.num_actions)
     from inference_server.direct import DirectNetwork
 

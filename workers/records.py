@@ -10,6 +10,7 @@ Logs are append only. A line that cannot be used is skipped and reported, never 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -17,11 +18,12 @@ import stat
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from common.errors import RecordError
+from common.errors import RecordError, StorageError
 
 SCHEMA = 1
 """Version of the line's layout; a reader refuses lines of a later one."""
@@ -178,8 +180,9 @@ def _check_fields(data: dict[str, Any]) -> None:
 class LineLog:
     """An append-only file of lines: opened at the first line, one `write` a line, never an empty file left behind.
 
-    A tail that a killed writer tore is closed with a newline first, so it spoils no later line.
-    Every failure of the file system is a RecordError. Used by one thread.
+    A tail that a killed writer tore is closed with a newline first, so it spoils no later line; a line that found no
+    room is taken back. Every failure of the file system is a StorageError, and so is a file that was removed: its
+    lines would reach nobody. Used by one thread.
     """
 
     def __init__(self, path: Path, fsync_every_s: float | None = FSYNC_EVERY_S) -> None:
@@ -187,8 +190,7 @@ class LineLog:
         self.path = Path(path)
         self._every_s = fsync_every_s
         self._fd: int | None = None
-        self._torn = False
-        self._unsynced = False
+        self._torn = self._new = self._unsynced = False
         self._synced_at = time.monotonic()
 
     def write(self, line: bytes) -> None:
@@ -196,16 +198,23 @@ class LineLog:
         try:
             if self._fd is None:
                 self._fd = self._open()
-            data = b"\n" + line if self._torn else line
-            self._torn = True
-            if os.write(self._fd, data) != len(data):
-                raise OSError("the file system took only a part of the line")
-            self._torn = False
-            self._unsynced = True
+            self._append(self._fd, b"\n" + line if self._torn else line)
+            self._torn, self._unsynced = False, os.fstat(self._fd).st_nlink > 0
+            if not self._unsynced:
+                raise OSError("it was removed")
             self._sync_if_due()
         except OSError as error:
             self._drop_empty()
-            raise RecordError(f"cannot write {self.path}: {error}; free some space or choose another folder") from error
+            raise StorageError(
+                f"cannot write {self.path}: {error}; free some space or choose another folder"
+            ) from error
+
+    def sync_if_due(self) -> None:
+        """Sync what was written longer ago than the policy allows; to be called now and then when no line comes."""
+        try:
+            self._sync_if_due()
+        except OSError as error:
+            raise StorageError(f"cannot sync {self.path}: {error}; look after the disk") from error
 
     def close(self) -> None:
         """Sync by policy and close; closing twice is harmless."""
@@ -214,9 +223,9 @@ class LineLog:
         fd, self._fd = self._fd, None
         try:
             if self._unsynced and self._every_s is not None:
-                os.fsync(fd)
+                self._sync(fd)
         except OSError as error:
-            raise RecordError(f"cannot sync {self.path}: {error}") from error
+            raise StorageError(f"cannot sync {self.path}: {error}; look after the disk") from error
         finally:
             os.close(fd)
 
@@ -228,6 +237,7 @@ class LineLog:
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        self._new = not self.path.exists()
         fd = os.open(self.path, flags, 0o644)
         size = os.lseek(fd, 0, os.SEEK_END) if stat.S_ISREG(os.fstat(fd).st_mode) else 0
         if size:
@@ -235,13 +245,26 @@ class LineLog:
             self._torn = os.read(fd, 1) != b"\n"
         return fd
 
+    def _append(self, fd: int, data: bytes) -> None:
+        """Write all of `data` or nothing."""
+        written = os.write(fd, data)
+        if written != len(data):
+            os.ftruncate(fd, os.fstat(fd).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def _sync_if_due(self) -> None:
-        if self._fd is None or self._every_s is None:
+        if self._fd is None or self._every_s is None or not self._unsynced:
             return
         now = time.monotonic()
         if now - self._synced_at >= self._every_s:
-            os.fsync(self._fd)
+            self._sync(self._fd)
             self._synced_at, self._unsynced = now, False
+
+    def _sync(self, fd: int) -> None:
+        os.fsync(fd)
+        if self._new:
+            sync_folder(self.path.parent)
+            self._new = False
 
     def _drop_empty(self) -> None:
         if self._fd is None:
@@ -251,6 +274,17 @@ class LineLog:
             os.close(self._fd)
             self._fd, self._torn = None, False
             self.path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the names of new files survive a power cut; on Windows the file system sees to it."""
+    if os.name == "nt":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class GameLog:
@@ -268,6 +302,10 @@ class GameLog:
     def append(self, record: GameRecord) -> None:
         """Write one finished game. Raises RecordError when it cannot be encoded or written."""
         self._lines.write(encode(record))
+
+    def sync_if_due(self) -> None:
+        """Sync by policy; to be called now and then, because no game may come for long."""
+        self._lines.sync_if_due()
 
     def close(self) -> None:
         """Sync by policy and close."""
@@ -318,6 +356,21 @@ def finished_indices(folder: Path) -> Finished:
 def log_paths(folder: Path) -> list[Path]:
     """Return the game logs in `folder`, sorted; none when there is no such folder."""
     return sorted(Path(folder).glob("*.jsonl"))
+
+
+def indices_from(path: Path, start: int) -> tuple[list[int], int]:
+    """Return the games of the log at `path` from byte `start` on, and the bytes read so far; the rest is skipped."""
+    found: list[int] = []
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            for line in file:
+                start += len(line)
+                with suppress(RecordError):
+                    found.append(_index_of(line))
+    except OSError:  # there is no log, or no reading it: a start of the same run will see what it holds
+        pass
+    return found, start
 
 
 def _index_of(line: bytes) -> int:

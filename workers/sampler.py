@@ -37,7 +37,7 @@ class Sampler:
         """Look at processes and GPUs now and return what was seen; cores are those since the last look."""
         pool = self._pool
         groups = {
-            "server": [pool.host_pid] if pool.host_pid else [],
+            "server": pool.host_pids,
             "workers": pool.worker_pids,
             "supervisor": [os.getpid()],
         }
@@ -61,6 +61,7 @@ class Sampler:
             "workers_alive": self._alive,
             "workers_lost": pool.lost,
             "workers_restarted": pool.restarted,
+            "server_restarted": pool.server_restarted,
             **self.use,
         }
 

@@ -5,8 +5,10 @@ crash, and a forkserver whose kernels are loaded makes workers start at once.
 from __future__ import annotations
 
 import os
+import shutil
+import threading
+from contextlib import suppress
 
-from common.errors import SettingError
 from game import load_game
 from mcts import SearchSettings, make_cache
 from workers.evaluators import HashEvaluator, row_spec
@@ -14,6 +16,9 @@ from workers.group import Group
 
 GAME_VARIABLE = "GROVE_PRELOAD_GAME"
 """Environment variable that names the game whose kernels `workers.preload` loads."""
+FOLDER_VARIABLE = "GROVE_FORKSERVER_FOLDER"
+"""Environment variable that names the folder of the forkserver's socket."""
+_LOOK_S = 0.5
 
 
 def warm(game_spec: str) -> None:
@@ -51,10 +56,28 @@ def _play(group: Group, evaluator: HashEvaluator) -> None:
 
 
 def warm_preloaded() -> None:
-    """Warm the game that the environment names; a game that cannot be loaded is left to be refused by its user."""
+    """Warm the game that the environment names.
+
+    A game or a kernel that fails is left to the process that uses it, which can say so; this one would end without a
+    word. It ends, too, when its parent is gone: compiling may take minutes.
+    """
     spec = os.environ.get(GAME_VARIABLE)
-    if spec:
-        try:
+    if not spec:
+        return
+    done = threading.Event()
+    watch = threading.Thread(target=_end_with_parent, args=(os.getppid(), done))
+    watch.start()
+    try:
+        with suppress(Exception):
             warm(spec)
-        except SettingError:
-            return
+    finally:
+        done.set()
+        watch.join()  # what forks has one thread
+
+
+def _end_with_parent(parent: int, done: threading.Event) -> None:
+    while not done.wait(_LOOK_S):
+        if os.getppid() != parent:
+            if folder := os.environ.get(FOLDER_VARIABLE):
+                shutil.rmtree(folder, ignore_errors=True)  # nobody else is there to do so
+            os._exit(1)

@@ -6,6 +6,7 @@ group, which searches on, plays decided moves, saves finished games, and asks ag
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from mcts import SearchSettings, make_cache
 from workers.evaluators import Answer, Evaluator
 from workers.group import Group, Ints, Tally
 from workers.port import Port
-from workers.records import GameLog
+from workers.records import FSYNC_EVERY_S, GameLog
 
 REPORT_S = 0.5
 """Seconds between a worker's reports; often enough for a live view, seldom enough to cost nothing."""
@@ -49,6 +50,8 @@ class WorkerJob:
     groups: int
     log_path: str
     """File that finished games are appended to."""
+    fsync_every_s: float | None = FSYNC_EVERY_S
+    """Seconds between syncs of the log to the disk; 0 = every game, None = never."""
     stagger: bool = False
     """Begin the first games at random plies; see workers/stagger.py."""
 
@@ -64,8 +67,8 @@ class Worker:
         self._idle = deque(self._groups)
         self._away: dict[int, tuple[Group, Ints]] = {}
         self._indices: deque[int] = deque()
-        self._log = GameLog(Path(job.log_path))
-        self._stopping = self._paused = self._at_rest = False
+        self._log = GameLog(Path(job.log_path), job.fsync_every_s)
+        self._stopping = self._draining = self._paused = self._at_rest = False
         self._window = -1
         self._failures = 0
         self._waited_s = 0.0
@@ -73,9 +76,9 @@ class Worker:
 
     def run(self) -> None:
         """Play until told to stop or until the supervisor is gone; finished games are on disk then."""
-        self._port.send("ready")
+        self._port.send("ready", threading.get_native_id())
         try:
-            while not self._stopping:
+            while not self._stopping and not (self._draining and not self._playing):
                 self._listen()
                 if not self._paused:
                     for _ in range(len(self._idle)):
@@ -86,6 +89,10 @@ class Worker:
             self._log.close()
             self._evaluator.close()
         self._port.send("bye", self._stats())
+
+    @property
+    def _playing(self) -> bool:
+        return any(group.playing for group in self._groups)
 
     def _listen(self) -> None:
         """Take all waiting messages; with nothing to do, wait for one."""
@@ -102,6 +109,12 @@ class Worker:
             elif kind == "stop":
                 self._stopping = True
                 return
+            elif kind == "drain":
+                self._draining, self._paused = True, False
+                self._indices.clear()
+                return
+            elif kind == "server":
+                self._evaluator.rejoin(values[0])
             else:
                 self._paused = kind == "pause"
             message = self._port.receive()
@@ -163,7 +176,7 @@ class Worker:
             raise ChannelError(f"{self._failures} answers in a row had failed rows; see the server's log")
 
     def _report(self) -> None:
-        """Report every now and then; paused, once and at once when the last answer is in."""
+        """Report and sync every now and then; paused, report once and at once when the last answer is in."""
         was_at_rest, self._at_rest = self._at_rest, self._paused and not self._away
         now = time.monotonic()
         if self._at_rest:
@@ -171,6 +184,7 @@ class Worker:
                 self._port.send("rest", self._stats())
         elif now - self._reported >= REPORT_S:
             self._reported = now
+            self._log.sync_if_due()
             self._port.send("stats", self._stats())
 
     def _stats(self) -> dict[str, float]:

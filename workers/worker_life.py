@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from workers.children import Child
+from workers.index_book import IndexBook
 from workers.plan import PoolPlan, Sizes
 from workers.port import Port
+from workers.process_worker import EvaluatorJob, client_name
+from workers.records import indices_from
+from workers.restarts import Restarts, Silence
 from workers.worker import WorkerJob
 
 Counts = dict[str, float]
-MOST_RESTARTS = 5
-"""Restarts of one worker without a finished game in between, before it is given up."""
-_FIRST_PAUSE_S = 0.25
+_MOST_INDICES = 1024
+"""Game indices in one message, so that none waits for room in the pipe of a worker that hangs."""
 
 
 @dataclass
@@ -23,45 +26,81 @@ class WorkerLife:
 
     worker: int
     port: Port
-    process: BaseProcess | None
+    log: Path
+    """Where it appends its games."""
+    child: Child | None
     """None for a search thread, which lives in the server's process."""
+    running: bool = True
+    """Whether its pipe is open."""
     ready: bool = False
+    thread: int = 0
+    """Native number of its thread, as it said when ready."""
     stats: Counts = field(default_factory=dict)
     """Monotone counts of the present life."""
     earlier: Counts = field(default_factory=dict)
     """Counts of former lives together."""
-    restarts: int = 0
-    restart_at: float = 0.0
-    """When it is to be started again, in monotonic seconds; 0 = it runs."""
+    restarts: Restarts = field(default_factory=Restarts)
+    silence: Silence = field(default_factory=Silence)
     fault: str = ""
     """What it said last."""
     alive: bool = True
     """Whether it runs or will be started again."""
+    left: bool = False
+    """Whether it ended in order, with all said."""
     at_rest: bool = False
+    log_read: int = 0
+    """Bytes of its log that are booked already."""
 
     @property
     def counts(self) -> Counts:
         """The monotone counts of all its lives."""
         return add_counts((self.earlier, self.stats))
 
-    def may_restart(self) -> bool:
-        """Count a restart; False for a worker that only ever fails, which is given up."""
-        self.restarts += 1
-        self.alive = self.restarts <= MOST_RESTARTS
-        return self.alive
+    @property
+    def client(self) -> str:
+        """Its name at the server."""
+        return client_name(self.worker, self.child.pid if self.child else 0)
 
-    def pause_s(self) -> float:
-        """Return how long to wait before the restart just counted: longer each time."""
-        return float(_FIRST_PAUSE_S * 2 ** (self.restarts - 1))
+    def heard(self) -> None:
+        """It said something."""
+        self.silence.broken()
+
+    def hangs(self, elapsed_s: float, host: Child | None) -> str:
+        """Count silence in which it should have reported; return how it is known to hang, or nothing."""
+        child = self.child or host
+        if not self.running or self.at_rest or (self.child is None and not self.ready):
+            self.silence.broken()
+            return ""
+        if not self.ready:
+            return self.silence.is_slow(elapsed_s)
+        return self.silence.hangs(elapsed_s, lambda: child.processor_seconds(self.thread) if child else None)
+
+    def hand_out(self, book: IndexBook, count: int) -> None:
+        """Give it up to `count` games to play, as many as its pipe takes without waiting for it."""
+        if count and self.port.has_room():
+            self.port.send("indices", book.hand_out(self.worker, min(count, _MOST_INDICES)))
+
+    def pause(self) -> None:
+        """Its pipe is closed; it does nothing until it is started again."""
+        self.running = self.ready = self.at_rest = False
+
+    def written(self) -> list[int]:
+        """Return the games of its log that were not returned before; call it when it can write no more."""
+        indices, self.log_read = indices_from(self.log, self.log_read)
+        return indices
 
     def end(self) -> None:
         """Keep the counts of a life that has ended."""
+        self.stats.pop("in_progress", None)  # its games are handed out again
         self.earlier, self.stats = self.counts, {}
 
-    def reborn(self, port: Port, process: BaseProcess | None) -> WorkerLife:
+    def reborn(self, port: Port, child: Child | None) -> WorkerLife:
         """Return the next life, which remembers the counts and restarts of this one."""
         self.port.close()
-        return WorkerLife(self.worker, port, process, earlier=self.counts, restarts=self.restarts)
+        self.restarts.due = 0.0
+        return WorkerLife(
+            self.worker, port, self.log, child, earlier=self.counts, restarts=self.restarts, log_read=self.log_read
+        )
 
 
 def add_counts(parts: Iterable[Counts]) -> Counts:
@@ -71,6 +110,24 @@ def add_counts(parts: Iterable[Counts]) -> Counts:
         for name, value in part.items():
             out[name] = max(out.get(name, 0), value) if name == "peak_rss_mb" else out.get(name, 0) + value
     return out
+
+
+def first_life(plan: PoolPlan, worker: int, port: Port, child: Child | None) -> WorkerLife:
+    """Return the first life of a worker; what its log holds already is known to the book."""
+    log = log_path(plan, worker)
+    return WorkerLife(worker, port, log, child, log_read=log.stat().st_size if log.exists() else 0)
+
+
+def end_workers(lives: Iterable[WorkerLife], patience: Callable[[], float]) -> None:
+    """Kill the processes that do not end within `patience`, which is asked before each, and close all pipes."""
+    lives = list(lives)
+    for life in lives:
+        if life.child is not None and not life.child.has_ended(patience()):
+            life.child.kill()
+    for life in lives:
+        if life.child is not None:
+            life.child.end(0.0)
+        life.port.close()
 
 
 def log_path(plan: PoolPlan, worker: int) -> Path:
@@ -88,5 +145,18 @@ def worker_job(plan: PoolPlan, worker: int, sizes: Sizes) -> WorkerJob:
         games=sizes.games,
         groups=sizes.groups,
         log_path=str(log_path(plan, worker)),
+        fsync_every_s=plan.fsync_every_s,
         stagger=plan.stagger,
+    )
+
+
+def evaluator_job(plan: PoolPlan, endpoint: str) -> EvaluatorJob:
+    """Return which evaluator a worker process uses; `endpoint` is that of the pool's own server."""
+    return EvaluatorJob(
+        kind=plan.evaluator,
+        endpoint=plan.endpoint or endpoint,
+        private=not plan.endpoint,
+        keys=plan.keys,
+        network=plan.network,
+        direct_compile=plan.direct_compile,
     )

@@ -1,0 +1,157 @@
+"""Servers and workers that are killed, stopped or hang under a pool: the same games come out, once each."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from pool_tools import games, indices, plan, pump_until
+from test_bad_input import SOUND
+
+from common.errors import PoolError
+from inference_server import ServerSettings
+from mcts import SearchSettings
+from workers.index_book import IndexBook
+from workers.plan import PoolPlan, Sizes
+from workers.pool import Pool
+from workers.records import read_folder
+
+COUNT = 40
+SPEC = "hex:size=4"
+QUICK_HANG_S = 2.0
+
+
+def served(folder: Path, pool: str, **changes: object) -> PoolPlan:
+    """Return the plan of games that do not depend on the company of their rows: every run plays the same ones."""
+    settings = {
+        "evaluator": "server",
+        "server": ServerSettings(max_batch=16, deterministic=True),
+        "search": SearchSettings(simulations=80),
+    }
+    return plan(folder, pool, **settings | changes)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[int]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with Pool(served(folder, "thread"), IndexBook(range(COUNT))) as pool:
+        pool.start()
+        pump_until(pool, lambda: not pool.book.left)
+    return games(folder)
+
+
+@pytest.mark.parametrize("kind", ["process", "thread"])
+def test_a_killed_server_is_replaced_and_the_games_are_those_of_an_undisturbed_run(
+    tmp_path: Path, kind: str, undisturbed: dict[int, list[int]]
+) -> None:
+    with Pool(served(tmp_path, kind), IndexBook(range(COUNT))) as pool:
+        pool.start()
+        model = pool.host_ready["model"]
+        pump_until(pool, lambda: pool.book.finished >= 3)
+        os.kill(pool.host_pids[0], signal.SIGKILL)
+        pump_until(pool, lambda: not pool.book.left)
+        assert pool.server_restarted == 1
+        assert (pool.restarted, pool.lost) == (0, 0)  # worker processes kept their trees
+        assert pool.problems[0] == "the inference server is started again: it was killed"
+        assert re.fullmatch(r"the inference server computes again, \d+\.\d s after its end", pool.problems[1])
+        assert len(pool.problems) == 2
+    assert indices(tmp_path) == list(range(COUNT))
+    assert games(tmp_path) == undisturbed
+    assert {m for record in read_folder(tmp_path) for m in record.models} - {None} == {model}
+
+
+def test_a_server_that_hangs_is_replaced_by_its_standby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.restarts.HANG_S", QUICK_HANG_S)
+    monkeypatch.setattr("workers.host_life.STANDBY_AFTER_S", 0.0)
+    with Pool(served(tmp_path, "process", standby=True), IndexBook(range(100_000))) as pool:
+        pool.start()
+        pump_until(pool, lambda: pool.book.finished >= 3 and len(pool.host_pids) == 2)
+        first, standby = pool.host_pids
+        os.kill(first, signal.SIGSTOP)
+        pump_until(pool, lambda: pool.server_restarted)
+        assert "said nothing for" in pool.problems[0]
+        assert pool.host_pids[0] == standby
+        before = pool.book.finished
+        pump_until(pool, lambda: pool.book.finished > before and len(pool.host_pids) == 2)
+        assert pool.host_pids[1] not in (first, standby)
+    found = indices(tmp_path)
+    assert len(found) == len(set(found))
+
+
+def test_a_server_that_keeps_dying_is_given_up_with_its_last_error_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.restarts.MOST_RESTARTS", 1)
+    slow = served(tmp_path, "process", search=SearchSettings(simulations=20_000))  # no game ends in between
+    with Pool(slow, IndexBook(range(COUNT))) as pool:
+        pool.start()
+        pump_until(pool, lambda: pool.ready == 2)
+        os.kill(pool.host_pids[0], signal.SIGKILL)
+        pump_until(pool, lambda: pool.server_restarted)
+        os.kill(pool.host_pids[0], signal.SIGKILL)
+        with pytest.raises(PoolError, match="server is given up after 1 restarts: it was killed"):
+            pump_until(pool, lambda: False)
+    assert [line for line in pool.problems if "given up" in line] == []
+
+
+def test_a_worker_that_hangs_is_ended_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.restarts.HANG_S", QUICK_HANG_S)
+    with Pool(plan(tmp_path, search=SearchSettings(simulations=60)), IndexBook(range(COUNT))) as pool:
+        pool.start()
+        pump_until(pool, lambda: pool.book.finished >= 3 and pool.ready == 2)
+        os.kill(pool.worker_pids[0], signal.SIGSTOP)
+        pump_until(pool, lambda: not pool.book.left)
+        assert pool.lost == 1
+        assert re.fullmatch(
+            r"worker 0 is started again: it said nothing for \d s and used no processor time", pool.problems[0]
+        )
+    assert indices(tmp_path) == list(range(COUNT))
+
+
+def test_a_search_thread_that_hangs_ends_its_process_and_the_games_are_played_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.restarts.HANG_S", QUICK_HANG_S)
+    hangs = f"""
+import pathlib
+import time
+
+MARK, CALLS = pathlib.Path({str(tmp_path / "hung")!r}), [0]
+
+
+def hang_once():
+    CALLS[0] += 1
+    if CALLS[0] > 3000 and not MARK.exists():
+        MARK.touch()
+        time.sleep(1e6)
+"""
+    game = SOUND.replace("        self.moves += 1\n", "        self.moves += 1\n        hang_once()\n") + hangs
+    (tmp_path / "hanging_race.py").write_text(game)
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "games"
+    folder.mkdir()
+    job = plan(folder, "thread", game_spec="hanging_race:Race", thread_sizes=Sizes(workers=2, games=2))
+    with Pool(job, IndexBook(range(200))) as pool:
+        pool.start()
+        pump_until(pool, lambda: not pool.book.left)
+        assert pool.server_restarted == 1
+        assert "hangs: it said nothing for" in pool.problems[0]
+    assert (tmp_path / "hung").exists()
+    assert indices(folder) == list(range(200))
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_draining_plays_what_is_begun_and_starts_nothing(tmp_path: Path, kind: str) -> None:
+    with Pool(plan(tmp_path, kind, search=SearchSettings(simulations=200)), IndexBook(range(100_000))) as pool:
+        pool.start()
+        pump_until(pool, lambda: pool.book.finished >= 3 and pool.totals().get("in_progress", 0) == 8)
+        before = pool.book.finished
+        pool.drain()
+        pump_until(pool, lambda: pool.drained)
+        assert pool.totals()["in_progress"] == 0
+        assert before + 4 <= pool.book.finished <= before + 40
+        assert pool.problems == []
+    assert len(indices(tmp_path)) == pool.book.finished

@@ -1,0 +1,238 @@
+"""Whole runs that are killed, interrupted or run out of disk: exactly N in the end, nobody and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import Grove, processes_left
+from test_bad_input import SOUND
+from test_selfplay import RUN, lines, start
+
+from grove.folder_lock import holder
+
+Eventually = Callable[[Callable[[], Any]], Any]
+QUICK = (
+    *("selfplay", "--game", "hex:size=4", "--evaluator", "test", "--workers", 2, "--games-per-worker", 16),
+    *("--seed", 1),
+)
+SPEC = "hex:size=4"
+SOON_S = 20.0
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the only line on standard error of a run that ended with status 2."""
+    assert done.returncode == 2, done
+    assert len(done.stderr.splitlines()) == 1, done
+    assert "Traceback" not in done.stdout, done
+    return done.stderr
+
+
+@pytest.mark.parametrize("pool", ["thread", "process"])
+def test_everything_killed_at_once_and_started_again_ends_with_exactly_n(
+    grove: Grove, eventually: Eventually, pool: str
+) -> None:
+    out, draw = grove.folder / "run", random.Random(1)
+    for _ in range(2):
+        known = lines(out)
+        process = grove.start(*RUN, "--games", 120, "--pool", pool, "--out", out)
+        eventually(lambda known=known: lines(out) >= known + 5)
+        all_of_it = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        draw.shuffle(all_of_it)
+        for one in all_of_it:
+            one.kill()
+        process.communicate()
+    grove.play(*RUN, "--games", 120, "--pool", pool, "--out", out)
+    grove.exactly(out, range(120), "hex:size=5")
+
+
+def test_a_run_started_while_children_of_the_killed_one_still_write_waits_for_them(
+    grove: Grove, eventually: Eventually
+) -> None:
+    out = grove.folder / "run"
+    process = start(grove, eventually, out, "process")
+    process.kill()
+    process.wait()
+    assert holder(out / "lock")[1] or not processes_left()  # the children hold it
+    goal = lines(out) + 40
+    grove.play(*RUN, "--games", goal, "--pool", "process", "--out", out)
+    played = [record.index for record in grove.read(out)]
+    assert len(played) == len(set(played)) >= goal
+    process.communicate()
+
+
+def test_a_drained_run_has_no_game_in_progress_and_leaves_the_rest(grove: Grove, eventually: Eventually) -> None:
+    out = grove.folder / "run"
+    process = grove.start(*RUN, "--games", 400, "--pool", "process", "--drain", "--out", out)
+    eventually(lambda: lines(out) >= 5)
+    os.killpg(process.pid, signal.SIGTERM)  # a service manager sends it to all processes
+    done = grove.end(process)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    saved = lines(out)
+    assert f"{saved} games are saved, {400 - saved} are left" in done.stdout
+    assert "finishing the games in progress" in done.stdout
+    assert len({record.index for record in grove.read(out)}) == saved
+
+
+def test_a_second_signal_stops_at_once_and_loses_nothing_that_is_written(grove: Grove, eventually: Eventually) -> None:
+    out = grove.folder / "run"
+    slow = (*RUN[:3], "--simulations", 600, *RUN[5:])
+    process = grove.start(*slow, "--games", 400, "--pool", "process", "--drain", "--out", out)
+    eventually(lambda: lines(out) >= 3)  # every game that ends makes room for a new one
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None  # games of so many simulations take long
+    os.killpg(process.pid, signal.SIGINT)
+    done = grove.end(process)
+    assert (done.returncode, done.stderr) == (130, ""), done
+    assert f"{lines(out)} games are saved" in done.stdout
+
+
+def forkserver_game(folder: Path, name: str, there: str) -> None:
+    """Write a game of which the process that loads the kernels ahead does `there`."""
+    text = f"""
+import os
+import pathlib
+import sys
+import time
+
+if "forkserver" in " ".join(sys.orig_argv):
+    pathlib.Path({str(folder / "loading")!r}).touch()
+    {there}
+"""
+    (folder / f"{name}.py").write_text(text + SOUND)
+
+
+@pytest.mark.parametrize("ends", ["interrupt", "kill"])
+def test_a_run_that_ends_while_kernels_are_compiled_takes_everything_along(
+    grove: Grove, eventually: Eventually, ends: str
+) -> None:
+    forkserver_game(grove.folder, f"patience_{ends}", "time.sleep(1000)")
+    out = grove.folder / "run"
+    run = ("selfplay", "--game", f"patience_{ends}:Race", "--evaluator", "test", "--out", out)
+    process = grove.start(*run, "--pool", "process")
+    eventually((grove.folder / "loading").exists)
+    began = time.monotonic()
+    if ends == "kill":
+        process.kill()
+        process.communicate()
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+        done = grove.end(process)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        assert "200 are left" in done.stdout
+    eventually(lambda: not processes_left())
+    assert time.monotonic() - began < SOON_S
+
+
+def test_a_crash_while_kernels_are_loaded_is_told_in_one_line(grove: Grove) -> None:
+    forkserver_game(grove.folder, "crashing", "os._exit(3)")
+    done = grove.run("selfplay", "--game", "crashing:Race", "--evaluator", "test", "--out", grove.folder / "run")
+    assert "has ended while it loaded the game's kernels" in one_line(done)
+
+
+def test_a_failing_kernel_is_told_by_the_worker_in_its_own_words(grove: Grove) -> None:
+    forkserver_game(grove.folder, "failing", "raise RuntimeError('no licence here')")
+    out = grove.folder / "run"
+    done = grove.run(
+        *("selfplay", "--game", "failing:Race", "--evaluator", "test", "--workers", 1, "--games", 2),
+        *("--pool", "process", "--out", out),
+    )
+    assert "no licence here" in one_line(done)
+
+
+# -- disks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(grove: Grove) -> Iterator[Path]:
+    """A small file system of its own."""
+    folder = grove.folder / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    yield folder
+    grove.close()
+    subprocess.run(["umount", folder], check=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", "tmpfs", folder], check=True)
+
+
+@pytest.mark.parametrize("pool", ["thread", "process"])
+def test_a_full_disk_ends_the_run_with_one_line_and_it_goes_on_when_there_is_room(
+    grove: Grove, disk: Path, pool: str
+) -> None:
+    run = (*QUICK, "--simulations", 8, "--pool", pool, "--out", disk / "run")
+    done = grove.run(*run, "--games", 100_000)
+    assert "No space left on device" in one_line(done)
+    saved = lines(disk / "run")
+    assert saved > 20
+    assert len(grove.read(disk / "run")) == saved  # whole lines only
+    assert f"{saved} games are saved" in done.stdout
+    refused = one_line(grove.run(*run, "--games", saved + 20))
+    assert "No space left" in refused
+    remount(disk, "size=8m")
+    goal = max(record.index for record in grove.read(disk / "run")) + 20
+    grove.play(*run, "--games", goal)
+    grove.exactly(disk / "run", range(goal), SPEC)
+
+
+def test_a_read_only_file_system_is_refused_with_one_line_and_unharmed(grove: Grove, disk: Path) -> None:
+    run = (*QUICK, "--simulations", 8, "--out", disk / "run")
+    grove.play(*run, "--games", 4)
+    remount(disk, "ro")
+    assert "Read-only file system" in one_line(grove.run(*run, "--games", 8))
+    remount(disk, "rw")
+    grove.play(*run, "--games", 8)
+    grove.exactly(disk / "run", range(8), SPEC)
+
+
+def test_a_vanished_folder_ends_the_run_with_one_line(grove: Grove, eventually: Eventually) -> None:
+    out = grove.folder / "run"
+    process = grove.start(*QUICK, "--simulations", 50, "--games", 100_000, "--out", out)
+    eventually(lambda: lines(out) >= 5)
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)  # what was written meanwhile
+    assert "cannot write" in one_line(grove.end(process))
+
+
+def test_figures_that_cannot_be_written_cost_no_game(grove: Grove) -> None:
+    out = grove.folder / "run"
+    run = (*QUICK, "--simulations", 8, "--out", out)
+    grove.play(*run, "--games", 4)
+    (out / "metrics.jsonl").unlink(missing_ok=True)
+    (out / "metrics.jsonl").symlink_to("/dev/full")
+    said = grove.play(*run, "--games", 30)
+    assert "the games are safe, but not their figures" in said
+    grove.exactly(out, range(30), SPEC)
+
+
+@pytest.mark.parametrize("fsync", ["game", "off"])
+def test_a_torn_tail_spoils_no_line_that_follows(grove: Grove, fsync: str) -> None:
+    out = grove.folder / "run"
+    run = (*QUICK, "--simulations", 8, "--fsync", fsync, "--out", out)
+    grove.play(*run, "--games", 6)
+    logs = sorted((out / "games").glob("*.jsonl"))
+    whole = lines(out)
+    for log in logs:
+        log.write_bytes(log.read_bytes()[:-30])
+    grove.play(*run, "--games", 30)
+    text = b"".join(log.read_bytes() for log in sorted((out / "games").glob("*.jsonl")))
+    assert text.count(b"\n") == 30 + len(logs)  # the torn tails have lines of their own
+    assert whole == 6
+    done = grove.run("show", out, "--game", 29)
+    assert done.returncode == 0, done
