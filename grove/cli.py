@@ -21,6 +21,7 @@ usage: grove COMMAND [flags]; grove COMMAND --help lists the flags
   bench sweep     measure over workers, games, batch cap, delay and lanes; goes on where it stopped
   bench limit     say what binds: network, search, wire, writer or cores, and what to change next
   bench peers     play the same game beside mctx + pgx and OpenSpiel, serve the same rows beside mosec and LitServe
+  bench soak      kill, stop and flood a run for a while and check that no game is lost
   tune            search the fastest pool and server settings for a load and keep them as a preset
   profile         say where the time of workers and server goes
   report          write one HTML page about runs and measurements
@@ -125,6 +126,13 @@ def _peers(arguments: list[str]) -> int:
     return peers(parse(Peers, arguments, "grove bench peers"))
 
 
+def _soak(arguments: list[str]) -> int:
+    from grove.settings import parse
+    from grove.soak import Soak, soak
+
+    return soak(parse(Soak, arguments, "grove bench soak"))
+
+
 def _tune(arguments: list[str]) -> int:
     from grove.settings import parse
     from grove.tune import Tune, tune
@@ -164,6 +172,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "bench sweep": _sweep,
     "bench limit": _limit,
     "bench peers": _peers,
+    "bench soak": _soak,
     "tune": _tune,
     "profile": _profile,
     "report": _report,

@@ -1,0 +1,150 @@
+"""What is left of a soak: soak.json, a table of the faults, and what the run lost and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from rich.console import Console
+
+from bench.report import form, print_lines
+from bench.soak import KILL, OTHER, REST, Phase, SoakAsked, Soaked
+from bench.soak_faults import FAULTS
+from bench.soak_memory import Slope, slope
+from common import machine
+
+AIM = 0.8
+"""Share of the undisturbed games/min that a run shall keep with a kill every ten seconds."""
+_HEADS = ("fault", "injected", "recovered", "median s", "worst s", "measured to")
+_SHOWN = 5
+
+
+def fault_rows(found: Soaked) -> list[dict[str, Any]]:
+    """Return one row for each kind of fault that was injected or could not be."""
+    rows = []
+    for name, fault in FAULTS.items():
+        mine = [one for one in found.injected if one.name == name]
+        times = sorted(one.recovered_s for one in mine if one.recovered_s is not None)
+        if mine or name in found.skipped:
+            rows.append(
+                {
+                    "name": name,
+                    "does": fault.does,
+                    "injected": len(mine),
+                    "recovered": len(times),
+                    "median_s": median(times) if times else None,
+                    "worst_s": times[-1] if times else None,
+                    "measured_to": fault.recovered_at,
+                    "skipped": found.skipped.get(name, ""),
+                }
+            )
+    return rows
+
+
+def kept_shares(phases: Sequence[Phase], kind: str, what: str) -> list[float]:
+    """Return, for each phase of `kind`, its rate by that of the rests beside it; `what`: games or evaluations."""
+    rates = [getattr(phase, what) / phase.seconds for phase in phases]
+    shares = []
+    for place, phase in enumerate(phases):
+        beside = [rates[p] for p in (place - 1, place + 1) if 0 <= p < len(phases) and phases[p].kind == REST]
+        if phase.kind == kind and beside and mean(beside):
+            shares.append(rates[place] / mean(beside))
+    return shares
+
+
+def write_soak(asked: SoakAsked, found: Soaked, settings: dict[str, Any], command: Sequence[str]) -> Path:
+    """Write soak.json below `asked.out` and return its path."""
+    content = {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": list(command),
+        **machine.provenance(),
+        "settings": settings,
+        "sound": found.sound,
+        "games": found.games,
+        "starts": found.starts,
+        "faults": fault_rows(found),
+        "kept": {
+            f"{what}_{kind}": kept_shares(found.phases, kind, what)
+            for kind in (KILL, OTHER)
+            for what in ("games", "evaluations")
+        },
+        "memory": {role: _plain(slope(lives)) for role, lives in found.memory.items()},
+        "check": asdict(found.check),
+        "changed_logs": found.changed,
+        "left_behind": found.left_behind,
+        "ended_early": found.ended_early,
+        "phases": [asdict(phase) for phase in found.phases],
+        "injected": [asdict(one) for one in found.injected],
+    }
+    path = asked.out / "soak.json"
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def print_soak(asked: SoakAsked, found: Soaked, console: Console) -> None:
+    """Print the table of faults, then what was lost and kept."""
+    print_lines(_HEADS, [_texts(row) for row in fault_rows(found)], console)
+    console.print()
+    for line in (*_losses(found), *_kept(asked, found), *_memory(found)):
+        console.print(line, soft_wrap=True)
+
+
+def _texts(row: dict[str, Any]) -> tuple[str, ...]:
+    times = form(row["median_s"], "{:.2f}"), form(row["worst_s"], "{:.2f}")
+    return (row["does"], str(row["injected"]), str(row["recovered"]), *times, row["skipped"] or row["measured_to"])
+
+
+def _losses(found: Soaked) -> Iterator[str]:
+    check = found.check
+    yield f"{found.games:,} games asked for, {check.games:,} on disk, {found.starts} starts of the command"
+    counted = (
+        ("games lost", check.lost),
+        ("duplicates", check.duplicates),
+        ("wrong versions", check.wrong_models),
+        ("games against the rules", check.against_rules),
+        ("logs changed", found.changed),
+        ("left behind", found.left_behind),
+        ("ended by itself", found.ended_early),
+        ("not recovered", [f"{one.name}: {one.why}" for one in found.unrecovered]),
+    )
+    yield ", ".join(f"{name} {len(items)}" for name, items in counted)
+    for name, items in counted:
+        for item in items[:_SHOWN]:
+            yield f"  {name}: {item}"
+    models = ", ".join(f"{moves:,} by {model}" for model, moves in check.moves_by_model.items())
+    yield f"moves: {models}; {check.torn} lines torn by kills, their games played again"
+
+
+def _kept(asked: SoakAsked, found: Soaked) -> Iterator[str]:
+    for kind, text in ((KILL, f"a kill each {asked.every_s:g} s"), (OTHER, "the other faults")):
+        games, evaluations = (kept_shares(found.phases, kind, what) for what in ("games", "evaluations"))
+        if games:
+            aim = f" (the aim is {AIM:.0%})" if kind == KILL else ""
+            yield f"with {text}: {_spread(games)} of the undisturbed games/min{aim}"
+            yield f"with {text}: {_spread(evaluations)} of the undisturbed evaluations/s"
+
+
+def _spread(shares: Sequence[float]) -> str:
+    middle = f"{median(shares):.0%}"
+    return middle if len(shares) == 1 else f"{middle} ({min(shares):.0%}..{max(shares):.0%}, {len(shares)} phases)"
+
+
+def _memory(found: Soaked) -> Iterator[str]:
+    for role in ("server", "worker", "supervisor"):
+        of_lives = slope(found.memory.get(role, []))
+        if of_lives is None:
+            yield f"memory of {role}: its lives were too short to say"
+        else:
+            yield (
+                f"memory of {role}: {of_lives.mb_per_hour:+.1f} MB/hour [{of_lives.low:+.1f}, {of_lives.high:+.1f}] "
+                f"over {of_lives.lives} lives, {of_lives.seconds:.0f} s"
+            )
+
+
+def _plain(of_lives: Slope | None) -> dict[str, Any] | None:
+    return None if of_lives is None else asdict(of_lives)
