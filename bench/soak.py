@@ -18,13 +18,15 @@ from tempfile import TemporaryDirectory
 import psutil
 
 from bench.soak_check import Check, check_games
-from bench.soak_faults import FAULTS, KILLS, Fault, NotNow, Sign, Trial, Unrecovered, release
+from bench.soak_faults import FAULTS, KILLS, release
 from bench.soak_look import Look, Watch
 from bench.soak_memory import Sample
 from bench.soak_models import MadeModels
 from bench.soak_run import RunUnderTest, Written
+from bench.soak_trial import Fault, NotNow, Sign, Trial, Unrecovered
 from common.errors import PoolError
 from game import load_game
+from workers.evaluators import row_spec
 
 REST, KILL, OTHER = "rest", "kills", "others"
 _CYCLE_S = 180.0
@@ -133,12 +135,18 @@ class _Soak:
         self._asked, self._say = asked, say
         port, folder = _free_port(), asked.out / "run"
         command = ["selfplay", "--config", str(asked.load), "--out", str(folder), "--metrics-port", str(port)]
-        self.trial = Trial(RunUnderTest(command, folder, port, scratch), Watch(port), random.Random(asked.seed))
+        self.trial = Trial(
+            RunUnderTest(command, folder, port, scratch),
+            Watch(port),
+            random.Random(asked.seed),
+            row_spec(load_game(asked.game_spec)),
+            asked.models,
+            [asked.models.first],
+        )
         self._written = Written(folder / "games")
         self._lives: dict[tuple[str, int], list[Sample]] = {}
         self._games_read = self._memory_read = 0.0
         self._found = Soaked()
-        self._served = [asked.models.first]
         self._others: Iterator[str] = self._deck([name for name in asked.faults if name not in KILLS], shuffled=False)
         self._kills: Iterator[str] = self._deck([name for name in asked.faults if name in KILLS], shuffled=True)
 
@@ -299,7 +307,7 @@ class _Soak:
         found.left_behind = run.left_behind(_GONE_S)
         asked, game = self._asked, load_game(self._asked.game_spec)
         games = run.folder / "games"
-        found.check = check_games(games, game, found.games, asked.seed, self._served, self._written.seen)
+        found.check = check_games(games, game, found.games, asked.seed, self.trial.served, self._written.seen)
 
 
 def _free_port() -> int:

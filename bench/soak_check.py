@@ -15,6 +15,7 @@ from common.rng import derive
 from game import Game
 from workers.records import GameRecord, Problem, read_folder
 
+JOINT = "+"
 _AT_ONCE = 512
 _EXACT = 1e-6
 
@@ -68,8 +69,11 @@ def check_games(games: Path, game: Game, count: int, seed: int, models: Sequence
 
 
 def wrong_models(of_moves: Sequence[str | None], known: Sequence[str]) -> str:
-    """Return what is wrong with the models of a game's moves, or nothing; they come in the order they were served."""
-    named = [model for model in of_moves if model is not None]
+    """Return what is wrong with the models of a game's moves, or nothing; they come in the order they were served.
+
+    A move that was searched while a model took over names both, joined by JOINT.
+    """
+    named = [model for move in of_moves if move is not None for model in move.split(JOINT)]
     unknown = set(named) - set(known)
     if unknown:
         return f"model {min(unknown)} was never served"

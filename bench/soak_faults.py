@@ -5,125 +5,18 @@ To add one, write a function from a `Trial` to a `Sign` and name it in `FAULTS`.
 
 from __future__ import annotations
 
-import random
 import signal
-import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 import psutil
 
-from bench.soak_look import Look, Watch
-from bench.soak_run import RunUnderTest
-from common.errors import GroveError, SettingError
+from bench.soak_disk import fill_disk, no_small_disk
+from bench.soak_trial import Fault, Sign, Trial, Unrecovered, first_batch, full_batch, goes_on, in_background
+from common.errors import SettingError
 
-Sign = Callable[[Look | None], bool]
-"""Whether a look at the run (None: no server answers) shows that it has recovered; raises Unrecovered if it cannot."""
-
-FULL = 0.9
-"""Share of the rows of a batch before the fault from which batches count as full again."""
-BEFORE_S = 5.0
-_WINDOW_S = 0.3
 _CLEAN_S = 30.0
-
-
-class Unrecovered(GroveError):
-    """The run has not recovered from a fault and will not."""
-
-
-class NotNow(GroveError):
-    """The fault cannot be injected at this moment; the text says why."""
-
-
-@dataclass
-class Trial:
-    """What a fault may use."""
-
-    run: RunUnderTest
-    watch: Watch
-    draw: random.Random
-
-    def victim(self, role: str) -> psutil.Process:
-        """Return a process of that role, drawn at random. Raises NotNow when there is none."""
-        found = self.run.roles()[role]
-        if not found:
-            raise NotNow(f"there is no {role} now")
-        return self.draw.choice(sorted(found, key=lambda process: process.pid))
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One kind of fault."""
-
-    does: str
-    """In words, for the table."""
-    inject: Callable[[Trial], Sign]
-    """Do it, and say how the recovery is seen. Raises NotNow."""
-    recovered_at: str
-    """What the time to recover is measured to, in words."""
-    limit_s: float = 60.0
-    """Longest time to recover."""
-    impossible: Callable[[], str] = lambda: ""
-    """Why it cannot be injected on this machine at all, or nothing."""
-
-
-# How recovery is seen
-
-
-def full_batch(trial: Trial) -> Sign:
-    """Call it before the fault; then: a new process, as many live clients and as full batches as before."""
-    before, rows = trial.watch.last, trial.watch.batch_rows(BEFORE_S)
-    if before is None or not rows:
-        raise NotNow("the server has not computed yet")
-    known = {process.pid for process in trial.run.members()}
-    since = time.monotonic()
-
-    def sign(look: Look | None) -> bool:
-        if look is None or look.live_clients < before.live_clients or look.time - since < _WINDOW_S:
-            return False
-        replaced = any(process.pid not in known for process in trial.run.members())
-        return replaced and trial.watch.batch_rows(_WINDOW_S) >= FULL * rows
-
-    return sign
-
-
-def first_batch(trial: Trial) -> Sign:
-    """Call it before the fault; then: another life of the server has computed a batch."""
-    since = time.monotonic()
-    return lambda look: look is not None and look.uptime_s < look.time - since and look.batches > 0
-
-
-def goes_on(trial: Trial) -> Sign:
-    """Batches are computed by the same life of the server."""
-    last = trial.watch.last
-    batches = last.batches if last else 0
-    return lambda look: look is not None and look.batches > batches
-
-
-def in_background(work: Callable[[], object]) -> Sign:
-    """Do what takes long beside the looks; recovered when it has ended. Its errors are failures to recover."""
-    faults: list[Exception] = []
-
-    def run() -> None:
-        try:
-            work()
-        except Exception as error:
-            faults.append(error)
-
-    thread = threading.Thread(target=run, name="fault")
-    thread.start()
-
-    def sign(look: Look | None) -> bool:
-        if faults:
-            raise Unrecovered(str(faults[0]))
-        return look is not None and not thread.is_alive()
-
-    return sign
-
-
-# The faults
+"""Longest time that a clean end may take."""
 
 
 def kill_worker(trial: Trial) -> Sign:
@@ -194,6 +87,11 @@ def hang(role: str, sign_of: Callable[[Trial], Sign]) -> Callable[[Trial], Sign]
     return inject
 
 
+def full_disk(trial: Trial) -> Sign:
+    """Another run fills a small file system, ends, and goes on when there is room."""
+    return in_background(lambda: fill_disk(trial.run.folder.with_name("disk"), trial.run.scratch))
+
+
 def release(trial: Trial) -> None:
     """Let stopped processes go on, so that the end of a soak need not wait for them."""
     for process in trial.run.members():
@@ -213,6 +111,7 @@ FAULTS: dict[str, Fault] = {
     "all-at-once": Fault("kill -9 of everything, the same command again", kill_all, _BATCH),
     "forkserver": Fault("kill -9 of forkserver and a worker", kill_forkserver, _FULL),
     "stop": Fault("SIGTERM, the same command again", stop_and_continue, _BATCH),
+    "full-disk": Fault("a small disk full, then room", full_disk, "its exact end", 2 * 60, no_small_disk),
     "hang-worker": Fault("SIGSTOP of a worker", hang("worker", full_batch), _FULL),
     "hang-server": Fault("SIGSTOP of the server", hang("server", first_batch), _BATCH),
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 _TIMEOUT_S = 0.5
 """Longest wait for the server; a stopped one answers nobody."""
 _MODEL = re.compile(r'^grove_model_info\{.*version="([0-9a-f]*)"')
+_ERRORS = re.compile(r'^grove_errors_total\{cause="([^"]*)"\}')
 _KEPT = 4000
 """Looks kept: at 20 a second more than three minutes."""
 
@@ -28,7 +29,8 @@ class Look:
     """Rows computed since its start."""
     batches: int
     live_clients: int
-    errors: int
+    errors: dict[str, int]
+    """Faults that it survived, by cause."""
     model: str
     """Content hash of the served model."""
 
@@ -53,10 +55,14 @@ class Watch:
         if text is None:
             return None
         look = read_metrics(text, time.monotonic())
+        self.add(look)
+        return look
+
+    def add(self, look: Look) -> None:
+        """Take a look into account."""
         same = self.last is not None and look.uptime_s >= self.last.uptime_s
         self.evaluations += look.rows - (self.last.rows if same and self.last else 0)
         self._looks.append(look)
-        return look
 
     def batch_rows(self, seconds: float) -> float:
         """Return the mean rows of a batch over the last `seconds` of the server's present life; 0 without batches."""
@@ -75,6 +81,7 @@ class Watch:
 def read_metrics(text: str, now: float) -> Look:
     """Return what a text of /metrics says; what it does not name counts as 0."""
     sums: dict[str, float] = {}
+    errors: dict[str, int] = {}
     model = ""
     for line in text.splitlines():
         if line.startswith("#"):
@@ -82,15 +89,17 @@ def read_metrics(text: str, now: float) -> Look:
         name, _, value = line.rpartition(" ")
         bare = name.partition("{")[0]
         sums[bare] = sums.get(bare, 0.0) + float(value)
-        found = _MODEL.match(line)
-        model = found[1] if found and not model else model
+        if found := _MODEL.match(line):
+            model = model or found[1]
+        if found := _ERRORS.match(line):
+            errors[found[1]] = int(float(value))
     return Look(
         time=now,
         uptime_s=sums.get("grove_uptime_seconds", 0.0),
         rows=int(sums.get("grove_rows_total", 0)),
         batches=int(sums.get("grove_batches_total", 0)),
         live_clients=int(sums.get("grove_live_clients", 0)),
-        errors=int(sums.get("grove_errors_total", 0)),
+        errors=errors,
         model=model,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import dataclass, replace
 
@@ -30,8 +31,7 @@ class Soak(Load):
     every: float = 10.0
     """Seconds between two kills."""
     faults: str = "all"
-    """Comma-separated faults to inject: worker, server, standby, supervisor, all-at-once, forkserver, stop,
-    hang-worker, hang-server; or all."""
+    """Comma-separated faults to inject, such as worker,server; or all. A wrong name lists them."""
     out: str | None = None
     """New or empty folder for soak.json, the run, its models and what it said. By default a new one under runs/."""
 
@@ -73,6 +73,7 @@ def soak(settings: Soak) -> int:
         faults=faults,
         models=models,
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the run is ended, too
     found = run_soak(asked, console.print)
     path = write_soak(asked, found, flatten(settings) | {"out": str(out)}, sys.argv)
     console.print()
