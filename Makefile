@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: selfplay test lint setup clean
+.PHONY: selfplay test chaos lint setup clean
 
 selfplay: $(VENV)/installed
 	$(BIN)/grove selfplay --game connect_four --games 200 --out runs/first
@@ -11,6 +11,10 @@ selfplay: $(VENV)/installed
 # A file's tests stay in one process: they share the kernels it compiles.
 test: $(VENV)/installed-tests lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# Three minutes of processes killed and stopped, models swapped, bad messages and a full disk; docs/reliability.md.
+chaos: $(VENV)/installed
+	$(BIN)/grove bench soak --minutes 3
 
 lint: $(VENV)/installed-tests
 	$(BIN)/ruff check .

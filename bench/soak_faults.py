@@ -12,6 +12,7 @@ from contextlib import suppress
 import psutil
 
 from bench.soak_disk import fill_disk, no_small_disk
+from bench.soak_flood import flood_server
 from bench.soak_trial import Fault, Sign, Trial, Unrecovered, first_batch, full_batch, goes_on, in_background
 from common.errors import SettingError
 
@@ -110,6 +111,7 @@ FAULTS: dict[str, Fault] = {
     "supervisor": Fault("kill -9 of the supervisor, the same command again", kill_supervisor, _BATCH),
     "all-at-once": Fault("kill -9 of everything, the same command again", kill_all, _BATCH),
     "forkserver": Fault("kill -9 of forkserver and a worker", kill_forkserver, _FULL),
+    "flood": Fault("bad messages, 1,000/s for 5 s", flood_server, "the end of it"),
     "stop": Fault("SIGTERM, the same command again", stop_and_continue, _BATCH),
     "full-disk": Fault("a small disk full, then room", full_disk, "its exact end", 2 * 60, no_small_disk),
     "hang-worker": Fault("SIGSTOP of a worker", hang("worker", full_batch), _FULL),

@@ -52,14 +52,14 @@ def test_looks_sum_up_over_the_lives_of_the_server() -> None:
     watch = Watch(1)
     for seen in (look(0, 10, 1000, 10), look(1, 11, 1600, 20), look(2, 12, 1900, 25)):
         watch.add(seen)
-    assert watch.evaluations == 900
+    assert watch.evaluations == 1900
     assert watch.batch_rows(5.0) == 60.0
     assert watch.batch_rows(1.0) == 60.0
     watch.add(look(4, 0.5, 40, 2))  # another life
-    assert watch.evaluations == 940
+    assert watch.evaluations == 1940
     assert watch.batch_rows(5.0) == 0.0  # one look says nothing of a rate
     watch.add(look(5, 1.5, 140, 4))
-    assert (watch.evaluations, watch.batch_rows(5.0)) == (1040, 50.0)
+    assert (watch.evaluations, watch.batch_rows(5.0)) == (2040, 50.0)
 
 
 def test_no_server_is_no_look() -> None:
