@@ -227,7 +227,7 @@ def test_faults_are_named() -> None:
 def test_a_short_soak_loses_nothing(grove: Grove) -> None:
     out = grove.folder / "soak"
     said = grove.play(
-        *("bench", "soak", "--minutes", 0.2, "--every", 2, "--faults", FOR_REAL, "--out", out),
+        *("bench", "soak", "--minutes", 0.1, "--every", 1, "--faults", FOR_REAL, "--out", out),
         *("--game", SPEC, "--simulations", 20, "--workers", 2, "--games-per-worker", 8, "--seed", 1),
         *("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off"),
     )
