@@ -16,13 +16,13 @@ from bench.compare import PROBE_S, slice_length, start_roof
 from bench.limit_stage import Stage
 from bench.modes import Asked, pool_plan
 from bench.peers_batchers import SERVERS, WAIT_MS, Batcher, ClientJob, GroveServer, HttpServer
-from bench.peers_mctx import PGX_GAMES, MctxJob
+from bench.peers_mctx import PGX_GAMES, MctxJob, choose_batch
 from bench.peers_network import Export, PeerNetwork
 from bench.peers_open_spiel import OpenSpielJob
 from bench.probe import burn_probe
 from bench.roof import Roof
 from bench.rounds import Round
-from bench.slices import Slice, WarmPool, cpu_seconds
+from bench.slices import WARM_S, Slice, WarmPool, cpu_seconds
 from common.errors import PoolError, SettingError
 from common.machine import usable_cores
 from game import load_game
@@ -34,8 +34,8 @@ MODULES = {"mctx": ("jax", "mctx", "pgx"), "open_spiel": ("pyspiel",), "mosec": 
 LIGHTZERO = "it needs numpy below 2 (its own requirement, and DI-engine's) and Grove needs numpy 2 or later"
 GROVE = ("server-thread", "server-process", "server-thread-cache")
 """Grove's players; the last one remembers evaluations, as OpenSpiel's does. Its games are the same as without."""
-CACHE = 200_000
-"""Evaluations that it remembers."""
+CACHE = 1 << 20
+"""Evaluations that it remembers, 132 bytes each: enough that those of a game live until its next moves."""
 MOST_GAMES = 512
 """Largest batch of games that mctx tries in each process."""
 MESSAGE_ROWS = (1, 16)
@@ -158,8 +158,9 @@ def export_network(asked: Asked) -> PeerNetwork:
 class Peer:
     """The processes of one player of another project."""
 
-    def __init__(self, name: str, stages: Sequence[Stage]) -> None:
-        self.name, self._stages = name, stages
+    def __init__(self, name: str, stages: Sequence[Stage], what: str = "play") -> None:
+        """`what`: what its processes are told to do in a slice."""
+        self.name, self._stages, self._what = name, stages, what
 
     def play(self, seconds: float) -> Slice:
         """Play one slice.
@@ -170,7 +171,7 @@ class Peer:
         processes = [number for stage in self._stages for number in stage.processes]
         used = cpu_seconds(processes)
         for stage in self._stages:
-            stage.begin("play", seconds)
+            stage.begin(self._what, seconds)
         done = [stage.end(seconds) for stage in self._stages]
         counts = {name: sum(part[name] for part in done) for name in done[0] if name != "seconds"}
         took = sum(part["seconds"] for part in done) / len(done)
@@ -194,11 +195,23 @@ def _players(wanted: PeersAsked, outcome: Outcome, stack: ExitStack, say: Say) -
     for name, jobs in peer_jobs(wanted, outcome.network).items():
         stages = _started(name, jobs, wanted, outcome, stack)
         if stages:
-            found[name] = Peer(name, stages)
-            say(f"{name}: warm; {len(stages)} processes; {outcome.about[name]['processes']}")
+            found[name] = _warmed(name, stages, outcome)
+            say(f"{name}: warm; {len(stages)} processes; {outcome.about[name]}")
         else:
             say(f"{name}: not measured; {outcome.not_measured[name]}")
     return found
+
+
+def _warmed(name: str, stages: Sequence[Stage], outcome: Outcome) -> Peer:
+    """Return the player after its first slice; mctx finds its batch first."""
+    if name == "mctx":
+        what, tried = choose_batch(stages, MOST_GAMES)
+        outcome.about[name] |= {"batch": what, "tried": tried}
+        peer = Peer(name, stages, what)
+    else:
+        peer = Peer(name, stages)
+    peer.play(WARM_S)
+    return peer
 
 
 def grove_asked(asked: Asked, name: str) -> Asked:
@@ -212,10 +225,7 @@ def peer_jobs(wanted: PeersAsked, network: PeerNetwork) -> dict[str, list[Any]]:
     spec, cores = row_spec(load_game(asked.game_spec)), range(usable_cores())
     same: dict[str, Any] = {"network": network, "search": asked.search}
     if "mctx" in wanted.peers:
-        jobs["mctx"] = [
-            MctxJob(game_spec=asked.game_spec, seed=asked.seed + core, core=core, most_games=MOST_GAMES, **same)
-            for core in cores
-        ]
+        jobs["mctx"] = [MctxJob(game_spec=asked.game_spec, seed=asked.seed + core, core=core, **same) for core in cores]
     if "open_spiel" in wanted.peers:
         compiled = asked.network.compile != "off"
         jobs["open_spiel"] = [

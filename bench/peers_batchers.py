@@ -199,17 +199,25 @@ _WAYS = {"grove": _ask_grove, "mosec": _ask_mosec, "litserve": _ask_litserve}
 
 @contextmanager
 def _connected(address: str) -> Iterator[Callable[[str, bytes, str], bytes]]:
-    """Yield what posts over one connection that is kept."""
+    """Yield what posts over one connection that is kept, and opened again where the server closed it between slices."""
     connection = http.client.HTTPConnection("127.0.0.1", int(address), timeout=_ANSWER_S)
-    connection.connect()
-    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def post(path: str, body: bytes, kind: str) -> bytes:
+    def once(path: str, body: bytes, kind: str) -> tuple[int, bytes]:
+        if connection.sock is None:
+            connection.connect()
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.request("POST", path, body, {"Content-Type": kind})
         response = connection.getresponse()
-        answer = response.read()
-        if response.status != http.client.OK:
-            raise PoolError(f"the server answers {response.status}: {answer[:200]!r}")
+        return response.status, response.read()
+
+    def post(path: str, body: bytes, kind: str) -> bytes:
+        try:
+            status, answer = once(path, body, kind)
+        except (ConnectionError, http.client.BadStatusLine):
+            connection.close()
+            status, answer = once(path, body, kind)
+        if status != http.client.OK:
+            raise PoolError(f"the server answers {status}: {answer[:200]!r}")
         return answer
 
     try:

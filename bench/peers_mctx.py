@@ -1,14 +1,14 @@
 """The peer mctx + pgx: search and rules in JAX, one compiled function that plays one move of a whole batch of games.
 
-Each process uses one core: two of them are faster than one with two threads, because most operations of a search are
-too small to be shared. The batch doubles as long as that is faster, then both number formats are tried.
+Each process uses one core: two of them were twice as fast as one with two threads, because most operations of a search
+are too small to be shared.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.limit_stage import Figures
+from bench.limit_stage import Figures, Stage
 from bench.peers_network import PeerNetwork, check_same
 from common.rng import derive
 from game import load_game
@@ -28,9 +28,12 @@ from workers.stagger import play_ahead
 PGX_GAMES = {"connect_four": "connect_four"}
 """Grove's games -> the same in pgx, with the same actions, planes and rewards."""
 FIRST_BATCH = 16
-"""Games a process of the first trial."""
+"""Games of a process in the first trial."""
 GAIN = 1.03
-"""How much faster the double batch must be to be tried further."""
+"""How much faster the double batch must be to be taken."""
+TRIAL_S = 1.5
+COMPILE_S = 240.0
+"""Longest wait for a search to be compiled."""
 FLAGS = "--xla_cpu_multi_thread_eigen=false"
 COUNTS = ("moves", "simulations", "entropy", "games", "game_moves")
 
@@ -45,12 +48,10 @@ class MctxJob:
     seed: int
     core: int
     """The core that it is bound to."""
-    most_games: int
-    """Largest batch to try."""
 
     @contextmanager
     def make(self) -> Iterator[_Player]:
-        """Import JAX with one thread on one core, find the batch, get warm."""
+        """Import JAX with one thread on one core."""
         os.sched_setaffinity(0, {self.core})
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
         os.environ["JAX_PLATFORMS"] = "cpu"
@@ -64,44 +65,48 @@ class _Player:
         self._job = job
         folded, parameters = net.load_weights(job.network.model)
         self._weights = {dtype: net.cast(folded, dtype) for dtype in net.DTYPES}
-        self._differences = {
-            dtype: check_same(job.network, partial(_evaluate, weights), parameters, dtype)
+        self._said = {
+            f"difference_{dtype}": check_same(job.network, partial(_evaluate, weights), parameters, dtype)
             for dtype, weights in self._weights.items()
         }
-        self._tried: list[dict[str, Any]] = []
-        self._best = self._fastest()
-        self._best.play(0.0)
+        self._batches: dict[str, _Batch] = {}
 
     def ready(self) -> dict[str, Any]:
-        return {
-            "games": self._best.games,
-            "dtype": self._best.dtype,
-            "tried": self._tried,
-            "difference": self._differences[self._best.dtype],
-        }
+        return self._said
 
     def measure(self, what: str, seconds: float) -> Figures:
-        """Play whole moves of all games until `seconds` are over."""
-        return self._best.play(seconds)
+        """Play whole moves of all games of the batch "GAMES DTYPE" until `seconds` are over; 0 compiles it."""
+        if what not in self._batches:
+            games, dtype = what.split()
+            self._batches[what] = _Batch(self._job, int(games), dtype, self._weights[dtype])
+        return self._batches[what].play(seconds)
 
-    def _fastest(self) -> _Batch:
-        best, rate, games = None, 0.0, FIRST_BATCH
-        while games <= self._job.most_games:
-            batch, found = self._try(games, "fp32")
-            if best is not None and found < GAIN * rate:
-                break
-            best, rate, games = batch, found, 2 * games
-        assert best is not None
-        batch, found = self._try(best.games, "bf16")
-        return batch if found > rate else best
 
-    def _try(self, games: int, dtype: str) -> tuple[_Batch, float]:
-        batch = _Batch(self._job, games, dtype, self._weights[dtype])
-        batch.play(0.0)  # compiles
-        done = batch.play(0.0)
-        rate = done["simulations"] / done["seconds"]
-        self._tried.append({"games": games, "dtype": dtype, "simulations_per_second": rate})
-        return batch, rate
+def choose_batch(stages: Sequence[Stage], most_games: int) -> tuple[str, dict[str, float]]:
+    """Return the batch "GAMES DTYPE" with which all processes together are fastest, and the rates of those tried.
+
+    Batches double as long as that is faster; the best one is tried in bf16 too.
+    """
+    rates: dict[str, float] = {}
+    games, best = FIRST_BATCH, ""
+    while games <= most_games:
+        rate = _trial(stages, what := f"{games} fp32", rates)
+        if best and rate < GAIN * rates[best]:
+            break
+        best, games = what, 2 * games
+    half = f"{best.split()[0]} bf16"
+    return (half if _trial(stages, half, rates) > rates[best] else best), rates
+
+
+def _trial(stages: Sequence[Stage], what: str, rates: dict[str, float]) -> float:
+    """Let all processes compile one batch, then play at the same time, twice; note the better rate."""
+    for seconds in (0.0, TRIAL_S, TRIAL_S):
+        for stage in stages:
+            stage.begin(what, seconds)
+        done = [stage.end(COMPILE_S) for stage in stages]
+        if seconds:
+            rates[what] = max(rates.get(what, 0.0), sum(part["simulations"] / part["seconds"] for part in done))
+    return rates[what]
 
 
 class _Batch:

@@ -146,9 +146,16 @@ def _mean_length(records: Sequence[GameRecord]) -> float | None:
 
 
 def finding(found: Sequence[Row]) -> str:
-    """Return in one line how many times the simulations of each peer Grove's threads make, without a cache."""
-    plain = next(row for row in found if row["mode"] == "server-thread")
-    times = [f"{spread['middle']:.1f} times {FULL_NAMES[peer]}" for peer, spread in plain["against"].items() if spread]
-    if not times:
+    """Return in one line how many times the simulations of each peer Grove's threads make, without and with cache."""
+    players = {row["mode"]: row for row in found if row.get("kind") == "player"}
+    plain, cached = players["server-thread"], players["server-thread-cache"]
+    peers = [peer for peer, spread in plain["against"].items() if spread]
+    if not peers:
         return f"Grove makes {plain['simulations_per_second']:,.0f} simulations a second; no peer could be measured"
-    return f"Simulations a second: Grove makes {' and '.join(times)}"
+    times = [f"{_times(plain, p)} ({_times(cached, p)} with its cache) times {FULL_NAMES[p]}" for p in peers]
+    return f"Grove makes {' and '.join(times)}, in simulations a second"
+
+
+def _times(row: Row, peer: str) -> str:
+    middle = float(row["against"][peer]["middle"])
+    return f"{middle:.1f}" if middle < 9.95 else f"{middle:.0f}"

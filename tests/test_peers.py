@@ -18,7 +18,7 @@ from matplotlib.image import imread
 
 from bench import peers
 from bench.peers_batchers import ClientJob, GroveServer, HttpServer
-from bench.peers_mctx import MctxJob
+from bench.peers_mctx import MctxJob, choose_batch
 from bench.peers_network import Export, PeerNetwork, check_same
 from bench.peers_open_spiel import Evaluator, OpenSpielJob
 from common.errors import PoolError, SettingError
@@ -155,13 +155,15 @@ def test_the_network_in_jax_is_groves_and_mctx_makes_the_simulations(
         search=SearchSettings(simulations=SIMULATIONS),
         seed=1,
         core=0,
-        most_games=32,
     )
     stage = separately("mctx", job)
     said = stage.wait_ready(300.0)
-    assert said["difference"] < 0.05
-    assert {tried["dtype"] for tried in said["tried"]} == {"fp32", "bf16"}
-    done = stage.measure("play", 1.0)
+    assert said["difference_fp32"] < 1e-4
+    assert said["difference_bf16"] < 0.05
+    what, tried = choose_batch([stage], most_games=16)
+    assert set(tried) == {"16 fp32", "16 bf16"}
+    assert tried[what] == max(tried.values())
+    done = stage.measure(what, 1.0)
     check_figures(done, evaluations_at_most=SIMULATIONS + 1)
     assert done["evaluations"] == done["moves"] * (SIMULATIONS + 1)
 
