@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -23,6 +21,7 @@ from bench.peers_network import Export, PeerNetwork, check_same
 from bench.peers_open_spiel import Evaluator, OpenSpielJob
 from common.errors import PoolError, SettingError
 from game import load_game
+from grove.cli import main
 from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
 from mcts import SearchSettings
@@ -228,19 +227,20 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.timeout(180)
-def test_the_command_measures_what_is_there_and_lists_the_rest(tmp_path: Path) -> None:
+def test_the_command_measures_what_is_there_and_lists_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peers, "GROVE", ("server-thread", "server-thread-cache"))  # the pools of other tests suffice
     out = tmp_path / "peers"
     flags = ("--network", RESNET, "--dtype", "fp32", "--device", "cpu", "--compile", "off", "--probe-limit", "1")
-    flags += ("--simulations", str(SIMULATIONS), "--games-per-worker", "32", "--seconds", "2")
-    command = [sys.executable, "-m", "grove", "bench", "peers", *flags, "--peers", "open_spiel,lightzero"]
-    done = subprocess.run(
-        [*command, "--out", str(out)], cwd=tmp_path, capture_output=True, text=True, timeout=170, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    flags += ("--simulations", str(SIMULATIONS), "--games-per-worker", "32", "--seconds", "2", "--out", str(out))
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "peers", *flags, "--peers", "open_spiel,lightzero"])
+    assert stopped.value.code == 0
     rows = {row["mode"]: row for row in json.loads((out / "results.json").read_text())}
     assert set(rows) == {*peers.GROVE, "open_spiel", "lightzero"}
     assert rows["lightzero"]["not_measured"]
-    assert "LightZero: not measured" in done.stdout
+    assert "LightZero: not measured" in capsys.readouterr().out
     for name in (*peers.GROVE, "open_spiel"):
         assert rows[name]["simulations_per_second"] > 0
         assert rows[name]["simulations_per_move"] == SIMULATIONS
