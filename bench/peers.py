@@ -36,6 +36,8 @@ GROVE = ("server-thread", "server-process", "server-thread-cache")
 """Grove's players; the last one remembers evaluations, as OpenSpiel's does. Its games are the same as without."""
 CACHE = 1 << 20
 """Evaluations that it remembers, 132 bytes each: enough that those of a game live until its next moves."""
+CACHE_WARM_S = 30.0
+"""Seconds that it plays first: until its cache is full and its games mixed, far more positions are found in it."""
 MOST_GAMES = 512
 """Largest batch of games that mctx tries in each process."""
 MESSAGE_ROWS = (1, 16)
@@ -188,6 +190,8 @@ def _players(wanted: PeersAsked, outcome: Outcome, stack: ExitStack, say: Say) -
         plan = pool_plan(grove_asked(asked, name), name.removesuffix("-cache"))
         pool = stack.enter_context(WarmPool(name, replace(plan, games_folder=asked.out / "games" / name)))
         pool.start()
+        if plan.search.cache:
+            pool.play(CACHE_WARM_S)
         chosen = pool.pool.sizes
         say(f"{name}: warm; {chosen.workers} workers x {chosen.games} games in {chosen.groups} groups")
         outcome.about[name] = {"workers": chosen.workers, "games": chosen.games, "groups": chosen.groups}

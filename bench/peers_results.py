@@ -11,6 +11,7 @@ from bench.peers import GROVE, Outcome, PeersAsked, grove_asked
 from bench.results import LEAST_GAMES, cpu_us_per_row, games_interval, mean_visit_entropy
 from bench.rounds import Round, Spread, check_enough, kept, probe_figures, roof_share
 from bench.slices import Slice
+from common.errors import PoolError
 from workers.records import GameRecord, read_folder
 
 Row = dict[str, Any]
@@ -30,17 +31,24 @@ FULL_NAMES = {
 def rows(wanted: PeersAsked, outcome: Outcome) -> list[Row]:
     """Return one row per player, one per server and size of its messages, then what was not measured.
 
-    Raises PoolError, with the numbers, when too few rounds are left to report anything.
+    Raises PoolError, with the numbers, when too few rounds of the players are left to report anything; servers without
+    enough rounds are not measured.
     """
     limit = wanted.asked.probe_limit
-    parts = [part for part in (outcome.players, outcome.batchers) if part]
-    for part in parts:
-        check_enough(part, limit)
+    check_enough(outcome.players, limit)
     found = [_player(wanted, outcome, name, kept(outcome.players, limit)) for name in outcome.players[0].slices]
     if outcome.batchers:
-        counted = kept(outcome.batchers, limit)
-        found += [_batcher(outcome, name, counted) for name in counted[0].slices]
+        found += _batchers(outcome, limit)
     return found + [{"mode": name, "not_measured": why} for name, why in outcome.not_measured.items()]
+
+
+def _batchers(outcome: Outcome, limit: float) -> list[Row]:
+    names = list(outcome.batchers[0].slices)
+    try:
+        check_enough(outcome.batchers, limit)
+    except PoolError as error:
+        return [{"mode": name, "not_measured": str(error)} for name in dict.fromkeys(n.split()[0] for n in names)]
+    return [_batcher(outcome, name, kept(outcome.batchers, limit)) for name in names]
 
 
 def _player(wanted: PeersAsked, outcome: Outcome, name: str, rounds: Sequence[Round]) -> Row:

@@ -231,6 +231,7 @@ def test_the_command_measures_what_is_there_and_lists_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(peers, "GROVE", ("server-thread", "server-thread-cache"))  # the pools of other tests suffice
+    monkeypatch.setattr(peers, "CACHE_WARM_S", 0.1)
     out = tmp_path / "peers"
     flags = ("--network", RESNET, "--dtype", "fp32", "--device", "cpu", "--compile", "off", "--probe-limit", "1")
     flags += ("--simulations", str(SIMULATIONS), "--games-per-worker", "32", "--seconds", "2", "--out", str(out))
