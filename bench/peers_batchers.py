@@ -205,7 +205,8 @@ def _connected(address: str) -> Iterator[Callable[[str, bytes, str], bytes]]:
     def once(path: str, body: bytes, kind: str) -> tuple[int, bytes]:
         if connection.sock is None:
             connection.connect()
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            opened: Any = connection.sock
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.request("POST", path, body, {"Content-Type": kind})
         response = connection.getresponse()
         return response.status, response.read()
