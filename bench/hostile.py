@@ -40,6 +40,7 @@ SENDER = ("hostile", 1)
 SILENT = 200
 """Connections that say nothing, opened by the kind `silent`."""
 _WINDOW, _ROWS = 4, 8
+_CONNECT_S = 5.0
 _EACH = 100
 """Messages of one connection; below what the server reads of one sender before it stops listening for a while."""
 
@@ -196,10 +197,23 @@ class Attacker:
         family = socket.AF_UNIX if scheme == "ipc" else socket.AF_INET
         host, _, port = address.rpartition(":")
         with socket.socket(family) as plain:
-            plain.settimeout(5)
-            plain.connect(address if scheme == "ipc" else (host, int(port)))
+            plain.settimeout(_CONNECT_S)
+            _connect(plain, address if scheme == "ipc" else (host, int(port)))
             plain.sendall(first)
             yield
+
+
+def _connect(plain: socket.socket, address: str | tuple[str, int]) -> None:
+    """Connect, also when the queue of a local listener is full at first: that refuses at once instead of waiting."""
+    deadline = time.monotonic() + _CONNECT_S
+    while True:
+        try:
+            plain.connect(address)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _await_kind(dealer: zmq.Socket[bytes], kind: int) -> None:
