@@ -6,9 +6,9 @@ network alone in a process of its own.
 
 from bench.compare import Outcome, run_comparison
 from bench.estimate import Plan, parse_plan, plan_columns
-from bench.modes import MODES, Asked, parse_modes
+from bench.modes import MODES, Asked, parse_modes, pool_plans
 from bench.probe import Probe, burn_probe
-from bench.report import print_days, print_table, write_header, write_results
+from bench.report import busy_warning, print_days, print_table, write_header, write_results
 from bench.results import rows
 
 __all__ = [
@@ -18,9 +18,11 @@ __all__ = [
     "Plan",
     "Probe",
     "burn_probe",
+    "busy_warning",
     "parse_modes",
     "parse_plan",
     "plan_columns",
+    "pool_plans",
     "print_days",
     "print_table",
     "rows",

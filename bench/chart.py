@@ -9,19 +9,23 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from bench.modes import FAILED, FIXED
 from workers.figures import counted
 
 Row = Mapping[str, Any]
 
 # Okabe and Ito's palette, told apart by people with any kind of colour blindness; lightness differs too.
-_SERVED, _LOCAL, _DIRECT = "#0072B2", "#7CC3EC", "#A6A6A6"
+_SERVED, _LOCAL, _DIRECT, _RULE, _FAILED = "#0072B2", "#7CC3EC", "#A6A6A6", "#009E73", "#CC79A7"
 _ROOF, _INK, _FAINT = "#D55E00", "#222222", "#5F5F5F"
 
 # Inches.
-_WIDTH, _BAR, _ABOVE, _BELOW, _COLUMN, _MARGIN = 10.0, 0.5, 1.25, 0.75, 1.05, 0.25
+_WIDTH, _BAR, _ABOVE, _BELOW, _COLUMN, _MARGIN = 10.0, 0.5, 1.45, 0.75, 0.85, 0.25
 _PER_LETTER = 0.09
+_DARK = (_SERVED, _RULE)
+"""Colours that white text can be read on."""
 
 
 def draw_comparison(rows: Sequence[Row], path: Path, *, title: str, subtitle: str = "") -> Path:
@@ -29,8 +33,9 @@ def draw_comparison(rows: Sequence[Row], path: Path, *, title: str, subtitle: st
 
     Keys of a row: `mode`, `evaluations_per_second` (needed), `games_per_minute` or the same in the `unit` of the game
     (workers/figures.py), `ratio_to_direct`, `roof` (rows per second; the same in all rows), `roof_share` (of paired
-    slices), `error` (half the width of the spread, in evaluations per second). The first row is drawn on top.
-    `subtitle` is for the machine and the settings.
+    slices), `error` (half the width of the spread, in evaluations per second), `distinct_share` and
+    `mean_visit_entropy` (that real search was done). The first row is drawn on top.
+    `subtitle` is for the settings and the machine, at most two lines.
     """
     roof = next((float(row["roof"]) for row in rows if row.get("roof")), None)
     columns = table_columns(rows, roof)
@@ -42,6 +47,7 @@ def draw_comparison(rows: Sequence[Row], path: Path, *, title: str, subtitle: st
     axes = figure.add_axes((left / _WIDTH, _BELOW / height, (right - left) / _WIDTH, _BAR * len(rows) / height))
     _frame(axes, rows, roof)
     _draw_bars(axes, rows)
+    _draw_legend(figure, rows)
     if roof is not None:
         _draw_roof(axes, roof)
     _write_columns(axes, columns)
@@ -58,6 +64,8 @@ def table_columns(rows: Sequence[Row], roof: float | None) -> dict[str, list[str
     }
     for unit in counted(rows[0]):
         columns[f"{unit}/min"] = [_number(row.get(f"{unit}_per_minute"), "{:,.0f}") for row in rows]
+    columns["distinct"] = [_number(_percent(row.get("distinct_share")), "{:.0f} %") for row in rows]
+    columns["entropy"] = [_number(row.get("mean_visit_entropy"), "{:.2f}") for row in rows]
     return {heading: texts for heading, texts in columns.items() if any(texts)}
 
 
@@ -78,6 +86,10 @@ def _share(row: Row, roof: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
 
 
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
 def _number(value: float | None, form: str) -> str:
     return form.format(value) if value is not None else ""
 
@@ -89,6 +101,8 @@ def _rate(row: Row) -> float:
 def _colour(mode: str) -> str:
     if mode.startswith("direct"):
         return _DIRECT
+    if mode in FIXED or mode in FAILED:
+        return _RULE if mode in FIXED else _FAILED
     return _LOCAL if mode.startswith("local") else _SERVED
 
 
@@ -124,10 +138,26 @@ def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
             xytext=(8, 0),
             textcoords="offset points",
             va="center",
-            color="white" if inside and colour == _SERVED else _INK,
+            color="white" if inside and colour in _DARK else _INK,
             fontsize=11,
             fontweight="bold",
             zorder=5,
+        )
+
+
+def _draw_legend(figure: Figure, rows: Sequence[Row]) -> None:
+    """Say below the columns what the colours mean, where modes are shown whose names do not tell."""
+    kinds = {
+        _SERVED: "this server",
+        _RULE: "this server, another program's batching rule",
+        _FAILED: "designs that were given up",
+    }
+    shown = {_colour(str(row["mode"])) for row in rows}
+    if shown & {_RULE, _FAILED}:
+        handles = [Patch(color=colour, label=text) for colour, text in kinds.items() if colour in shown]
+        corner = (1 - 0.5 * _MARGIN / _WIDTH, 0.06 / figure.get_figheight())
+        figure.legend(
+            handles=handles, loc="lower right", bbox_to_anchor=corner, fontsize=9, frameon=False, labelcolor=_INK
         )
 
 
@@ -172,4 +202,4 @@ def _write_head(figure: Figure, title: str, subtitle: str) -> None:
     height = figure.get_figheight()
     left = _MARGIN / _WIDTH
     figure.text(left, 1 - 0.40 / height, title, color=_INK, fontsize=14, fontweight="bold")
-    figure.text(left, 1 - 0.66 / height, subtitle, color=_FAINT, fontsize=10)
+    figure.text(left, 1 - 0.50 / height, subtitle, color=_FAINT, fontsize=10, va="top", linespacing=1.4)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
-from bench.modes import Asked, Variant, direct_at_pool_workers, direct_kinds, pool_plan
+from bench.modes import Asked, Variant, direct_at_pool_workers, direct_kinds, pool_plans, unsuited
 from bench.probe import burn_probe
 from bench.roof import Roof, RoofJob
 from bench.rounds import LEAST_ROUNDS, Round, median_rates
-from bench.slices import Slice, WarmPool, cpu_seconds
+from bench.slices import OthersUse, Slice, WarmPool, cpu_seconds
 from common.errors import PoolError
 from game import load_game
 from workers.evaluators import row_spec
@@ -61,6 +62,8 @@ class Outcome:
     slice_s: float = 0.0
     idle_cpu: float = 0.0
     """Processors that all paused processes together used during the slices of others."""
+    others_cpu: float = 0.0
+    """Processors that programs other than this comparison used meanwhile."""
 
 
 def run_comparison(asked: Asked, say: Say) -> Outcome:
@@ -70,12 +73,13 @@ def run_comparison(asked: Asked, say: Say) -> Outcome:
         GroveError: the network cannot be run, a pool died while it was measured, or no mode could be measured.
     """
     outcome = Outcome(units=load_game(asked.game_spec).units)
+    plans = pool_plans(asked)
     with ExitStack() as stack:
         roof = stack.enter_context(start_roof(asked, say))
         outcome.roof = roof.found
         # Every mode computes in the number format that was found best, but for `direct`: one position a call is
         # faster in fp32, whose set-up costs less.
-        same = replace(asked, network=replace(asked.network, dtype=roof.found["backend"]["dtype"]))
+        network = replace(asked.network, dtype=roof.found["backend"]["dtype"])
         warm: dict[str, WarmPool] = {}
         left_s = asked.seconds
         for mode in asked.modes:
@@ -84,8 +88,11 @@ def run_comparison(asked: Asked, say: Say) -> Outcome:
                 baseline = _choose_direct(asked, outcome, stack, say)
                 if baseline is not None:
                     warm[mode] = baseline
+            elif mode not in plans:
+                _not_measured(mode, unsuited(asked, mode), outcome, say)
             else:
-                started = _started(mode, WarmPool(mode, pool_plan(same, mode)), outcome, stack, say)
+                pool = WarmPool(mode, replace(plans[mode], network=network))
+                started = _started(mode, pool, outcome, stack, say)
                 if started is not None:
                     warm[mode] = started
         if not warm:
@@ -130,12 +137,16 @@ def _started(name: str, pool: WarmPool, outcome: Outcome, stack: ExitStack, say:
         pool.start()
     except PoolError as error:
         pool.pool.stop()
-        outcome.not_measured[name] = str(error)
-        say(f"{name}: not measured; {error}")
+        _not_measured(name, str(error), outcome, say)
         return None
     chosen = pool.pool.sizes
     say(f"{name}: warm; {chosen.workers} workers x {chosen.games} games in {chosen.groups} groups")
     return pool
+
+
+def _not_measured(name: str, why: str, outcome: Outcome, say: Say) -> None:
+    outcome.not_measured[name] = why
+    say(f"{name}: not measured; {why}")
 
 
 # -- the baseline ------------------------------------------------------------------------------------------------------
@@ -164,8 +175,7 @@ def _fastest(
     pools = dict(running)
     for variant in variants:
         if variant.fault:
-            outcome.not_measured[variant.name] = variant.fault
-            say(f"{variant.name}: not measured; {variant.fault}")
+            _not_measured(variant.name, variant.fault, outcome, say)
         elif pool := _started(variant.name, WarmPool(variant.name, variant.plan), outcome, stack, say):
             pools[variant.name] = pool
     if not pools:
@@ -199,8 +209,8 @@ def _play_rounds(warm: Mapping[str, WarmPool], roof: Roof, seconds: float, outco
         outcome.rounds.append(done)
         rates = ", ".join(f"{mode} {done.slices[mode].evaluations_per_second:,.0f}" for mode in warm)
         say(f"round {number + 1} of {count}: roof {done.roof:,.0f}, {rates} evaluations/s")
-    used = [done.idle_cpu for done in outcome.rounds]
-    outcome.idle_cpu = sum(used) / len(used)
+    outcome.idle_cpu = fmean(done.idle_cpu for done in outcome.rounds)
+    outcome.others_cpu = fmean(done.others_cpu for done in outcome.rounds)
 
 
 def play_round(
@@ -217,6 +227,7 @@ def play_round(
     before = burn_probe(PROBE_S)
     slices: dict[str, Slice] = {}
     rate = roof_cpu = idle = 0.0
+    others = OthersUse()
     order = [*warm, *([_ROOF] if roof is not None else [])]
     start = first % len(order)
     for name in order[start:] + order[:start]:
@@ -229,4 +240,5 @@ def play_round(
         idle += cpu_seconds(paused) - used
         for pool in warm.values():
             pool.look_after()
-    return Round((before, burn_probe(PROBE_S)), rate, slices, roof_cpu, idle / (seconds * len(order)))
+    others_cpu = others.look()
+    return Round((before, burn_probe(PROBE_S)), rate, slices, roof_cpu, idle / (seconds * len(order)), others_cpu)

@@ -6,6 +6,17 @@ direct          a network in every worker, one position a call: the baseline. It
 local           a network in every worker, which evaluates the worker's own batch; one process a core
 server-thread   search threads beside the lanes, in the server's process
 server-process  search processes and one server
+
+The designs that the origin tried and gave up, kept as evidence (group `failed`):
+
+python-threads  search threads beside the lanes over the same rules as a plain Python game, which holds the GIL
+one-position    processes that play one game each and wait for the answer to each position: one position a message (one
+                of every world where the search draws worlds). As many as the origin had, `ORIGIN_WORKERS`
+always-waited   `server-process` with a batching window that is always waited out in full
+
+Rules of other programs in place of ours, all else being `server-process` (group `fixed`, bench/rules.py): full-only,
+time-out-only, drain, 1ms, adaptive-wait. Worker processes, because threads hide the rule: with one thread beside the
+lanes there is one client, and "every client waits" is then the only event that any rule could act on.
 """
 
 from __future__ import annotations
@@ -14,21 +25,38 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from bench.python_game import python_spec
+from bench.rules import AdaptiveWait, AlwaysWaited, Drain, FullOnly, OneMillisecond, TimeOutOnly
 from common.errors import SettingError
-from common.machine import gpus, usable_cores
+from common.machine import free_memory_bytes, gpus, usable_cores
 from game import load_game
 from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
+from inference_server.policy import PolicyKind
 from inference_server.toolchain import compiler_fault
 from mcts import SearchSettings
 from workers.plan import PoolPlan, Sizes
 from workers.settings import PoolSettings
 from workers.sizing import check_memory, check_requests, sizes
 
-MODES = ("direct", "local", "server-thread", "server-process")
+FIXED: dict[str, PolicyKind] = {
+    "full-only": FullOnly,
+    "time-out-only": TimeOutOnly,
+    "drain": Drain,
+    "1ms": OneMillisecond,
+    "adaptive-wait": AdaptiveWait,
+}
+FAILED = ("python-threads", "one-position", "always-waited")
+MODES = ("direct", "local", "server-thread", "server-process", *FAILED, *FIXED)
+GROUPS = {"failed": FAILED, "fixed": tuple(FIXED), "all": MODES}
+"""Names that stand for several modes."""
+ORIGIN_WORKERS = 32
+"""Worker processes of `one-position` unless asked for: those of the origin's runs."""
 DIRECT_GAMES = 16
 """Games of a direct worker, in one group. One game at a time is 40 % slower, because every row then pays for the
 search's calls alone; 16 are about 3 % slower than 64, of which few would end within a measurement."""
+PYTHON_GAMES = 64
+"""Games of a search thread over a Python game: their positions fit into the adapter's cache of live objects."""
 _PLENTY = 1 << 30
 """Games to size the pools for: a comparison ends by the clock."""
 
@@ -65,17 +93,47 @@ class Variant:
 
 
 def parse_modes(text: str) -> tuple[str, ...]:
-    """Return the modes of a comma-separated list, each once. Raises SettingError for unknown ones, or none."""
-    modes = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    """Return the modes of a comma-separated list, groups resolved, each once.
+
+    Raises SettingError for unknown ones, or none.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    modes = tuple(dict.fromkeys(mode for part in parts for mode in GROUPS.get(part, (part,))))
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown or not modes:
         raise SettingError.of(
             "modes",
             text,
             f"{unknown[0]!r} is no mode" if unknown else "it names no mode",
-            f"choose from {', '.join(MODES)}",
+            f"choose from {', '.join(MODES)}, or a group: {', '.join(GROUPS)}",
         )
     return modes
+
+
+def pool_plans(asked: Asked) -> dict[str, PoolPlan]:
+    """Return the pools of all modes asked for but `direct` and those that do not suit the game.
+
+    Raises SettingError when one of them cannot work, or when together, all being warm at once, they do not fit into
+    memory.
+    """
+    plans = {mode: pool_plan(asked, mode) for mode in asked.modes if mode != "direct" and not unsuited(asked, mode)}
+    total, free = sum(map(trees_bytes, plans.values())), free_memory_bytes()
+    if total > free:
+        limit = f"their trees need {total / 2**30:.1f} GiB at once and {free / 2**30:.1f} GiB are free"
+        raise SettingError.of("modes", ",".join(asked.modes), limit, "use fewer modes, or fewer --games-per-worker")
+    return plans
+
+
+def trees_bytes(plan: PoolPlan) -> int:
+    """Return the bytes of all trees of a pool."""
+    return check_memory(load_game(plan.game_spec), plan.search, plan.process_sizes)
+
+
+def unsuited(asked: Asked, mode: str) -> str:
+    """Return why the game cannot be played in `mode`; empty when it can."""
+    if mode == "python-threads" and load_game(asked.game_spec).hidden_information:
+        return "a plain Python game cannot hide information, and this game does"
+    return ""
 
 
 def pool_plan(asked: Asked, mode: str) -> PoolPlan:
@@ -88,8 +146,22 @@ def pool_plan(asked: Asked, mode: str) -> PoolPlan:
         # One group: nothing is away while a worker computes its own batch, so a second group would only halve it.
         games = asked.pool.games_per_worker or -(-asked.server.max_batch // asked.search.worlds)
         return _plan(asked, mode, "local", Sizes(workers=usable_cores(), games=games, groups=1))
-    chosen = thread if mode == "server-thread" else process
-    return _plan(asked, mode, "server", chosen)
+    if mode == "one-position":
+        alone = Sizes(workers=asked.pool.workers or ORIGIN_WORKERS, games=1, groups=1)
+        return _plan(asked, mode, "server", alone)
+    if mode == "python-threads":
+        return _python_threads(asked, process)
+    plan = _plan(asked, mode, "server", thread if mode == "server-thread" else process)
+    return replace(plan, policy=AlwaysWaited if mode == "always-waited" else FIXED.get(mode, plan.policy))
+
+
+def _python_threads(asked: Asked, process: Sizes) -> PoolPlan:
+    """Return search threads over the game as a plain Python one; what is one already is taken as it is."""
+    compiled = load_game(asked.game_spec).compiled
+    spec = python_spec(asked.game_spec) if compiled else asked.game_spec
+    games = asked.pool.games_per_worker or PYTHON_GAMES
+    chosen = Sizes(workers=process.workers, games=games, groups=process.groups)
+    return replace(_plan(replace(asked, game_spec=spec), "python-threads", "server", chosen), pool="thread")
 
 
 def direct_kinds(asked: Asked) -> list[Variant]:

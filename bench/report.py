@@ -19,6 +19,10 @@ from common import machine
 from workers.figures import counted, search_text
 
 _COLUMNS = ("mode", "evaluations/s", "of the roof", "vs direct", "lowest..highest", "simulations/s")
+_RULE_COLUMNS = ("ours by rule", "lowest..highest")
+"""Only where rules other than ours were measured beside it."""
+BUSY = 0.1
+"""Share of the machine that other programs may take without a warning."""
 _MORE_COLUMNS = ("cpu us/row", "rows/batch", "fill", "distinct", "entropy")
 """The rates per minute stand between the two, in the units of the game."""
 
@@ -34,6 +38,7 @@ def write_header(asked: Asked, outcome: Outcome, settings: dict[str, Any], comma
         "slice_seconds": outcome.slice_s,
         "probe_limit": asked.probe_limit,
         "idle_cpu": outcome.idle_cpu,
+        "others_cpu": outcome.others_cpu,
         "roof": outcome.roof,
         "not_measured": outcome.not_measured,
         "rounds": raw_rounds(outcome.rounds, asked.probe_limit),
@@ -51,8 +56,9 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
     """Print the rows as a table, or as plain aligned lines when the console is no terminal."""
     measured = [row for row in rows if not row["not_measured"]]
     units = counted(measured[0])
-    heads = (*_COLUMNS, *(f"{unit}/min" for unit in units), *_MORE_COLUMNS)
-    print_lines(heads, [_texts(row, units) for row in measured], console)
+    ruled = any(row.get("ours_by_rule") for row in measured)
+    heads = (*_COLUMNS, *(f"{unit}/min" for unit in units), *_MORE_COLUMNS, *(_RULE_COLUMNS if ruled else ()))
+    print_lines(heads, [_texts(row, units) + (_rule_texts(row) if ruled else ()) for row in measured], console)
     for row in rows:
         if row["not_measured"]:
             console.print(f"{row['mode']}: not measured: {row['not_measured']}", soft_wrap=True)
@@ -95,6 +101,23 @@ def _texts(row: Row, units: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+def _rule_texts(row: Row) -> tuple[str, ...]:
+    if row["ours_by_rule"] is None:
+        return "-", "-"
+    return f"{row['ours_by_rule']:.2f}x", f"{row['ours_by_rule_low']:.2f}..{row['ours_by_rule_high']:.2f}"
+
+
+def busy_warning(outcome: Outcome) -> str:
+    """Return a line when other programs used the machine while it was measured, else an empty text."""
+    cores = machine.usable_cores()
+    if outcome.others_cpu <= BUSY * cores:
+        return ""
+    return (
+        f"beware: other programs used {outcome.others_cpu:.1f} of {cores} cores meanwhile; "
+        "trust the ratios of paired slices more than the rates, or compare on a quiet machine"
+    )
+
+
 def form(value: float | None, how: str) -> str:
     """Return `value` formatted as `how` says, "-" for None."""
     return "-" if value is None else how.format(value)
@@ -133,10 +156,26 @@ def _draw(asked: Asked, rows: Sequence[Row]) -> Path:
     return draw_comparison(
         modes,
         asked.out / "chart.png",
-        title=f"{asked.game_spec}, {asked.network.model or asked.network.network}{_counted_in(modes[0])}",
-        subtitle=f"{search_text(asked.search)}, cache {cache}; {here['cpu']}, "
+        title=finding(modes),
+        subtitle=f"{asked.game_spec}, {asked.network.model or asked.network.network}{_counted_in(modes[0])}; "
+        f"{search_text(asked.search)}, cache {cache}\n{here['cpu']}, "
         f"{probe['delivered_cores']:.1f} cores delivered; {modes[0]['rounds']} rounds of paired slices",
     )
+
+
+def finding(modes: Sequence[Row]) -> str:
+    """Return in words what the rows of the modes, fastest first, show."""
+    best, last = modes[0], modes[-1]
+    if (by := best["ratio_to_direct"]) and best["mode"] != "direct":
+        return f"{best['mode']} evaluates {_times(by)} as many positions as one at a time (direct)"
+    if best is last:
+        return f"{best['mode']}: {best['evaluations_per_second']:,.0f} evaluations a second"
+    by = best["evaluations_per_second"] / max(last["evaluations_per_second"], 1e-9)
+    return f"{best['mode']} is fastest, {_times(by)} as fast as {last['mode']}"
+
+
+def _times(by: float) -> str:
+    return f"{by:.0f} times" if by >= 9.5 else f"{by:.2g} times"
 
 
 def _counted_in(row: Row) -> str:

@@ -10,12 +10,15 @@ from typing import Any
 from bench.compare import Measured, Outcome
 from bench.counting import total
 from bench.estimate import games_rate
+from bench.modes import FIXED
 from bench.rounds import Round, check_enough, kept, probe_figures, ratio, roof_share
 from bench.slices import Slice
 from workers import figures
 from workers.records import GameRecord, read_folder
 
 Row = dict[str, Any]
+OURS = "server-process"
+"""The mode that a fixed rule differs from in nothing but the rule."""
 LEAST_GAMES = 5
 """Fewest games finished in the counted slices for rates per minute to be given; the other rates need none."""
 
@@ -43,6 +46,7 @@ def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str) -> Row
     workers = total(part.workers for part in slices)
     rates = [part.evaluations_per_second for part in slices]
     share, against = roof_share(counted, name), ratio(counted, name, base)
+    ours = ratio(counted, OURS, name) if name in FIXED else None
     records = list(read_folder(mode.pool.pool.plan.games_folder))
     return {
         "mode": mode.name,
@@ -55,13 +59,16 @@ def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str) -> Row
         "ratio_to_direct": against.middle if against else None,
         "ratio_low": against.low if against else None,
         "ratio_high": against.high if against else None,
+        "ours_by_rule": ours.middle if ours else None,
+        "ours_by_rule_low": ours.low if ours else None,
+        "ours_by_rule_high": ours.high if ours else None,
         "cpu_us_per_evaluation": cpu_us_per_row(sum(part.cpu_seconds for part in slices), workers),
         "roof_cpu_us": median(done.roof_cpu for done in counted) * 1e6 if share else None,
         "error": (max(rates) - min(rates)) / 2,
         "rounds": len(counted),
         "rounds_dropped": len(mode.rounds) - len(counted),
         "probe": probe_figures(counted),
-        **_proof(workers, records, mode),
+        **_proof(records, mode),
         **games_interval(slices),
         **withheld(int(workers.get("games", 0)), seconds, outcome.units),
         "not_measured": None,
@@ -127,8 +134,12 @@ def _models(records: Sequence[GameRecord]) -> str:
     return ", ".join(sorted(found))
 
 
-def _proof(workers: dict[str, float], records: Sequence[GameRecord], mode: Measured) -> Row:
-    """Return the columns that show that real search was done, and by all workers."""
+def _proof(records: Sequence[GameRecord], mode: Measured) -> Row:
+    """Return the columns that show that real search was done, and by all workers.
+
+    They are samples and no rates, so they are taken of all that the mode played: a slow one has few decisions.
+    """
+    workers = mode.pool.pool.totals()
     sampled = workers.get("sampled_evaluations", 0)
     each = mode.pool.pool.games_by_worker()
     return {
@@ -167,6 +178,7 @@ def raw_rounds(rounds: Sequence[Round], probe_limit: float) -> list[Row]:
             "roof_cpu_us": done.roof_cpu * 1e6,
             "probes": [probe._asdict() for probe in done.probes],
             "idle_cpu": done.idle_cpu,
+            "others_cpu": done.others_cpu,
             **{mode: _raw(part) for mode, part in done.slices.items()},
         }
         for done in rounds

@@ -28,6 +28,8 @@ class Round:
     """Processor seconds that the network alone took for a row."""
     idle_cpu: float = 0.0
     """Processors that paused processes used meanwhile."""
+    others_cpu: float = 0.0
+    """Processors that other programs used meanwhile."""
 
     def moved(self, usual: Probe) -> float:
         """Return how far the probes beside this round are from `usual`, relative."""
@@ -84,8 +86,11 @@ def roof_share(rounds: Sequence[Round], mode: str) -> Spread | None:
 
 
 def ratio(rounds: Sequence[Round], mode: str, base: str) -> Spread | None:
-    """Return `mode` by `base` in evaluations per second, slices of one round paired; None when `base` did nothing."""
-    pairs = [(done.slices[mode], done.slices[base]) for done in rounds if base in done.slices]
+    """Return `mode` by `base` in evaluations per second, slices of one round paired.
+
+    None when one of them was not measured, or `base` did nothing.
+    """
+    pairs = [(done.slices[mode], done.slices[base]) for done in rounds if {mode, base} <= done.slices.keys()]
     if not pairs or not all(low.evaluations_per_second for _, low in pairs):
         return None
     return Spread.of([high.evaluations_per_second / low.evaluations_per_second for high, low in pairs])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import psutil
 
 from bench.counting import difference
 from common.errors import PoolError
+from common.usage import MachineUse
 from inference_server import stats as server_stats
 from workers.index_book import IndexBook
 from workers.plan import PoolPlan
@@ -144,14 +146,32 @@ class WarmPool:
 
 
 def cpu_seconds(processes: Iterable[int]) -> float:
-    """Return the processor seconds that the processes and their children have used so far; dead ones count nothing."""
-    total = 0.0
-    for number in processes:
-        try:
-            parent = psutil.Process(number)
-            for process in (parent, *parent.children(recursive=True)):
-                times = process.cpu_times()
-                total += times.user + times.system
-        except psutil.Error:
-            continue
-    return total
+    """Return the processor seconds that the processes and their children have used so far; dead ones count nothing.
+
+    One look at all processes of the machine, however many are asked for: hundreds of paused workers are.
+    """
+    wanted = set(processes)
+    living = {process.pid: process.info for process in psutil.process_iter(["ppid", "cpu_times"])}
+
+    def belongs(number: int) -> bool:
+        while number in living and number not in wanted:
+            number = living[number]["ppid"]
+        return number in living
+
+    times = [info["cpu_times"] for number, info in living.items() if info["cpu_times"] and belongs(number)]
+    return float(sum(used.user + used.system for used in times))
+
+
+class OthersUse:
+    """Processors that programs other than this one and its children take, from its making to `look`."""
+
+    def __init__(self) -> None:
+        self._machine, self._began = MachineUse(), time.monotonic()
+        self._own = cpu_seconds([os.getpid()])
+        self._machine.look()
+
+    def look(self) -> float:
+        """Return the mean since the making."""
+        busy, seconds = self._machine.look(), time.monotonic() - self._began
+        own = cpu_seconds([os.getpid()]) - self._own
+        return max(0.0, (busy or 0.0) - own / seconds)

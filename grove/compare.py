@@ -19,7 +19,7 @@ def compare(settings: Compare) -> int:
         game_spec=settings.game,
         modes=modes,
         seconds=settings.seconds,
-        out=make_new(folder_of(settings, "compare")),
+        out=folder_of(settings, "compare"),
         seed=settings.seed,
         search=settings.search,
         pool=settings.pool,
@@ -27,6 +27,8 @@ def compare(settings: Compare) -> int:
         server=settings.server,
         probe_limit=settings.probe_limit,
     )
+    bench.pool_plans(asked)  # refuses what cannot work before a folder is made
+    make_new(asked.out)
     console = Console(highlight=False, soft_wrap=True)
     console.print(network)
     outcome = bench.run_comparison(asked, console.print)
@@ -37,6 +39,8 @@ def compare(settings: Compare) -> int:
     paths = bench.write_results(asked, rows)
     console.print()
     bench.print_table(rows, console)
+    if warning := bench.busy_warning(outcome):
+        console.print(warning)
     if plan:
         console.print()
         bench.print_days(plan, [(row["mode"], row) for row in rows if row["mode"] in modes], console)

@@ -127,6 +127,8 @@ def compare_columns(rows: Sequence[Figures]) -> dict[str, Callable[[Figures], st
         "distinct": lambda row: percent(row.get("distinct_share")),
         "entropy": lambda row: shown(row.get("mean_visit_entropy")),
     }
+    if any(row.get("ours_by_rule") for row in rows):
+        columns["our rule by this"] = lambda row: shown(row.get("ours_by_rule"))
     if any(row.get("plan_days") is not None for row in rows):
         columns["days of the plan"] = lambda row: shown(row.get("plan_days"))
     return columns

@@ -107,7 +107,9 @@ class Compare(Load):
     seconds: float = 120.0
     """Seconds of measuring, over all modes; starting and warming them comes on top."""
     modes: str = "direct,local,server-thread,server-process"
-    """Comma-separated modes to compare: direct, local, server-thread, server-process."""
+    """Comma-separated modes to compare: direct, local, server-thread, server-process; python-threads, one-position,
+    always-waited (together `failed`: designs that were tried and given up, as evidence); full-only, time-out-only,
+    drain, 1ms, adaptive-wait (together `fixed`: batching rules of other programs, in worker processes); or `all`."""
     out: str | None = None
     """New or empty folder for results.json, run.json, the chart and the games. By default a new one under runs/."""
     probe_limit: float = 0.1

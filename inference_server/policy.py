@@ -76,7 +76,7 @@ class _Client:
 
 
 class Queue:
-    """The waiting rows of one model slot, oldest first, as [arrival_ns, rows] pairs."""
+    """The waiting rows, at least one, of one model slot, oldest first, as [arrival_ns, rows] pairs."""
 
     __slots__ = ("chunks", "rows", "slot")
 
@@ -236,17 +236,19 @@ class Policy:
         return queue.chunks[0][0] + self._limits.max_delay_ns
 
     def _dispatch(self, queue: Queue, reason: str, now_ns: int) -> Dispatch:
-        rows = min(queue.rows, self._top)
-        if reason in {"saturated", "drain"}:
-            rows = self._share(queue.rows)
-        elif reason == "delay":
+        if reason == "delay":
             self._expire(now_ns)
+        rows = self._batch_rows(queue, reason)
         queue.pop(rows)
         if not queue.rows:
             del self._waiting[queue.slot]
         self.reasons[reason] += 1
         bucket = self._buckets[bisect_left(self._buckets, rows)]
         return Dispatch(self._free.pop(), queue.slot, rows, bucket, reason)
+
+    def _batch_rows(self, queue: Queue, reason: str) -> int:
+        """How many of the queue's rows leave together for `reason`."""
+        return self._share(queue.rows) if reason in {"saturated", "drain"} else min(queue.rows, self._top)
 
     def _share(self, rows: int) -> int:
         """An even share of `rows` for one of the free lanes: whole buckets, never below the least worthwhile share."""

@@ -8,6 +8,8 @@ import math
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,24 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from bench.compare import slice_length
+from bench.compare import Outcome, slice_length
 from bench.counting import difference, total
-from bench.modes import parse_modes
+from bench.modes import FIXED, MODES, ORIGIN_WORKERS, Asked, parse_modes, pool_plans, trees_bytes, unsuited
 from bench.probe import Probe
-from bench.report import print_table
+from bench.report import busy_warning, finding, print_table
 from bench.results import LEAST_GAMES, mean_visit_entropy, withheld
 from bench.rounds import LEAST_ROUNDS, Round, Spread, check_enough, kept, ratio, roof_share
+from bench.rules import AlwaysWaited
 from bench.search import REPEATS, simulations_per_second
-from bench.slices import Slice
+from bench.slices import Slice, cpu_seconds
 from common.errors import PoolError, SettingError
+from game import load_game
+from inference_server import ServerSettings
+from inference_server.network_settings import NetworkSettings
+from inference_server.policy import Policy
+from mcts import SearchSettings
+from workers.plan import Sizes
+from workers.settings import PoolSettings
 
 SUMMARY_KEYS = (
     *("games", "seconds", "games_per_minute", "evaluations_per_second", "simulations_per_second"),
@@ -63,8 +73,15 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GROVE_TEST_MARK", mark)
         done = run(
-            *("--network", "resnet:blocks=1,channels=8", "--simulations", "8", "--seconds", "5"),
-            *("--modes", "server-thread,local", "--games-per-worker", "16", "--workers", "2"),
+            *("--network", "resnet:blocks=1,channels=8", "--simulations", "8", "--seconds", "6"),
+            *(
+                "--modes",
+                "server-thread,local,drain,one-position,python-threads",
+                "--games-per-worker",
+                "16",
+                "--workers",
+                "2",
+            ),
             # The machine that runs the tests need not be quiet.
             *("--probe-limit", "1", "--device", "cpu", "--out", str(out)),
         )
@@ -76,7 +93,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_results_have_every_key_and_the_modes_asked_for(compared: tuple[Path, str]) -> None:
     rows: list[dict[str, Any]] = json.loads((compared[0] / "results.json").read_text())
-    assert [row["mode"] for row in rows] == ["server-thread", "local"]
+    assert [row["mode"] for row in rows] == ["server-thread", "local", "drain", "one-position", "python-threads"]
     for row in rows:
         assert set(SUMMARY_KEYS) | set(OWN_KEYS) <= set(row)
         assert row["games"] > 0
@@ -86,6 +103,9 @@ def test_results_have_every_key_and_the_modes_asked_for(compared: tuple[Path, st
         assert 0 < row["mean_visit_entropy"] < math.log(7)
         assert row["evaluations"] == pytest.approx(row["evaluations_per_second"] * row["seconds"], rel=0.01)
     assert {row["model_version"] for row in rows} == {rows[0]["model_version"]}
+    found = {row["mode"]: row for row in rows}
+    assert found["one-position"]["mean_batch_rows"] <= 2, "two workers, one position each"
+    assert found["drain"]["dispatch_reasons"]["free"] > 0
     assert rows[0]["ratio_to_direct"] is None, "direct was not among the modes"
 
 
@@ -95,6 +115,7 @@ def test_header_names_command_machine_and_raw_rounds(compared: tuple[Path, str])
     assert head["machine"]["cores"] >= 1
     assert {item["bucket"] for item in head["roof"]["tried"]} >= {64, 128, 256, 512}
     assert all(set(done) >= {"kept", "roof", "probes", "server-thread", "local"} for done in head["rounds"])
+    assert head["others_cpu"] >= 0
 
 
 def test_table_chart_and_games_are_there(compared: tuple[Path, str]) -> None:
@@ -102,7 +123,8 @@ def test_table_chart_and_games_are_there(compared: tuple[Path, str]) -> None:
     assert "server-thread  " in said
     assert "of the roof" in said
     assert imread(out / "chart.png").shape[1] == 1500
-    assert sorted(path.name for path in (out / "games").iterdir()) == ["local", "server-thread"]
+    modes = {row["mode"] for row in json.loads((out / "results.json").read_text())}
+    assert {path.name for path in (out / "games").iterdir()} == modes
 
 
 @pytest.mark.parametrize(
@@ -216,6 +238,98 @@ def test_modes_are_taken_once_in_their_order() -> None:
     assert parse_modes(" local, direct,local") == ("local", "direct")
     with pytest.raises(SettingError, match="no mode"):
         parse_modes("server")
+
+
+def test_groups_stand_for_their_modes() -> None:
+    assert parse_modes("failed,direct") == ("python-threads", "one-position", "always-waited", "direct")
+    assert parse_modes("drain,fixed")[:2] == ("drain", "full-only")
+    assert set(parse_modes("all")) == set(MODES)
+
+
+def asked(out: Path, *modes: str, game: str = "connect_four", **pool: int) -> Asked:
+    return Asked(
+        game_spec=game,
+        modes=modes,
+        seconds=1,
+        out=out,
+        seed=0,
+        search=SearchSettings(simulations=8),
+        pool=PoolSettings(**pool),
+        network=NetworkSettings(network="resnet:blocks=1,channels=8", device="cpu"),
+        server=ServerSettings(),
+        probe_limit=0.1,
+    )
+
+
+def test_rules_differ_from_the_server_in_nothing_but_the_rule(tmp_path: Path) -> None:
+    plans = pool_plans(asked(tmp_path, "server-process", *FIXED, "always-waited", workers=3))
+    ours = plans.pop("server-process")
+    assert ours.policy is Policy
+    assert {mode: plan.policy for mode, plan in plans.items()} == {**FIXED, "always-waited": AlwaysWaited}
+    assert all(replace(plan, policy=Policy, games_folder=ours.games_folder) == ours for plan in plans.values())
+
+
+def test_failed_designs_have_their_shape(tmp_path: Path) -> None:
+    plans = pool_plans(asked(tmp_path, "one-position", "python-threads"))
+    assert plans["one-position"].process_sizes == Sizes(workers=ORIGIN_WORKERS, games=1, groups=1)
+    python = plans["python-threads"]
+    assert python.pool == "thread"
+    assert not load_game(python.game_spec).compiled
+
+
+def test_a_mode_that_does_not_suit_the_game_says_why(tmp_path: Path) -> None:
+    blob = asked(tmp_path, "python-threads", "drain", game="blob:players=4,cards=5")
+    assert pool_plans(blob).keys() == {"drain"}
+    assert "cannot hide information" in unsuited(blob, "python-threads")
+
+
+def test_pools_that_do_not_fit_together_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    each = sum(trees_bytes(plan) for plan in pool_plans(asked(tmp_path, "drain")).values())
+    monkeypatch.setattr("bench.modes.free_memory_bytes", lambda: int(1.5 * each))
+    pool_plans(asked(tmp_path, "drain"))
+    with pytest.raises(SettingError, match="modes is drain,1ms: their trees need"):
+        pool_plans(asked(tmp_path, "drain", "1ms"))
+
+
+def test_our_rule_is_set_beside_every_other() -> None:
+    row = dict.fromkeys(("mode", "variant", "not_measured", "note", "unit", *OWN_KEYS, *SUMMARY_KEYS))
+    row |= dict.fromkeys(("evaluations_per_second", "simulations_per_second"), 1.0) | {"unit": "games"}
+    row |= dict.fromkeys(("cpu_us_per_evaluation", "ours_by_rule"))
+    ruled = row | {"mode": "drain", "ours_by_rule": 1.25, "ours_by_rule_low": 1.1, "ours_by_rule_high": 1.5}
+    out = io.StringIO()
+    print_table([row | {"mode": "server-process"}, ruled], Console(file=out, width=250))
+    head, ours, drain = out.getvalue().splitlines()
+    assert head.endswith("ours by rule  lowest..highest")
+    assert ours.endswith("-")
+    assert drain.endswith("1.25x       1.10..1.50")
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([("a", 90.0, 9.0), ("direct", 10.0, 1.0)], "a evaluates 9 times as many positions as one at a time (direct)"),
+        ([("a", 90.0, None), ("b", 60.0, None)], "a is fastest, 1.5 times as fast as b"),
+        ([("a", 90.0, None)], "a: 90 evaluations a second"),
+    ],
+)
+def test_title_says_what_was_found(rows: list[tuple[str, float, float | None]], words: str) -> None:
+    keys = ("mode", "evaluations_per_second", "ratio_to_direct")
+    assert finding([dict(zip(keys, row, strict=True)) for row in rows]) == words
+
+
+def test_a_busy_machine_is_warned_of() -> None:
+    assert busy_warning(Outcome(others_cpu=0.0)) == ""
+    assert "other programs used 99.0 of" in busy_warning(Outcome(others_cpu=99.0))
+
+
+def test_processor_time_counts_children_and_the_living_alone() -> None:
+    burn = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(3 * 10**7)); input()'])"
+    with subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE) as child:
+        while cpu_seconds([child.pid]) <= psutil.Process(child.pid).cpu_times().user + 0.05:
+            time.sleep(0.02)
+        assert cpu_seconds([os.getpid()]) >= cpu_seconds([child.pid])
+        child.communicate(b"\n")
+    assert cpu_seconds([child.pid]) == 0.0
 
 
 def test_entropy_of_visits() -> None:

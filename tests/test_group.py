@@ -142,7 +142,7 @@ def test_the_tally_counts_what_happened() -> None:
     assert group.tally.moves == sum(len(record.moves) for record in records)
     assert group.tally.decisions == searched
     assert group.forest.simulations == searched * SHORT.simulations
-    assert group.tally.sampled_decisions == searched // SAMPLE_EVERY
+    assert group.tally.sampled_decisions == -(-searched // SAMPLE_EVERY)
     assert 0 < group.tally.distinct_evaluations <= group.tally.sampled_evaluations
     assert group.games_in_progress() == []
 

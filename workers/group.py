@@ -117,7 +117,7 @@ class Group:
             play.values.append(values[i])
             play.models.append(self.version)
             self.tally.decisions += 1
-            if self.tally.decisions % SAMPLE_EVERY == 0:
+            if self.tally.decisions % SAMPLE_EVERY == 1:  # the first one too: a slow worker makes few
                 self._sample(slot)
         self._step(decided, actions)
 
