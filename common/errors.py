@@ -9,7 +9,8 @@
     |   |-- MessageError      a malformed, oversized or wrongly versioned message
     |   `-- ServerGone        the server stopped answering
     |-- RecordError           a run folder or a game record that cannot be read or written
-    |   `-- StorageError      a file that takes no more: the disk is full, read-only or gone
+    |   |-- StorageError      a file that takes no more: the disk is full, read-only or gone
+    |   `-- LineError         one line of a log that is no usable game record
     `-- PoolError             workers could not be started or all of them died
 """
 
@@ -59,6 +60,19 @@ class RecordError(GroveError):
 
 class StorageError(RecordError):
     """A file that takes no more: the disk is full or read-only, or the file was removed."""
+
+
+class LineError(RecordError):
+    """A line that is no usable game record.
+
+    `kind`: `torn` (no checksum at its end), `damaged` (the checksum does not fit), `later` (of a later schema),
+    `invalid` (the checksum fits, the content does not), `foreign` (JSON that never was a game record), `long` (more
+    bytes than are read of a line).
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 class PoolError(GroveError):

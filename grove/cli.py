@@ -24,6 +24,11 @@ usage: grove COMMAND [flags]; grove COMMAND --help lists the flags
   bench soak      kill, stop and flood a run for a while and check that no game is lost
   tune            search the fastest pool and server settings for a load and keep them as a preset
   profile         say where the time of workers and server goes
+  data count      count the games under any folders, each once; with a mark, the new ones
+  data check      check every line in full and say what is wrong with which file
+  data stats      lengths, time-outs, seats, models, games a minute over time
+  data repair     move what cannot be used out of the logs; --dry-run only says what
+  data export     write all games to one Parquet file
   report          write one HTML page about runs and measurements
   doctor          say what this machine offers, with a remedy for what is missing
 """
@@ -51,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _command(given: list[str]) -> tuple[str, list[str]]:
-    """Return the command's name, of two words for `bench`, and its arguments."""
-    words = 2 if given[:1] == ["bench"] and len(given) > 1 else 1
+    """Return the command's name, of two words for `bench` and `data`, and its arguments."""
+    words = 2 if given[:1] in (["bench"], ["data"]) and len(given) > 1 else 1
     return " ".join(given[:words]), given[words:]
 
 
@@ -154,6 +159,41 @@ def _report(arguments: list[str]) -> int:
     return report(parse(Report, arguments, "grove report"))
 
 
+def _data_count(arguments: list[str]) -> int:
+    from grove.data import Count, count
+    from grove.settings import parse
+
+    return count(parse(Count, arguments, "grove data count"))
+
+
+def _data_check(arguments: list[str]) -> int:
+    from grove.data import Check, check
+    from grove.settings import parse
+
+    return check(parse(Check, arguments, "grove data check"))
+
+
+def _data_stats(arguments: list[str]) -> int:
+    from grove.data import Stats, stats
+    from grove.settings import parse
+
+    return stats(parse(Stats, arguments, "grove data stats"))
+
+
+def _data_repair(arguments: list[str]) -> int:
+    from grove.data import Repair, repair
+    from grove.settings import parse
+
+    return repair(parse(Repair, arguments, "grove data repair"))
+
+
+def _data_export(arguments: list[str]) -> int:
+    from grove.data import Export, export_games
+    from grove.settings import parse
+
+    return export_games(parse(Export, arguments, "grove data export"))
+
+
 def _doctor(arguments: list[str]) -> int:
     from grove import doctor
 
@@ -175,6 +215,11 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "bench soak": _soak,
     "tune": _tune,
     "profile": _profile,
+    "data count": _data_count,
+    "data check": _data_check,
+    "data stats": _data_stats,
+    "data repair": _data_repair,
+    "data export": _data_export,
     "report": _report,
     "doctor": _doctor,
 }

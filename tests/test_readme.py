@@ -14,7 +14,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALLER = {"--games": "6", "--seconds": "6", "--simulations": "8", "--workers": "2", "--minutes": "0.2"}
-NAMES = ("selfplay", "show", "doctor", "serve", "work", "bench compare", "bench limit", "watch", "report", "tune")
+NAMES = (
+    *("selfplay", "show", "doctor", "serve", "work", "bench compare", "bench limit", "watch", "report", "tune"),
+    "data",
+)
 SMALL_NETWORK = ("--network", "mlp:layers=1,width=8", "--compile", "off", "--dtype", "fp32")
 
 
@@ -62,6 +65,9 @@ def test_selfplay_then_what_can_be_done_with_a_run(tmp_path: Path) -> None:
     assert "bound" in run(limit, tmp_path)
     assert "report.html" in run(grove(lines_with("grove report")[0]), tmp_path)
     assert "rounds/min" in run([*grove(blob), *SMALL_NETWORK], tmp_path)
+    count, stats = lines_with("grove data")
+    assert "hex:size=7: 6 games (+6/5,000)" in run(grove(count), tmp_path)
+    assert "seat 0: won" in run(grove(stats), tmp_path)
 
 
 def test_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
