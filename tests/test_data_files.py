@@ -295,7 +295,7 @@ UNUSUAL = [
 FORGED = [
     text({**json.loads(GAMES[1]), key: value}).rstrip(b"\n")
     for key, value in [
-        ("index", 1 << 63), ("seed", 1 << 64), ("index", True), ("game", "x" * 201), ("utilities", [float("nan")]),
+        ("index", 1 << 63), ("seed", 1 << 64), ("index", True), ("game", "x" * 1001), ("utilities", [float("nan")]),
         ("utilities", []), ("utilities", ["a"]), ("values", 3), ("values", [[1]] * 4), ("visits", [[[0]]] * 4),
         ("visits", [[[-1, 2]]] * 4), ("models", [1] * 4), ("seconds", -1), ("seconds", "x"), ("status", ["finished"]),
         ("status", "x" * 1000), ("schema", True), ("schema", 3), ("moves", [1 << 40] * 4), ("seconds", 10**400),

@@ -43,12 +43,12 @@ _TAIL_BYTES = len(b',"crc32":4294967295}\n')
 _NUMBER = rb"(0|[1-9][0-9]{0,19})"
 # Printable ASCII only: what JSON escapes, or refuses, is left to its parser.
 _HEAD = re.compile(
-    rb'\{"schema":1,"game":"([ !#-\[\]-~]{0,200})","index":' + _NUMBER + b',"seed":' + _NUMBER + b","
+    rb'\{"schema":1,"game":"([ !#-\[\]-~]{0,1000})","index":' + _NUMBER + b',"seed":' + _NUMBER + b","
 ).match
 LARGEST_INDEX = (1 << 63) - 1
 LARGEST_SEED = (1 << 64) - 1
 LARGEST_MOVE = (1 << 31) - 1
-LONGEST_SPEC = 200
+LONGEST_SPEC = 1000
 """Characters of a game spec."""
 _FIELDS = ("schema", "game", "index", "seed", "moves", "visits", "values", "models", "utilities", "status", "seconds")
 _PER_MOVE = ("visits", "values", "models")
