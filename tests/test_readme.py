@@ -56,6 +56,7 @@ def lines_with(text: str) -> list[str]:
     return [line for line in commands() if text in line]
 
 
+@pytest.mark.timeout(240)
 def test_selfplay_then_what_can_be_done_with_a_run(tmp_path: Path) -> None:
     play, blob = lines_with("grove selfplay")
     assert "runs/hex7" in run(grove(play), tmp_path)

@@ -419,18 +419,10 @@ def indices_from(path: Path, start: int) -> tuple[list[int], int]:
             for line in file:
                 start += len(line)
                 with suppress(RecordError):
-                    found.append(_index_of(line))
+                    found.append(read_head(line)[1])
     except OSError:  # there is no log, or no reading it: a start of the same run will see what it holds
         pass
     return found, start
-
-
-def _index_of(line: bytes) -> int:
-    head = _HEAD.match(line)
-    if head is None:
-        return decode_line(line).index
-    _check_crc(line)
-    return int(head[1])
 
 
 def _decode_all(path: Path, problems: list[Problem]) -> Iterator[GameRecord]:
