@@ -142,8 +142,8 @@ def _timed_channel(recorder: Recorder) -> type[zmq_channel.ZmqChannel]:
     stages = {
         "_receive": "receive",
         "_send_replies": "reply",
-        "_drop_lost": "look after",
-        "_look_for_silent": "look after",
+        "_see_who_went": "look after",
+        "_tick": "look after",
     }
     return type("TimedChannel", (parent,), {k: recorder.timed(v, getattr(parent, k)) for k, v in stages.items()})
 
