@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from common.errors import HandshakeError, PoolError, RecordError, SettingError, 
 from common.machine import usable_cores
 from game import check, load_game
 from game.contract import Game
+from grove.interrupts import STOPPED, Interrupts
 from grove.live import LiveView, Snapshot
 from grove.run_folder import MAY_DIFFER, RunFolder
 from grove.settings import SelfPlay, Work, flatten
@@ -34,10 +34,6 @@ from workers.sampler import INTERVAL_S, Sampler
 from workers.settings import PoolSettings
 from workers.sizing import check_memory, check_requests, sizes
 
-_ENOUGH = 3
-"""Signals from which the process ends wherever it is."""
-_STOPPED = 130
-"""Exit status after the second signal, as of a program that Ctrl-C ended."""
 _LAST_S = 1.0
 """Shortest last interval worth a line of metrics.jsonl; the rates of a shorter one say little."""
 _TICK_S = 0.1
@@ -64,7 +60,7 @@ def selfplay(settings: SelfPlay) -> int:
         check_requests(settings.search, server, chosen)
     # What `auto` takes is known later; here only what cannot be at all is refused.
     check_memory(game, settings.search, min(possible, key=lambda one: one.workers * one.games))
-    with _folder(settings, settings.run.out, game) as folder:
+    with Interrupts(settings.run.drain) as asked, _folder(settings, settings.run.out, game) as folder:
         plan = PoolPlan(
             game_spec=game.name,
             run_seed=folder.seed,
@@ -80,7 +76,7 @@ def selfplay(settings: SelfPlay) -> int:
             fsync_every_s=_FSYNC_S[settings.run.fsync],
             standby=True,
         )
-        return _Run(folder, plan, game, range(settings.run.games), settings.run.drain, why).play()
+        return _Run(folder, plan, game, range(settings.run.games), asked, why).play()
 
 
 def work(settings: Work) -> int:
@@ -94,7 +90,7 @@ def work(settings: Work) -> int:
     _, process = sizes(pool, ServerSettings(), len(wanted), "cpu", settings.search.worlds)
     check_memory(game, settings.search, process)
     _check_served(settings, game, process, keys)
-    with _folder(settings, settings.out, game) as folder:
+    with Interrupts(settings.drain) as asked, _folder(settings, settings.out, game) as folder:
         plan = PoolPlan(
             game_spec=game.name,
             run_seed=folder.seed,
@@ -110,7 +106,7 @@ def work(settings: Work) -> int:
             keys=settings.keys or "",
             fsync_every_s=_FSYNC_S[settings.fsync],
         )
-        return _Run(folder, plan, game, wanted, settings.drain).play()
+        return _Run(folder, plan, game, wanted, asked).play()
 
 
 def _check_served(settings: Work, game: Game, chosen: Sizes, keys: ClientKeys | None) -> None:
@@ -199,18 +195,17 @@ class _Run:
     """One start of a run: the pool, the view, the figures."""
 
     def __init__(
-        self, folder: RunFolder, plan: PoolPlan, game: Game, wanted: range, drain: bool, network_reason: str = ""
+        self, folder: RunFolder, plan: PoolPlan, game: Game, wanted: range, asked: Interrupts, network_reason: str = ""
     ) -> None:
         self._folder, self._plan, self._game, self._network_reason = folder, plan, game, network_reason
-        self._drain = drain
+        self._asked = asked
         done = finished_indices(folder.games)
         for problem in done.problems:
             folder.log(str(problem))
         self._torn = len(done.problems)
         self._pool = Pool(plan, IndexBook(wanted, done.indices), folder.lock)
+        asked.hurry = self._pool.hurry
         self._unit = next(iter(game.units))
-        self._signals = 0
-        """Times that the user asked to stop."""
         self._said = 0  # of the pool's problems
         self._unkept = False  # whether it was said that something beside the games cannot be written
         self._began: float | None = None
@@ -224,7 +219,7 @@ class _Run:
         Raises PoolError or StorageError when the run cannot go on; its figures are written and told first.
         """
         book, failure = self._pool.book, None
-        with LiveView(len(book.wanted)) as view, self._interruptible():
+        with LiveView(len(book.wanted)) as view:
             view.update({"state": "starting", "game": self._game.name, "games": book.finished, "unit": self._unit})
             if self._torn:
                 view.message(f"{self._torn} torn or damaged lines skipped; see {self._folder.path / 'log.txt'}")
@@ -243,7 +238,7 @@ class _Run:
     def _play(self, view: LiveView) -> None:
         with self._pool as pool:
             self._start()
-            if not self._signals:
+            if not self._asked.count:
                 self._say_sizes(view, pool.sizes)
                 self._say_head(view)
                 with closing(Sampler(pool, self._game.units)) as self._sampler:
@@ -256,7 +251,7 @@ class _Run:
     def _start(self) -> None:
         """Start the pool; a new folder of a run that cannot start goes again, so that mended settings may use it."""
         try:
-            self._pool.start(lambda: self._signals > 0)
+            self._pool.start(lambda: self._asked.count > 0)
         except PoolError:
             if not self._folder.resumed:
                 shutil.rmtree(self._folder.path, ignore_errors=True)
@@ -282,8 +277,9 @@ class _Run:
 
     def _over(self, view: LiveView) -> bool:
         """Return whether the user wants to stop and, where asked for, the games in progress have ended."""
-        if not self._signals or not self._drain or self._signals > 1:
-            return self._signals > 0
+        asked = self._asked
+        if not asked.count or not asked.drain or asked.count > 1:
+            return asked.count > 0
         if not self._pool.draining:
             view.message("finishing the games in progress; again to stop now")
             self._pool.drain()
@@ -345,27 +341,6 @@ class _Run:
         view.message(text)
         self._keep(self._folder.log, text)
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Let the first Ctrl-C, SIGTERM or SIGHUP end the run cleanly and a second one at once."""
-
-        def stop(number: int, frame: object) -> None:
-            self._signals += 1
-            if self._signals > 1:
-                self._pool.hurry()
-            if self._signals > _ENOUGH:
-                raise KeyboardInterrupt
-
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
-            numbers.append(signal.SIGHUP)
-        former = {number: signal.signal(number, stop) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
-
     def _close(self) -> int:
         book = self._pool.book
         if self._began is not None:
@@ -388,4 +363,4 @@ class _Run:
             print(f"{book.finished} {self._unit} are saved, {book.left} are left: {again}.")
         elif self._began is None:
             print(f"All {book.finished} {self._unit} are there already: {self._folder.path}")
-        return 0 if self._signals < 2 else _STOPPED
+        return 0 if self._asked.count < 2 else STOPPED
