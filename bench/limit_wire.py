@@ -60,7 +60,6 @@ class NullBackend:
         """`max_batch`: rows of the largest batch."""
         self.buckets = buckets_up_to(max_batch, CPU_READY)
         self.depth = 1
-        self.version = "0" * 16
         self._spec = spec
         self._logits = np.zeros((max_batch, spec.num_actions), np.float32)
         self._values = np.zeros((max_batch, spec.value_size), np.float32)
@@ -76,7 +75,26 @@ class NullBackend:
         """Every batch is done at once."""
         return True
 
-    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int) -> Any:
+    def version_of(self, slot: int = 0) -> str:
+        """Every slot has the same: no weights."""
+        return "0" * 16
+
+    def prepare(self, model: Any) -> None:
+        """No model changes anything."""
+
+    def try_out(self, weights: None) -> None:
+        """Nothing to try."""
+
+    def install(self, slot: int, weights: None) -> None:
+        """Nothing to keep."""
+
+    def remove(self, slot: int) -> None:
+        """Nothing was kept."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, slot: int = 0) -> Any:
         """Return how many rows were asked for."""
         return rows
 

@@ -17,6 +17,7 @@ usage: grove COMMAND [flags]; grove COMMAND --help lists the flags
   keys            make the keys of a server for other machines and of its clients
   show            replay one recorded game as text
   watch           show a run in another terminal or, with --web, in a browser
+  model push      give a run or server that works another model; model list, model rollback
   bench compare   play the same games direct and served, side by side
   bench sweep     measure over workers, games, batch cap, delay and lanes; goes on where it stopped
   bench limit     say what binds: network, search, wire, writer or cores, and what to change next
@@ -56,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _command(given: list[str]) -> tuple[str, list[str]]:
-    """Return the command's name, of two words for `bench` and `data`, and its arguments."""
-    words = 2 if given[:1] in (["bench"], ["data"]) and len(given) > 1 else 1
+    """Return the command's name, of two words for `bench`, `data` and `model`, and its arguments."""
+    words = 2 if given[:1] in (["bench"], ["data"], ["model"]) and len(given) > 1 else 1
     return " ".join(given[:words]), given[words:]
 
 
@@ -194,6 +195,27 @@ def _data_export(arguments: list[str]) -> int:
     return export_games(parse(Export, arguments, "grove data export"))
 
 
+def _push(arguments: list[str]) -> int:
+    from grove.model import Push, push
+    from grove.settings import parse
+
+    return push(parse(Push, arguments, "grove model push"))
+
+
+def _list_models(arguments: list[str]) -> int:
+    from grove.model import List, list_models
+    from grove.settings import parse
+
+    return list_models(parse(List, arguments, "grove model list"))
+
+
+def _rollback(arguments: list[str]) -> int:
+    from grove.model import Rollback, rollback
+    from grove.settings import parse
+
+    return rollback(parse(Rollback, arguments, "grove model rollback"))
+
+
 def _doctor(arguments: list[str]) -> int:
     from grove import doctor
 
@@ -208,6 +230,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "keys": _keys,
     "show": _show,
     "watch": _watch,
+    "model push": _push,
+    "model list": _list_models,
+    "model rollback": _rollback,
     "bench compare": _compare,
     "bench sweep": _sweep,
     "bench limit": _limit,

@@ -4,6 +4,7 @@ runs/NAME/
   config.toml     the resolved settings
   run.json        version, commit, machine, seed, command line and choices of the first start and of every resume
   games/          one log of finished games per worker (workers/records.py)
+  models/         model files that take over while the run goes on, the newest one, and what became of each
   metrics.jsonl   one JSON line per interval (docs/metrics.md names its keys)
   log.txt         what was said
   summary.json    the figures at the end
@@ -36,7 +37,7 @@ MAY_DIFFER = (
 )
 """Settings that may change at a resume, because they say how much and where, not which games."""
 
-_OWN_NAMES = {"config.toml", "run.json", "games", "metrics.jsonl", "log.txt", "summary.json", "lock"}
+_OWN_NAMES = {"config.toml", "run.json", "games", "metrics.jsonl", "log.txt", "summary.json", "models", "lock"}
 
 
 class RunFolder:

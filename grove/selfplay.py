@@ -24,6 +24,7 @@ from inference_server import ServerSettings, ZmqClient
 from inference_server.keys import ClientKeys
 from inference_server.network_settings import NetworkSettings, resolve_network
 from inference_server.zmq_client import ask_server
+from mcts import SearchSettings
 from workers import figures
 from workers.evaluators import row_spec
 from workers.index_book import IndexBook
@@ -42,7 +43,7 @@ _HOW_NOT_WHICH = (
     *("device", "compile", "cache", "max_batch", "max_delay_us", "idle_after_ms", "min_share_rows", "max_window"),
     *("max_request_rows", "max_message_mb", "ping_interval_ms", "forget_after_s", "connect"),
     *("keys", "max_clients", "max_clients_mb"),
-    "metrics_port",
+    *("metrics_port", "watch_models", "swap", "hang_after_s"),
 )
 """Settings beside run_folder.MAY_DIFFER that may change at a resume: they say how games are computed, not which."""
 
@@ -60,6 +61,7 @@ def selfplay(settings: SelfPlay) -> int:
         check_requests(settings.search, server, chosen)
     # What `auto` takes is known later; here only what cannot be at all is refused.
     check_memory(game, settings.search, min(possible, key=lambda one: one.workers * one.games))
+    _check_swap(settings.search, server)
     with Interrupts(settings.run.drain) as asked, _folder(settings, settings.run.out, game) as folder:
         plan = PoolPlan(
             game_spec=game.name,
@@ -75,6 +77,7 @@ def selfplay(settings: SelfPlay) -> int:
             metrics_port=_metrics_port(settings),
             fsync_every_s=_FSYNC_S[settings.run.fsync],
             standby=True,
+            models=settings.models.watch_models or str(folder.path / "models"),
         )
         return _Run(folder, plan, game, range(settings.run.games), asked, why).play()
 
@@ -86,7 +89,10 @@ def work(settings: Work) -> int:
     pool = PoolSettings(
         workers=settings.workers, games_per_worker=settings.games_per_worker, groups=settings.groups, pool="process"
     )
-    game = _checked_game(ask_server(settings.connect, keys).game)
+    served = ask_server(settings.connect, keys)
+    server = ServerSettings(swap="between-games" if served.swap == "between-games" else "at-once")
+    _check_swap(settings.search, server)
+    game = _checked_game(served.rows.game)
     _, process = sizes(pool, ServerSettings(), len(wanted), "cpu", settings.search.worlds)
     check_memory(game, settings.search, process)
     _check_served(settings, game, process, keys)
@@ -97,7 +103,7 @@ def work(settings: Work) -> int:
             games_folder=folder.games,
             search=settings.search,
             network=NetworkSettings(),
-            server=ServerSettings(),
+            server=server,
             evaluator="server",
             pool="process",
             thread_sizes=process,
@@ -120,6 +126,12 @@ def _check_served(settings: Work, game: Game, chosen: Sizes, keys: ClientKeys | 
         if "exceed" in str(error):
             raise HandshakeError(f"{error} or --games-per-worker, or use other --groups") from None
         raise
+
+
+def _check_swap(search: SearchSettings, server: ServerSettings) -> None:
+    if server.swap == "between-games" and search.cache:
+        limit = "games of two models at once cannot share it, and the server's models change between games"
+        raise SettingError.of("cache", search.cache, limit, "use --cache 0, or --swap at-once where the server is")
 
 
 def _metrics_port(settings: SelfPlay) -> int:
@@ -358,6 +370,7 @@ class _Run:
             print_summary(summary, str(self._folder.path))
         for problem in self._pool.problems[self._said :]:
             print(problem)
+            self._keep(self._folder.log, problem)
         if book.left:
             again = f"the same command with --out {self._folder.path} plays them"
             print(f"{book.finished} {self._unit} are saved, {book.left} are left: {again}.")

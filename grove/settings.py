@@ -21,7 +21,7 @@ import tyro
 from common.errors import SettingError
 from grove.preset import read_preset
 from inference_server.network_settings import NetworkSettings
-from inference_server.settings import MetricsSettings, ServerSettings
+from inference_server.settings import MetricsSettings, ModelSettings, ServerSettings
 from mcts.settings import SearchSettings
 from workers.settings import PoolSettings
 
@@ -71,6 +71,7 @@ class SelfPlay:
     pool: PoolSettings = field(default_factory=PoolSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
+    models: ModelSettings = field(default_factory=ModelSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
 
@@ -135,6 +136,8 @@ class Serve:
     """Where to listen: ipc://PATH, tcp://127.0.0.1:PORT, or, with --keys, tcp://ADDRESS:PORT."""
     keys: str | None = None
     """Folder of `grove keys DIR`: only clients in its list are let in. None: whoever reaches the endpoint."""
+    model_slot: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Further model to serve, as NAME=FILE, of the same architecture; may be given several times."""
     preset: str | None = None
     """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
     ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
@@ -142,6 +145,7 @@ class Serve:
     """TOML file with any of these settings."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
+    models: ModelSettings = field(default_factory=ModelSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
 
@@ -265,6 +269,8 @@ def _fill(kind: type[T], content: dict[str, Any]) -> T:
         if item.default_factory is not dataclasses.MISSING:
             values[item.name] = _fill(item.default_factory, content)  # type: ignore[arg-type]
         elif item.name in content:
+            if isinstance(item.default, tuple) and isinstance(content[item.name], list):
+                content = {**content, item.name: tuple(content[item.name])}
             _check_type(item.name, content[item.name], item.default)
             _check_choice(item.name, content[item.name], get_type_hints(kind)[item.name])
             values[item.name] = content[item.name]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from common.machine import usable_cores
 from inference_server import lanes as lanes_room
@@ -17,7 +16,7 @@ from inference_server.backend_cpu import CpuBackend
 from inference_server.backend_cuda import CudaBackend
 from inference_server.buckets import CPU_COMPILED, CPU_READY, CUDA_GRAPHS, buckets_up_to
 from inference_server.execution import Execution, choose_execution
-from inference_server.model_file import LoadedModel, open_model
+from inference_server.model_file import LoadedModel, load_model, open_model, save_model
 from inference_server.network_settings import NetworkSettings
 from inference_server.rows import RowSpec
 
@@ -30,16 +29,8 @@ class Backend(lanes_room.Backend, Protocol):
         """Batches that compiled code refused and that were repeated eagerly."""
         ...
 
-    def load_weights(self, state: Mapping[str, Tensor], version: str) -> None:
-        """Replace the weights (trained form) in place while the lane is parked."""
-        ...
-
     def describe(self) -> dict[str, Any]:
         """Return what was chosen and why, as plain values."""
-        ...
-
-    def close(self) -> None:
-        """Give up background work and device memory."""
         ...
 
 
@@ -72,6 +63,31 @@ def _cuda_backends(model: LoadedModel, execution: Execution, buckets: tuple[int,
     devices = torch.cuda.device_count()
     placed = [replace(execution, device=torch.device("cuda", lane % devices)) for lane in range(lanes or devices)]
     return [CudaBackend(model, place, buckets, lane) for lane, place in enumerate(placed)]
+
+
+class ModelFiles:
+    """Model files for backends that are being served, as `model_watch.Source` wants them."""
+
+    def __init__(self, row_spec: RowSpec, settings: NetworkSettings, backends: list[Backend]) -> None:
+        about = backends[0].describe()
+        self._row_spec, self._settings = row_spec, settings
+        facts = [str(about[key]) for key in ("device", "dtype", "kind")]
+        self.fit = " | ".join([settings.model or settings.network, str(row_spec.to_dict()), *facts, torch.__version__])
+        """What a verdict on a file depends on besides its content."""
+
+    def load(self, path: Path) -> LoadedModel:
+        """Return the model in a file.
+
+        Raises:
+            ModelError: it cannot be used.
+        """
+        torch.set_num_threads(1)  # of the calling thread: the cores belong to the lanes
+        return load_model(path, self._row_spec, trusted_class=self._settings.network)
+
+    def save_start(self, path: Path) -> None:
+        """Write the model that the backends were made with to a file. Raises OSError."""
+        model = open_model(self._settings, self._row_spec)
+        save_model(path, model.spec, model.row_spec, model.network.state_dict())
 
 
 def network_rate(backends: list[Backend], seconds: float, bucket: int = 0) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from inference_server.compiling import CompiledBuckets
 from inference_server.execution import Execution
 from inference_server.model_file import LoadedModel
 from inference_server.networks import Outputs
-from inference_server.served_network import ServedNetwork, random_rows
+from inference_server.served_network import TRIED_ROWS, ServedNetwork, Weights, random_rows
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -36,10 +35,9 @@ class CpuBackend:
             self._compiled = CompiledBuckets(self._served.network, self._rows, buckets, f"lane{lane}")
         self._thread = 0
 
-    @property
-    def version(self) -> str:
-        """Content hash of the weights, 16 hex digits."""
-        return self._served.version
+    def version_of(self, slot: int = 0) -> str:
+        """Content hash of the weights in `slot`, 16 hex digits."""
+        return self._served.version_of(slot)
 
     @property
     def recompiles(self) -> int:
@@ -62,8 +60,9 @@ class CpuBackend:
         spec = self._served.row_spec
         return np.zeros((self.buckets[-1], *spec.observation_shape), dtype=spec.observation_dtype)
 
-    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int) -> tuple[Outputs, int]:
+    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, slot: int = 0) -> tuple[Outputs, int]:
         """Compute the first `bucket` rows of `buffer`, of which `rows` count; return the handle for `finish`."""
+        self._served.use(slot)
         return self._compute(buffer[:bucket]), rows
 
     def done(self, handle: tuple[Outputs, int]) -> bool:
@@ -75,16 +74,24 @@ class CpuBackend:
         (logits, values), rows = handle
         return logits[:rows].numpy(), values[:rows].numpy()
 
-    def load_weights(self, state: Mapping[str, Tensor], version: str) -> None:
-        """Replace the weights in place (trained form); only while the lane is parked.
+    def prepare(self, model: LoadedModel) -> Weights:
+        """See `Backend.prepare`."""
+        return self._served.prepare(model)
 
-        Raises:
-            ModelError: weights of another network.
-        """
-        self._served.load(state, version)
+    def try_out(self, weights: Weights) -> None:
+        """See `Backend.try_out`."""
+        self._served.try_out(weights, min(TRIED_ROWS, self.buckets[-1]))
+
+    def install(self, slot: int, weights: Weights) -> None:
+        """See `Backend.install`."""
+        self._served.install(slot, weights)
+
+    def remove(self, slot: int) -> None:
+        """See `Backend.remove`."""
+        self._served.remove(slot)
 
     def describe(self) -> dict[str, Any]:
-        """Return device, dtype, kind of execution, their reasons, buckets, bf16 drift and version."""
+        """Return device, dtype, kind of execution, their reasons, buckets, and bf16 drift."""
         execution = self._execution
         policy, value = execution.drift or (0.0, 0.0)
         return {
@@ -98,7 +105,6 @@ class CpuBackend:
             "compiled_buckets": self._compiled.ready if self._compiled else (),
             "policy_drift": policy,
             "value_drift": value,
-            "version": self.version,
         }
 
     def close(self) -> None:

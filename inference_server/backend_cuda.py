@@ -1,13 +1,13 @@
 """The CUDA lane: pinned staging, one CUDA graph per bucket, two buffer sets so that batch k+1 starts before k is back.
 
 Three streams carry copies in, computation and copies out; events order them. All buckets are captured before READY.
-Weights are changed in place, which the graphs see, because they hold addresses, not values.
+The weights of a batch's model slot are copied, on the stream that computes, to where the graphs look for them; that is
+done only when the slot differs from the batch before, so all slots share one set of graphs.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from inference_server.compiling import Network, compile_for
 from inference_server.execution import Execution
 from inference_server.model_file import LoadedModel
 from inference_server.networks import Outputs
-from inference_server.served_network import ServedNetwork, rows_like
+from inference_server.served_network import TRIED_ROWS, ServedNetwork, Weights, rows_like
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -86,10 +86,9 @@ class CudaBackend:
             self._sets = [self._new_set() for _ in range(self.depth)]
         self._free = BufferSets(self.depth)
 
-    @property
-    def version(self) -> str:
-        """Content hash of the weights, 16 hex digits."""
-        return self._served.version
+    def version_of(self, slot: int = 0) -> str:
+        """Content hash of the weights in `slot`, 16 hex digits."""
+        return self._served.version_of(slot)
 
     def warm(self) -> None:
         """Capture one graph per bucket and buffer set, largest first so that all share the memory of the largest."""
@@ -106,13 +105,21 @@ class CudaBackend:
         rows: npt.NDArray[Any] = rows_like(self._served.row_spec, self.buckets[-1]).pin_memory().numpy()
         return rows
 
-    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int) -> _Handle:
+    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, slot: int = 0) -> _Handle:
         """Queue copy in, computation and copy out of the first `bucket` rows of `buffer`; return at once.
 
         Raises:
             RuntimeError: more than `depth` batches under way.
         """
         number = self._free.take()
+        try:
+            self._queue(number, buffer, rows, bucket, slot)
+        except BaseException:
+            self._free.give_back(number)
+            raise
+        return _Handle(number, rows)
+
+    def _queue(self, number: int, buffer: npt.NDArray[Any], rows: int, bucket: int, slot: int) -> None:
         memory = self._sets[number]
         with torch.cuda.device(self._device), torch.inference_mode():
             with torch.cuda.stream(self._copy_in):
@@ -120,6 +127,7 @@ class CudaBackend:
                 memory.arrived.record()
             with torch.cuda.stream(self._work):
                 self._work.wait_event(memory.arrived)
+                self._served.use(slot)  # queued behind the batches before, so these still see their own weights
                 self._compute(number, bucket)
                 memory.computed.record()
             with torch.cuda.stream(self._copy_out):
@@ -127,7 +135,6 @@ class CudaBackend:
                 memory.host_logits[:rows].copy_(memory.logits[:rows], non_blocking=True)
                 memory.host_values[:rows].copy_(memory.values[:rows], non_blocking=True)
                 memory.returned.record()
-        return _Handle(number, rows)
 
     def done(self, handle: _Handle) -> bool:
         """Whether `finish` would not have to wait."""
@@ -142,17 +149,28 @@ class CudaBackend:
             self._free.give_back(handle.number)
         return memory.host_logits[: handle.rows].numpy(), memory.host_values[: handle.rows].numpy()
 
-    def load_weights(self, state: Mapping[str, Tensor], version: str) -> None:
-        """Replace the weights in place (trained form); only while the lane is parked.
+    def prepare(self, model: LoadedModel) -> Weights:
+        """See `Backend.prepare`."""
+        with torch.cuda.device(self._device):
+            weights = self._served.prepare(model)
+            torch.cuda.synchronize(self._device)  # they are read on another stream
+        return weights
 
-        Raises:
-            ModelError: weights of another network.
-        """
-        self._served.load(state, version)
-        torch.cuda.synchronize(self._device)
+    def try_out(self, weights: Weights) -> None:
+        """See `Backend.try_out`."""
+        with torch.cuda.device(self._device):
+            self._served.try_out(weights, min(TRIED_ROWS, self.buckets[-1]))
+
+    def install(self, slot: int, weights: Weights) -> None:
+        """See `Backend.install`."""
+        self._served.install(slot, weights)
+
+    def remove(self, slot: int) -> None:
+        """See `Backend.remove`."""
+        self._served.remove(slot)
 
     def describe(self) -> dict[str, Any]:
-        """Return device, dtype, kind of execution, their reasons, buckets, bf16 drift and version."""
+        """Return device, dtype, kind of execution, their reasons, buckets, and bf16 drift."""
         execution = self._execution
         policy, value = execution.drift or (0.0, 0.0)
         return {
@@ -166,7 +184,6 @@ class CudaBackend:
             "compiled_buckets": self.buckets if self._graphs else (),
             "policy_drift": policy,
             "value_drift": value,
-            "version": self.version,
         }
 
     def close(self) -> None:

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from common.errors import MessageError, ServerGone
+from common.errors import ServerGone
 from inference_server.client import Rows
 from inference_server.forming import Batch, FormingRows
 from inference_server.policy import Limits, Policy, PolicyKind, Wait
 from inference_server.request import Port, Request
+from inference_server.results import NOT_FINITE, Results
 from inference_server.rows import RowSpec
 from inference_server.settings import ServerSettings
+from inference_server.slots import SlotTable
 from inference_server.stats import Stats
 
+_MOST_PROBLEMS = 100
 _NEVER = 1 << 62  # nanoseconds; later than any wake-up
 
 
@@ -49,10 +52,15 @@ class Batcher:
         self.spec = spec
         self.settings = settings
         self.stats = Stats(lanes)
+        self.fault = ""
+        """Why nothing can be computed any more, empty as a rule."""
+        self.problems: deque[str] = deque(maxlen=_MOST_PROBLEMS)
+        """Lines about faults for people; whoever shows them takes them out."""
         self.closed = False
         self.draining = False
         self.lock = threading.Lock()
         self._policy = policy(limits)
+        self._slots = SlotTable(settings.swap == "between-games")
         self._rows = FormingRows(buckets[-1], new_buffer)
         self._ports: dict[int, Port] = {}
         self._next_key = 0
@@ -60,7 +68,7 @@ class Batcher:
         self._assigned: list[Batch | None] = [None] * lanes
         self._waiting: set[int] = set()  # lanes inside next_batch
         self._armed_ns = _NEVER  # when the next waiting lane wakes by itself
-        self._in_flight = 0  # batches dispatched and neither completed nor failed
+        self._in_flight: dict[int, int] = {}  # key -> batches dispatched and not yet completed; no zeros
         self._parked = 0
         self._settled = threading.Condition(self.lock)  # a batch ended or a request was answered
 
@@ -84,13 +92,12 @@ class Batcher:
             raise ServerGone("the inference server is ending and takes no more rows; start it again")
 
     def check_slot(self, slot: int) -> None:
-        """Refuse model slots that are not there (one for now).
+        """Refuse model slots that are not there.
 
         Raises:
-            MessageError: the slot is not 0.
+            MessageError: no such slot.
         """
-        if slot != 0:
-            raise MessageError(f"model slot is {slot}, but only slot 0 is served")
+        self._slots.check(slot)
 
     def submit(self, request: Request, rows: Rows, slot: int) -> None:
         """Copy the checked rows of a new request into the forming batch of `slot`.
@@ -101,9 +108,10 @@ class Batcher:
         port, now_ns = request.port, request.arrived_ns
         with self.lock:
             self._check_open(port)
-            self._rows.add(request, rows, slot)
+            key = self._slots.key_of(slot, port.key)
+            self._rows.add(request, rows, key)
             port.outstanding += 1
-            self._policy.rows_arrived(port.key, request.rows, slot, now_ns)
+            self._policy.rows_arrived(port.key, request.rows, key, now_ns)
             self._run_policy(now_ns)
 
     def set_window(self, port: Port, window: int) -> None:
@@ -130,7 +138,13 @@ class Batcher:
             port.left = True
             self._ports.pop(port.key, None)
             self._policy.client_left(port.key)
+            self._slots.leave(port.key)
             self._run_policy(time.monotonic_ns())
+
+    def release(self, port: Port, slot: int) -> None:
+        """The client sends no more rows for the pinned number `slot` (see `slots.py`)."""
+        with self.lock:
+            self._slots.release(port.key, slot)
 
     def find(self, name: str) -> list[Port]:
         """Return the clients of that name."""
@@ -166,46 +180,44 @@ class Batcher:
             if self._assigned[lane] is None:
                 until_ns = self._carry_out(now_ns)
 
-    def complete(
-        self,
-        batch: Batch,
-        logits: npt.NDArray[np.float32],
-        values: npt.NDArray[np.float32],
-        version: str,
-        compute_us: int,
-    ) -> None:
-        """Hand the results (float32 [rows, A] and [rows, P or 1], copied here) to the requests of `batch`.
+    def complete(self, batch: Batch, results: Results) -> None:
+        """Hand the results (copied here) to the requests of `batch`; rows without outputs are answered as failed.
 
         Raises:
-            ValueError: the arrays have other shapes; nothing was handed out, so the batch can still be failed.
+            ValueError: the arrays have other shapes; nothing was handed out.
         """
         expected = (batch.rows, self.spec.num_actions), (batch.rows, self.spec.value_size)
-        if (logits.shape, values.shape) != expected:
-            raise ValueError(f"the network returned {logits.shape} and {values.shape}, expected {expected}")
-        logits = np.array(logits, np.float32)  # one copy a batch: requests keep slices of it
-        values = np.array(values, np.float32)
+        if (results.logits.shape, results.values.shape) != expected:
+            found = f"{results.logits.shape} and {results.values.shape}"
+            raise ValueError(f"the network returned {found}, expected {expected}")
+        logits = np.array(results.logits, np.float32)  # one copy a batch: requests keep slices of it
+        values = np.array(results.values, np.float32)
+        if results.failed:
+            logits[list(results.failed)] = values[list(results.failed)] = 0
         pieces = [part.request.slice_of(part, logits, values) for part in batch.parts]
         with self.lock:
-            self.stats.batch_done(batch.lane, batch.rows, batch.bucket, compute_us)
+            self._count(batch, results)
             for part, piece in zip(batch.parts, pieces, strict=True):
-                part.request.take(part, piece, version)
-                self._answer_if_whole(part.request, batch, compute_us)
+                part.request.take(part, piece, results.version)
+                if results.failed:
+                    part.request.mark_failed(part, results.failed, results.error)
+                self._answer_if_whole(part.request, batch, results.compute_us)
             self._settle(batch)
 
-    def fail(self, batch: Batch, cause: str, error: str) -> None:
-        """Answer the rows of `batch` as failed; `cause` is counted, `error` is shown to the clients."""
-        with self.lock:
-            self.stats.error(cause)
-            self.stats.failed_rows += batch.rows
-            for part in batch.parts:
-                part.request.take_failure(part, error)
-                self._answer_if_whole(part.request, batch, 0)
-            self._settle(batch)
+    def _count(self, batch: Batch, results: Results) -> None:
+        failed = len(results.failed)
+        if failed < batch.rows:
+            self.stats.batch_done(batch.lane, batch.rows - failed, batch.bucket, results.compute_us)
+        if failed:
+            self.stats.failed_rows += failed
+        if results.error == NOT_FINITE:
+            self.stats.error("not_finite")
 
     def _answer_if_whole(self, request: Request, batch: Batch, compute_us: int) -> None:
         if request.remaining:
             return
         request.batch_rows, request.compute_us = batch.rows, compute_us
+        request.slot = self._slots.announced(batch.slot)
         request.queue_us = max(batch.dispatched_ns - request.arrived_ns, 0) // 1000
         self.stats.request_done(request.queue_us)
         port = request.port
@@ -216,7 +228,9 @@ class Batcher:
 
     def _settle(self, batch: Batch) -> None:
         self._rows.recycle(batch)
-        self._in_flight -= 1
+        self._in_flight[batch.slot] -= 1
+        if not self._in_flight[batch.slot]:
+            del self._in_flight[batch.slot]
         self._settled.notify_all()
 
     # The whole
@@ -227,7 +241,7 @@ class Batcher:
             self._parked += 1
             for lane in self._waiting:
                 self._policy.lane_busy(lane)
-            return self._settled.wait_for(lambda: self._in_flight == 0, timeout_s)
+            return self._settled.wait_for(lambda: not self._in_flight, timeout_s)
 
     def unpark(self) -> None:
         """Undo one `park`."""
@@ -258,7 +272,7 @@ class Batcher:
                 port.wake()
 
     def snapshot(self) -> dict[str, Any]:
-        """Return all counters and the gauges `clients`, `live_clients` and `waiting_rows`."""
+        """Return all counters and the gauges."""
         with self.lock:
             return {
                 **self.stats.snapshot(),
@@ -266,7 +280,65 @@ class Batcher:
                 "clients": len(self._ports),
                 "live_clients": self._policy.live_clients,
                 "waiting_rows": self._policy.waiting_rows,
+                "largest_batch": self._policy.buckets[-1],
             }
+
+    # Models
+
+    def newest_slots(self) -> dict[str, int]:
+        """Return the number that new games shall use, for every slot by its name."""
+        with self.lock:
+            return self._slots.newest()
+
+    def models_alive(self, name: str) -> int:
+        """Return how many models of slot `name` are held."""
+        with self.lock:
+            return self._slots.alive(name)
+
+    def move_slot(self, name: str, key: int) -> None:
+        """Let the weights `key` answer the rows that arrive for slot `name` from now on; a new name is a new slot.
+
+        Raises:
+            SettingError: there are too many slots.
+        """
+        with self.lock:
+            self._slots.move(name, key)
+
+    def free_keys(self) -> list[int]:
+        """Forget the former keys that nobody needs any more, and return them."""
+        with self.lock:
+            free = [k for k in self._slots.unused() if not self._policy.waits(k) and k not in self._in_flight]
+            for key in free:
+                self._slots.forget(key)
+                self._rows.forget(key)
+            return free
+
+    # Faults
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Batch sizes in use, ascending rows."""
+        return self._policy.buckets
+
+    def limit_rows(self, rows: int) -> None:
+        """Form no batch of more than `rows` rows, one of the buckets, any more: the device's memory has no room."""
+        with self.lock:
+            former = self._policy.buckets[-1]
+            if rows >= former:
+                return
+            self._policy.limit_rows(rows)
+            self._rows.limit_rows(rows)
+        self.problem(f"the device is out of memory with batches of {former} rows: at most {rows} rows from now on")
+
+    def break_down(self, fault: str) -> None:
+        """The device or a lane is done for: say so, for the owner to end the server."""
+        self.fault = self.fault or fault
+        self.problem(fault)
+
+    def problem(self, text: str) -> None:
+        """Keep a line about a fault that people should see."""
+        with self.lock:
+            self.problems.append(text)
 
     def count_error(self, cause: str, times: int = 1) -> None:
         """Count faults that reached no batch."""
@@ -290,7 +362,7 @@ class Batcher:
         while not isinstance(decision := self._policy.decide(now_ns), Wait):
             batch = self._rows.take(decision.slot, decision.rows)
             batch.lane, batch.bucket, batch.dispatched_ns = decision.lane, decision.bucket, now_ns
-            self._in_flight += 1
+            self._in_flight[batch.slot] = self._in_flight.get(batch.slot, 0) + 1
             self._assigned[decision.lane] = batch
             self._armed_ns = _NEVER  # that lane no longer keeps the clock
             self._lanes[decision.lane].notify()

@@ -37,10 +37,17 @@ class Reply(NamedTuple):
     """Microseconds that batch took on its lane."""
     error: str = ""
     """Why rows failed, empty as a rule."""
+    slot: int = 0
+    """Slot number that games begun from now on shall use, see `slots.py`; the same for good with swaps at once."""
 
 
 class Client(Protocol):
     """One worker's connection to the inference server; used by one thread only."""
+
+    @property
+    def slots(self) -> dict[str, int]:
+        """Model slots by name, with the number that games begun now shall use; see `slots.py`."""
+        ...
 
     def submit(self, observations: Rows, slot: int = 0, legal: Legal | None = None) -> int:
         """Send rows for model slot `slot` and return the request's number; the rows are copied before it returns.
@@ -61,6 +68,10 @@ class Client(Protocol):
 
     def set_window(self, requests: int) -> None:
         """Promise to keep up to `requests` requests outstanding from now on; 0 = idle."""
+        ...
+
+    def release(self, slot: int) -> None:
+        """Say that no more rows come for the slot number `slot`, which a reply announced before a newer one."""
         ...
 
     def close(self) -> None:

@@ -33,6 +33,14 @@ class FormingRows:
         self._spare: list[Rows] = []  # buffers are kept for good: pinned memory is dear to allocate
         self._forming: dict[int, deque[Batch]] = {}
 
+    def limit_rows(self, rows: int) -> None:
+        """Begin no batch of more than `rows` rows any more; those that have more are cut when they leave."""
+        self._top = rows
+
+    def forget(self, slot: int) -> None:
+        """`slot` gets no rows any more, and none wait."""
+        self._forming.pop(slot, None)
+
     def add(self, request: Request, rows: Rows, slot: int) -> None:
         """Copy all rows of a request behind those already waiting, over as many batches as they need."""
         forming = self._forming.get(slot)
@@ -40,7 +48,7 @@ class FormingRows:
             forming = self._forming[slot] = deque()
         start, total = 0, request.rows
         while start < total:
-            if not forming or forming[-1].rows == self._top:
+            if not forming or forming[-1].rows >= self._top:
                 forming.append(self._open(slot))
             batch = forming[-1]
             at = batch.rows

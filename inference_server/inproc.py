@@ -33,6 +33,11 @@ class InprocClient:
         self._done.append(request)
         self._ready.notify()
 
+    @property
+    def slots(self) -> dict[str, int]:
+        """See `Client.slots`."""
+        return self._batcher.newest_slots()
+
     def submit(self, observations: Rows, slot: int = 0, legal: Legal | None = None) -> int:
         """See `Client.submit`."""
         check_rows(self._port.spec, self._max_rows, observations, legal)
@@ -65,6 +70,10 @@ class InprocClient:
     def set_window(self, requests: int) -> None:
         """See `Client.set_window`; never above the window the client was made with."""
         self._batcher.set_window(self._port, min(requests, self._max_window))
+
+    def release(self, slot: int) -> None:
+        """See `Client.release`."""
+        self._batcher.release(self._port, slot)
 
     def close(self) -> None:
         """See `Client.close`."""

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from inference_server.batcher import Batcher
 from inference_server.forming import Batch
+from inference_server.repair import Repair
+from inference_server.results import NOT_FINITE, Results, rows_not_finite
 
 _IDLE_S = 0.5
 """Longest sleep of a lane without work; only how often its idle time is booked."""
@@ -20,7 +22,7 @@ _GLANCE_S = 0.0001
 
 
 class Backend(Protocol):
-    """What a lane needs from the network's side; every method but `new_host_buffer` runs in the lane's thread."""
+    """What a lane needs from the network's side; runs in the lane's thread, but for what is said to be for any."""
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -32,13 +34,12 @@ class Backend(Protocol):
         """Batches worth launching before the oldest is finished: 1 on CPU, 2 on CUDA."""
         ...
 
-    @property
-    def version(self) -> str:
-        """Content hash of the weights, 16 hex digits."""
+    def version_of(self, slot: int = 0) -> str:
+        """Content hash of the weights in `slot`, 16 hex digits."""
         ...
 
     def new_host_buffer(self) -> npt.NDArray[Any]:
-        """Return a host array [top bucket, *observation_shape] of the observation dtype."""
+        """Return a host array [top bucket, *observation_shape] of the observation dtype; for any thread."""
         ...
 
     def warm(self) -> None:
@@ -49,12 +50,43 @@ class Backend(Protocol):
         """Whether `finish` would not have to wait."""
         ...
 
-    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int) -> Any:
-        """Start computing the first `rows` rows of `buffer`, padded to `bucket`; return a handle."""
+    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, slot: int = 0) -> Any:
+        """Start computing the first `rows` rows of `buffer`, padded to `bucket`, with the weights in `slot`.
+
+        Returns a handle for `finish`.
+        """
         ...
 
     def finish(self, handle: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Wait for a launched batch; return logits [rows, A] and values [rows, P or 1], valid until the next call."""
+        ...
+
+    def prepare(self, model: Any) -> Any:
+        """Return the weights of `model` (a `LoadedModel`) ready for this lane; for any thread, while the lane computes.
+
+        Raises:
+            ModelError: another architecture than the one served, or weights that hold NaN.
+        """
+        ...
+
+    def try_out(self, weights: Any) -> None:
+        """Compute a batch of random rows with prepared weights; for any thread, while the lane computes.
+
+        Raises:
+            ModelError: the answers are not finite, or not the same twice.
+        """
+        ...
+
+    def install(self, slot: int, weights: Any) -> None:
+        """Make prepared weights those of `slot`, which no batch uses yet; for any thread. Slot 0 has the first ones."""
+        ...
+
+    def remove(self, slot: int) -> None:
+        """Forget the weights of `slot`, which no batch uses any more; for any thread."""
+        ...
+
+    def close(self) -> None:
+        """Give up background work and device memory; called once no lane uses it. May be called twice."""
         ...
 
 
@@ -62,12 +94,14 @@ class _Launched(NamedTuple):
     batch: Batch
     handle: Any
     started_ns: int
+    version: str
 
 
 class Lane(threading.Thread):
     """The loop of one lane: launch the next batch if one is ready, then finish the oldest one under way.
 
-    A fault in a batch is answered to its requests and counted; the lane goes on.
+    A batch that raises is computed again in pieces (`repair.py`), so that only the rows at fault fail; rows whose
+    outputs are not finite fail too. The lane goes on.
     """
 
     def __init__(self, index: int, backend: Backend, batcher: Batcher) -> None:
@@ -78,9 +112,17 @@ class Lane(threading.Thread):
         self._stats = batcher.stats.lanes[index]
         self._under_way: deque[_Launched] = deque()
         self._free_at_ns = 0  # when the device finished its last batch
+        self._repair = Repair(backend, batcher)
+        self._done = 0  # batches
+        self._computing = False
         self.warmed = threading.Event()
         self.fault: BaseException | None = None
         """Why the backend could not be made ready; set before `warmed`."""
+
+    @property
+    def progress(self) -> int:
+        """A number that grows with everything computed; -1 while nothing is under way."""
+        return self._done + self._repair.pieces if self._computing else -1
 
     def run(self) -> None:
         """Make the backend ready, then work until the batcher closes."""
@@ -119,12 +161,14 @@ class Lane(threading.Thread):
 
     def _launch(self, batch: Batch) -> None:
         started_ns = time.monotonic_ns()
+        version = self._backend.version_of(batch.slot)
+        self._computing = True
         try:
-            handle = self._backend.launch(batch.buffer, batch.rows, batch.bucket)
+            handle = self._backend.launch(batch.buffer, batch.rows, batch.bucket, batch.slot)
         except Exception as error:
-            self._fail(batch, error)
+            self._compute_again(batch, version, error)
             return
-        self._under_way.append(_Launched(batch, handle, started_ns))
+        self._under_way.append(_Launched(batch, handle, started_ns, version))
 
     def _finish(self, launched: _Launched) -> None:
         batch = launched.batch
@@ -134,9 +178,19 @@ class Lane(threading.Thread):
             busy_ns = now_ns - max(launched.started_ns, self._free_at_ns)
             self._free_at_ns = now_ns
             self._stats.busy_ns += busy_ns
-            self._batcher.complete(batch, logits, values, self._backend.version, busy_ns // 1000)
+            failed = rows_not_finite(logits, values)
+            results = Results(logits, values, launched.version, busy_ns // 1000, failed, NOT_FINITE if failed else "")
+            self._batcher.complete(batch, results)
         except Exception as error:
-            self._fail(batch, error)
+            self._compute_again(batch, launched.version, error)
+        self._done += 1
+        self._computing = bool(self._under_way)
 
-    def _fail(self, batch: Batch, error: Exception) -> None:
-        self._batcher.fail(batch, f"batch:{type(error).__name__}", f"{type(error).__name__}: {error}")
+    def _compute_again(self, batch: Batch, version: str, fault: Exception) -> None:
+        """Compute a batch that failed in pieces, once nothing else is under way."""
+        while self._under_way:
+            self._finish(self._under_way.popleft())
+        self._computing = True
+        self._batcher.complete(batch, self._repair.compute(batch, version, fault))
+        self._done += 1
+        self._computing = False

@@ -36,7 +36,7 @@ _COUNTERS = {
     "requests": "Requests answered.",
     "rows": "Rows computed by the network: evaluations, without padding.",
     "bucket_rows": "Rows of the buckets that were computed, padding included.",
-    "failed_rows": "Rows whose batch failed.",
+    "failed_rows": "Rows that could not be computed, or whose outputs were not finite.",
     "resends": "Requests that came again.",
     "recompiles": "Calls that no compiled code fitted; each ran uncompiled.",
 }
@@ -44,6 +44,7 @@ _GAUGES = {
     "clients": "Clients connected.",
     "live_clients": "Clients that count for the rule `saturated`.",
     "waiting_rows": "Rows waiting for a lane.",
+    "largest_batch": "Rows of the largest batch in use; halved when the device is out of memory.",
     "lane_count": "Lanes.",
     "uptime_s": "Seconds since the server started.",
 }

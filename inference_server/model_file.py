@@ -133,7 +133,7 @@ def _checked_description(path: Path, metadata: Mapping[str, str], row_spec: RowS
     try:
         fields: dict[str, Any] = json.loads(metadata[_FORMAT])
         version, spec, rows = fields["format_version"], fields["network"], RowSpec.from_dict(fields["rows"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"model {path} has no description of its network ({error}); use save_model") from error
     if version != _FORMAT_VERSION or not isinstance(spec, str):
         raise ModelError(f"model {path} has format {version!r}, not {_FORMAT_VERSION}; export it again")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,13 @@ class _Folded(Protocol):
     def state_dict(self) -> dict[str, Tensor]: ...
 
 
+class Packed(NamedTuple):
+    """Weights in the layout of the fused operators, in the order in which the layers are used."""
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+
+
 class OneDnnNetwork:
     """What a served form computes, in packed weights of one dtype."""
 
@@ -50,18 +57,26 @@ class OneDnnNetwork:
         """
         self._layers, self._run, self._dtype = layers, run, dtype
         self._actions = network.num_actions
-        self.load(network.state_dict())
+        self.use(self.pack(network.state_dict()))
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Replace the weights by those of a network of the same shape; nobody may be calling meanwhile."""
+    def pack(self, state: Mapping[str, Tensor]) -> Packed:
+        """Return the weights of a network of the same shape (served form) as this one computes with them."""
         with torch.inference_mode():
             weights = [state[f"{name}.weight"].to(dtype=self._dtype, copy=True) for name in self._layers]
-            self._weights = [self._packed(weight) for weight in weights]
-            self._biases = [state[f"{name}.bias"].to(dtype=self._dtype, copy=True) for name in self._layers]
+            biases = [state[f"{name}.bias"].to(dtype=self._dtype, copy=True) for name in self._layers]
+            return Packed([self._packed(weight) for weight in weights], biases)
+
+    def use(self, packed: Packed) -> None:
+        """Compute with these weights from now on; costs nothing."""
+        self._packed_weights = packed
+
+    def run(self, observations: Tensor, packed: Packed) -> Outputs:
+        """Compute with other weights; any thread may call it."""
+        return self._run(observations, packed.weights, packed.biases, self._actions)
 
     def __call__(self, observations: Tensor) -> Outputs:
         """Map rows [B, ...] of any dtype to (logits [B, A], values [B, V]), float32."""
-        return self._run(observations, self._weights, self._biases, self._actions)
+        return self.run(observations, self._packed_weights)
 
     def _packed(self, weight: Tensor) -> Tensor:
         """Return a weight in the layout that oneDNN likes best, or as it is where plain operators use it."""

@@ -178,7 +178,7 @@ class Policy:
             setattr(state, name, value)
         self._owing += state.owes - owed
 
-    # Events: lanes and the end
+    # Events: lanes, the device and the end
 
     def lane_free(self, lane: int) -> None:
         """The lane can take a batch."""
@@ -189,6 +189,11 @@ class Policy:
         if lane in self._free:
             self._free.remove(lane)
 
+    def limit_rows(self, rows: int) -> None:
+        """From now on a batch has at most `rows` rows, one of the bucket sizes: the device has no room for more."""
+        self._buckets = tuple(bucket for bucket in self._buckets if bucket <= rows)
+        self._top = self._buckets[-1]
+
     def drain(self, draining: bool = True) -> None:
         """From now on whatever waits leaves at once."""
         self._draining = draining
@@ -196,9 +201,18 @@ class Policy:
     # Decisions
 
     @property
+    def buckets(self) -> tuple[int, ...]:
+        """Batch sizes in use, ascending rows."""
+        return self._buckets
+
+    @property
     def waiting_rows(self) -> int:
         """Rows that have not left yet."""
         return sum(queue.rows for queue in self._waiting.values())
+
+    def waits(self, slot: int) -> bool:
+        """Whether rows of `slot` have not left yet."""
+        return slot in self._waiting
 
     @property
     def live_clients(self) -> int:

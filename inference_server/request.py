@@ -50,7 +50,7 @@ class Request:
 
     __slots__ = (
         "arrived_ns", "batch_rows", "compute_us", "error", "failed", "id", "legal", "logits", "port", "queue_us",
-        "remaining", "rows", "values", "version",
+        "remaining", "rows", "slot", "values", "version",
     )  # fmt: skip
 
     def __init__(self, port: Port, number: int, rows: int, legal: Legal | None) -> None:
@@ -63,9 +63,9 @@ class Request:
         self.logits: Floats | None = None
         self.values: Floats | None = None
         self.version = ""
-        self.failed: list[range] = []
+        self.failed: list[int] = []
         self.error = ""
-        self.batch_rows = self.queue_us = self.compute_us = 0
+        self.batch_rows = self.queue_us = self.compute_us = self.slot = 0
 
     def slice_of(self, part: Part, logits: Floats, values: Floats) -> tuple[Floats, Floats]:
         """Return this part's logits (ragged if asked for) and values out of a batch's results; no lock needed."""
@@ -88,12 +88,12 @@ class Request:
         logits[self._logit_slice(part)] = piece[0]
         values[part.start : part.start + part.rows] = piece[1]
 
-    def take_failure(self, part: Part, error: str) -> None:
-        """Mark a part as failed; its results stay zero."""
-        self.remaining -= part.rows
-        self.failed.append(range(part.start, part.start + part.rows))
-        self.error = error
-        self._room()
+    def mark_failed(self, part: Part, rows: tuple[int, ...], error: str) -> None:
+        """Mark those of a batch's `rows` that belong to a part just taken as failed; their results are zero."""
+        mine = [part.start + row - part.at for row in rows if part.at <= row < part.at + part.rows]
+        if mine:
+            self.failed.extend(mine)
+            self.error = error
 
     def _logit_slice(self, part: Part) -> slice:
         if self.legal is None:
@@ -111,9 +111,6 @@ class Request:
     def reply(self) -> Reply:
         """Return the answer; only once no row remains."""
         logits, values = self._room()
-        failed = _NONE_FAILED
-        if self.failed:
-            failed = np.sort(np.concatenate([np.arange(part.start, part.stop, dtype=np.int32) for part in self.failed]))
-        return Reply(
-            self.id, logits, values, self.version, failed, self.batch_rows, self.queue_us, self.compute_us, self.error
-        )
+        failed = np.array(sorted(self.failed), np.int32) if self.failed else _NONE_FAILED
+        times = self.batch_rows, self.queue_us, self.compute_us
+        return Reply(self.id, logits, values, self.version, failed, *times, self.error, self.slot)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +14,35 @@ from inference_server.compiling import Network
 from inference_server.folding import served_form, served_state
 from inference_server.model_file import LoadedModel
 from inference_server.networks import Outputs
-from inference_server.onednn import OneDnnNetwork, fused_form
+from inference_server.onednn import OneDnnNetwork, Packed, fused_form
 from inference_server.rows import RowSpec
+
+TRIED_ROWS = 32
+"""Rows that new weights must compute before they are served."""
+_SAME = 1e-3
+"""Largest difference of the same answers computed twice; a network that draws random numbers differs by far more."""
+
+
+class Weights(NamedTuple):
+    """The weights of one model as one lane computes with them; never written to."""
+
+    version: str
+    """Content hash of the model, 16 hex digits."""
+    packed: Packed | None
+    """For fused operators."""
+    tensors: dict[str, Tensor]
+    """Of the served form, on the lane's device, without fused operators."""
 
 
 class ServedNetwork:
-    """Eager evaluation of one model, whose weights can be replaced in place."""
+    """Eager evaluation of models of one architecture: one set of code, the weights of one model slot at a time.
+
+    A slot's weights are made ready beside the lane (`prepare`), installed at once, and taken up by the lane itself
+    before its next batch for that slot (`use`), so that no batch ever sees half of them.
+    """
 
     def __init__(self, model: LoadedModel, device: torch.device, dtype: torch.dtype, onednn_rows: int = 0) -> None:
-        """Copy the weights of `model`.
+        """Copy the weights of `model`, which become those of slot 0.
 
         Args:
             model: the network in its trained form.
@@ -32,36 +54,97 @@ class ServedNetwork:
         self._shapes = {name: tensor.shape for name, tensor in model.network.state_dict().items()}
         self.row_spec = model.row_spec
         self.device, self.dtype = device, dtype
-        self.version = model.version
         module = served_form(model.network)
         self._fused: OneDnnNetwork | None = None
         if onednn_rows:
             self._fused = fused_form(self._kind, module, model.row_spec, dtype, onednn_rows)
+        self._unit = row_unit_of(model.network)
         self.module = module.to(device=device, dtype=dtype)
         for weight in self.module.parameters():
             if weight.dim() == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self.network: Network = self._fused or self.module
+        self._active: Weights | None = None
+        self._slots = {0: self.prepare(model)}
+        self.use(0)
 
     def __call__(self, observations: Tensor) -> Outputs:
         """Map rows [B, *observation_shape] on the device to (logits [B, A], values [B, V])."""
         return self.network(observations)
 
+    def version_of(self, slot: int = 0) -> str:
+        """Content hash of the weights in `slot`, 16 hex digits."""
+        return self._slots[slot].version
+
     @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor], version: str) -> None:
-        """Replace the weights in place by `state` (trained form); compiled code and CUDA graphs stay valid.
+    def prepare(self, model: LoadedModel) -> Weights:
+        """Return the weights of `model` as this network computes with them; nothing is changed.
 
         Raises:
-            ModelError: `state` belongs to a network of another shape; nothing has been changed.
+            ModelError: a network of another shape, or weights that hold NaN.
         """
-        if {name: tensor.shape for name, tensor in state.items()} != self._shapes:
+        state = model.network.state_dict()
+        same = type(model.network) is self._kind and {n: tensor.shape for n, tensor in state.items()} == self._shapes
+        if not same:
             raise ModelError("the new weights are those of another network; serve models of one architecture together")
+        for name, tensor in state.items():
+            if bool(tensor.isnan().any()):
+                raise ModelError(f"the weights {name} hold NaN; look at the training and export another model")
         served = served_state(self._kind, state)
         if self._fused is not None:
-            self._fused.load(served)
-        for name, tensor in self.module.state_dict().items():
-            tensor.copy_(served[name])
-        self.version = version
+            return Weights(model.version, self._fused.pack(served), {})
+        tensors = {name: tensor.to(device=self.device, copy=True) for name, tensor in served.items()}
+        return Weights(model.version, None, tensors)
+
+    def install(self, slot: int, weights: Weights) -> None:
+        """Make `weights` those of `slot`, which is not in use."""
+        self._slots[slot] = weights
+
+    def remove(self, slot: int) -> None:
+        """Forget the weights of `slot`, which is not in use any more."""
+        self._slots.pop(slot, None)
+
+    def use(self, slot: int) -> None:
+        """Compute with the weights of `slot` from now on; only the lane's thread may call it."""
+        weights = self._slots[slot]
+        if weights is self._active:
+            return
+        if self._fused is not None and weights.packed is not None:
+            self._fused.use(weights.packed)
+        else:
+            _copy_into(self.module, weights.tensors)
+        self._active = weights
+
+    def try_out(self, weights: Weights, rows: int) -> None:
+        """Compute `rows` random rows with `weights` beside the lane.
+
+        Raises:
+            ModelError: the answers are not finite, or not the same twice.
+        """
+        observations = random_rows(self.row_spec, rows, self.device, self._unit)
+        with torch.inference_mode():
+            compute = self._beside(weights)
+            first, again = compute(observations), compute(observations)
+        if not all(bool(output.isfinite().all()) for output in first):
+            raise ModelError("its answers to random rows are not finite; look at the training and export another model")
+        if not all(torch.allclose(a, b, rtol=_SAME, atol=_SAME) for a, b in zip(first, again, strict=True)):
+            raise ModelError("its answers to the same rows differ from call to call; a network must not draw numbers")
+
+    def _beside(self, weights: Weights) -> Network:
+        """Return the network with other weights, sharing nothing that the lane writes to."""
+        fused, packed = self._fused, weights.packed
+        if fused is not None and packed is not None:
+            return lambda observations: fused.run(observations, packed)
+        module = copy.deepcopy(self.module)
+        _copy_into(module, weights.tensors)
+        return module
+
+
+@torch.no_grad()
+def _copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Replace the weights in place; compiled code and CUDA graphs stay valid."""
+    for name, tensor in module.state_dict().items():
+        tensor.copy_(tensors[name])
 
 
 def rows_like(row_spec: RowSpec, rows: int, device: torch.device | str = "cpu") -> Tensor:

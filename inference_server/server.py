@@ -15,10 +15,16 @@ from inference_server.batcher import Batcher
 from inference_server.inproc import InprocClient
 from inference_server.keys import ServerKeys
 from inference_server.lanes import Backend, Lane
+from inference_server.models import Models
 from inference_server.policy import Policy, PolicyKind
 from inference_server.rows import RowSpec
 from inference_server.settings import ServerSettings
+from inference_server.slots import DEFAULT
+from inference_server.watchdog import Watchdog
 from inference_server.zmq_channel import ZmqChannel
+
+_LAST_S = 1.0
+"""Longest wait for a lane of a server that gives up."""
 
 
 class InferenceServer:
@@ -38,7 +44,7 @@ class InferenceServer:
         settings: ServerSettings | None = None,
         policy: PolicyKind = Policy,
     ) -> None:
-        """One lane per backend; all of them have the same buckets and the same model."""
+        """One lane per backend; all of them have the same buckets and the same model, that of slot `default`."""
         self.row_spec = row_spec
         self.settings = settings or ServerSettings()
         self.epoch = uuid.uuid4().hex
@@ -49,15 +55,19 @@ class InferenceServer:
             row_spec, self.settings, first.buckets, len(self._backends), first.new_host_buffer, policy
         )
         self._lanes = [Lane(index, backend, self._batcher) for index, backend in enumerate(self._backends)]
+        self._models = Models(self._batcher, self._backends)
+        self._watchdog = Watchdog(self._lanes, self.settings.hang_after_s, self._hung)
         self._channels: list[ZmqChannel] = []
         self._started_ns = time.monotonic_ns()
         self._names = 0
+        self.models_folder = ""
+        """Folder that is watched for new models, told to whoever asks the server for it; empty without one."""
         self._lock = threading.Lock()
 
     @property
     def model_version(self) -> str:
-        """Content hash of the served model."""
-        return self._backends[0].version
+        """Content hash of the model in slot `default`."""
+        return self._models.versions()[DEFAULT]
 
     # Life
 
@@ -65,6 +75,7 @@ class InferenceServer:
         """Start the lanes; each makes its backend ready in its own thread."""
         for lane in self._lanes:
             lane.start()
+        self._watchdog.start()
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until every lane can compute; return whether they can within `timeout_s`.
@@ -89,12 +100,15 @@ class InferenceServer:
 
     def close(self) -> None:
         """End lanes and channels. Clients with outstanding requests get `ServerGone`. May be called twice."""
+        self._watchdog.close()
         self._batcher.close()
         for channel in self._channels:
             channel.close()
-        for lane in self._lanes:
+        for lane, backend in zip(self._lanes, self._backends, strict=True):
             if lane.ident is not None:
-                lane.join()
+                lane.join(_LAST_S if self._batcher.fault else None)
+            if not lane.is_alive():  # otherwise it hangs in there
+                backend.close()
 
     def __enter__(self) -> InferenceServer:
         self.start()
@@ -128,9 +142,18 @@ class InferenceServer:
         """
         if self._batcher.closed:
             raise ServerGone("the inference server has closed; make another one")
-        channel = ZmqChannel(self._batcher, endpoint, self.epoch, lambda: self.model_version, keys)
+        channel = ZmqChannel(self._batcher, endpoint, self.epoch, self._about_models, keys)
         self._channels.append(channel)
         return channel.endpoint
+
+    def _about_models(self) -> dict[str, Any]:
+        slots = self._batcher.newest_slots()
+        return {
+            "model_version": self.model_version,
+            "models_folder": self.models_folder,
+            "slots": slots,
+            "swap": self.settings.swap,
+        }
 
     def client_gone(self, name: str) -> None:
         """A supervisor knows that the client of that name is dead: it stops counting at once."""
@@ -155,6 +178,59 @@ class InferenceServer:
         """Undo one `park`."""
         self._batcher.unpark()
 
+    # Models
+
+    def models(self) -> dict[str, str]:
+        """Return the model of every slot: name to content hash."""
+        return self._models.versions()
+
+    def swap(self, model: Any, slot: str = DEFAULT, tried: bool = False) -> bool:
+        """Serve `model` (a `LoadedModel`) in slot `slot`, a new one where there is none of that name.
+
+        The rows that arrived before get the former model, those that arrive from now on the new one; no lane stops.
+        With `between-games`, games go on with the model that they began with. Takes as long as making the weights
+        ready, so call it from a thread of your own. `tried` leaves out the trial batch.
+
+        Returns False when the slot still holds too many former models, for rows or games that go on; try again later.
+
+        Raises:
+            ModelError: the model does not fit, holds NaN, or its answers to random rows are not finite or not the same
+                twice; the former one serves on.
+        """
+        return self._models.take(model, slot, tried)
+
+    def tidy(self) -> None:
+        """Give up former models that nobody needs any more; call it now and then."""
+        self._models.tidy()
+
+    # Faults
+
+    def check(self) -> None:
+        """Raise when nothing can be computed any more: call it now and then, and end the process.
+
+        Raises:
+            PoolError: a lane hangs, or the device computes nothing any more.
+        """
+        if self._batcher.fault:
+            raise PoolError(f"the inference server gives up: {self._batcher.fault}")
+
+    def new_problems(self) -> list[str]:
+        """Return the lines about faults that were not returned before."""
+        problems = self._batcher.problems
+        return [problems.popleft() for _ in range(len(problems))]
+
+    def count_error(self, cause: str) -> None:
+        """Count a fault by a short word from a bounded set."""
+        self._batcher.count_error(cause)
+
+    def tell_problem(self, text: str) -> None:
+        """Add a line that `new_problems` shall return."""
+        self._batcher.problem(text)
+
+    def _hung(self, lane: int) -> None:
+        self._batcher.count_error("hung_lane")
+        self._batcher.break_down(f"lane {lane} has computed nothing for {self.settings.hang_after_s} s")
+
     # Figures
 
     def stats(self) -> dict[str, Any]:
@@ -165,4 +241,6 @@ class InferenceServer:
             "uptime_s": (time.monotonic_ns() - self._started_ns) / 1e9,
             "epoch": self.epoch,
             "model_version": self.model_version,
+            "models": self.models(),
+            "swaps": self._models.taken,
         }

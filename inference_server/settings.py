@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from common.errors import SettingError
 
@@ -36,6 +37,12 @@ class ServerSettings:
     """Milliseconds between a waiting client's pings; three missed ones count as its death. 1000: cheap, soon enough."""
     forget_after_s: int = 60
     """Seconds a lost client's replies are kept for its return. 60: longer than a reconnection, shorter than a leak."""
+    swap: Literal["at-once", "between-games"] = "at-once"
+    """When a new model takes over. `at-once`: with the next rows. `between-games`: a game stays with the model it began
+    with, and only games begun later use the new one; needs --cache 0."""
+    hang_after_s: int = 120
+    """Seconds a batch may be under way without progress before the server gives its lane up and ends, to be started
+    again. 120: far above the slowest batch of a large network on one core."""
     deterministic: bool = False
     """One fixed bucket, so that a row's result does not depend on its company; slower, hence off."""
 
@@ -51,6 +58,16 @@ class ServerSettings:
                 raise SettingError.of(
                     name, value, f"it must be a whole number from {low} to {high}", "choose one of them"
                 )
+        if self.swap not in ("at-once", "between-games"):
+            raise SettingError.of("swap", self.swap, "it must be at-once or between-games", "choose one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Where the server finds new models while it works."""
+
+    watch_models: str | None = None
+    """Folder whose newest model file is served, see docs/models.md. A run watches its own, RUN/models, by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,4 +100,5 @@ _LIMITS: tuple[tuple[str, int, int], ...] = (
     ("max_clients_mb", 1, 1 << 20),
     ("ping_interval_ms", 10, 60_000),
     ("forget_after_s", 1, 86_400),
+    ("hang_after_s", 1, 86_400),
 )

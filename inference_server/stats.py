@@ -13,7 +13,7 @@ TIME_SLOTS = 128
 """Slots of a time histogram: four per doubling of microseconds, enough for an hour and a quarter."""
 SIZE_SLOTS = 18
 """Slots of the batch-size histogram: slot k counts batches of 2**(k-1)+1 .. 2**k rows, slot 0 single rows."""
-GAUGES = frozenset({"clients", "live_clients", "waiting_rows", "lane_count", "epoch"})
+GAUGES = frozenset({"clients", "live_clients", "waiting_rows", "largest_batch", "lane_count", "epoch"})
 """Keys of a snapshot that are states, not counters: a difference keeps the later value."""
 
 

@@ -6,7 +6,7 @@ Every message is [routing id,] header, payload frames. The header is a msgpack a
 
     kind      payload frames
     HELLO     msgpack map: row spec, window, maximum rows, logits dtype
-    READY     msgpack map: server epoch, model version, limits
+    READY     msgpack map: server epoch, model version, slots, limits
     REFUSED   text: why HELLO does not fit, with a remedy
     ROWS      raw rows, and with the flag RAGGED the legal offsets (int64) and actions (int32)
     REPLY     msgpack array [version, batch rows, queue us, compute us, failed rows, error], logits, values (float32)
@@ -16,7 +16,8 @@ Every message is [routing id,] header, payload frames. The header is a msgpack a
     BYE       none
     UNKNOWN   none: the server does not know this client (it was restarted); send HELLO
     ASK       none: which rows are served? needs no HELLO
-    SERVED    msgpack map: row spec
+    SERVED    msgpack map: row spec, swap, folder that is watched for models
+    RELEASE   none: no more rows come for `slot`, see slots.py
 
 Nothing is ever unpickled, and every length is checked before anything is allocated for it.
 """
@@ -37,8 +38,8 @@ from inference_server.rows import RowSpec
 from inference_server.settings import ServerSettings
 
 PROTOCOL = 1
-HELLO, READY, REFUSED, ROWS, REPLY, ERROR, PING, PONG, WINDOW, BYE, UNKNOWN, ASK, SERVED = range(13)
-KIND_NAMES = {HELLO: "hello", ROWS: "rows", PING: "ping", WINDOW: "window", BYE: "bye", ASK: "ask"}
+HELLO, READY, REFUSED, ROWS, REPLY, ERROR, PING, PONG, WINDOW, BYE, UNKNOWN, ASK, SERVED, RELEASE = range(14)
+KIND_NAMES = {HELLO: "hello", ROWS: "rows", PING: "ping", WINDOW: "window", BYE: "bye", ASK: "ask", RELEASE: "release"}
 """The kinds a client sends, by their name in the error counters."""
 RAGGED = 1
 """Flag of ROWS: legal actions are given and only their logits come back."""
@@ -249,7 +250,8 @@ def unpack_reply(header: Header, frames: Sequence[Buffer], spec: RowSpec, logits
         failed_rows = np.frombuffer(failed, np.int32).copy()
     except (ValueError, TypeError, IndexError) as fault:
         raise MessageError(f"a reply does not fit its request: {fault}") from None
-    return Reply(header.request, answer, values, version, failed_rows, batch_rows, queue_us, compute_us, error)
+    times = batch_rows, queue_us, compute_us
+    return Reply(header.request, answer, values, version, failed_rows, *times, error, header.slot)
 
 
 def send_frames(socket: zmq.Socket[bytes], frames: Sequence[Buffer]) -> None:

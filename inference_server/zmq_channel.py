@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -43,16 +44,23 @@ class ZmqChannel:
     """Listens on one endpoint and feeds one batcher."""
 
     def __init__(
-        self, batcher: Batcher, endpoint: str, epoch: str, version: Callable[[], str], keys: ServerKeys | None = None
+        self,
+        batcher: Batcher,
+        endpoint: str,
+        epoch: str,
+        about: Callable[[], dict[str, Any]],
+        keys: ServerKeys | None = None,
     ) -> None:
         """Bind `endpoint` and start the thread; with `keys` only clients of their list are let in.
+
+        `about` gives what READY and SERVED say of the models.
 
         Raises:
             SettingError: the endpoint is in use, malformed, or, without keys, not on this machine.
         """
         self._batcher = batcher
         self._epoch = epoch
-        self._version = version
+        self._about = about
         bounds = Bounds.of(batcher.spec, batcher.settings)
         self._sessions = Sessions(batcher, bounds.unsent)
         self._outbox: deque[tuple[Session, Request]] = deque()
@@ -187,7 +195,7 @@ class ZmqChannel:
             return False
         if header.kind == wire.ASK:
             answer = wire.pack_header(wire.SERVED, (header.client, header.epoch))
-            self._send(routing, [answer, msgpack.packb(self._batcher.spec.to_dict())])
+            self._send(routing, [answer, msgpack.packb({"rows": self._batcher.spec.to_dict(), **self._about()})])
             return False
         session = self._sessions.get(routing)
         if session is None or session.sender[1] != header.epoch:
@@ -204,6 +212,8 @@ class ZmqChannel:
             self._send(routing, [wire.pack_header(wire.PONG, session.sender)])
         elif header.kind == wire.WINDOW:
             self._batcher.set_window(session.port, min(header.rows, session.hello.window))
+        elif header.kind == wire.RELEASE:
+            self._batcher.release(session.port, header.slot)
         elif header.kind == wire.BYE:
             self._sessions.forget(session)
         else:
@@ -253,7 +263,7 @@ class ZmqChannel:
         self._found_again(session, frames)
         ready = {
             "server_epoch": self._epoch,
-            "model_version": self._version(),
+            **self._about(),
             "max_window": self._batcher.settings.max_window,
             "max_request_rows": self._batcher.settings.max_request_rows,
         }
@@ -310,7 +320,7 @@ def _reply_frames(session: Session, request: Request) -> Frames:
     logits = reply.logits
     if session.hello.logits == "float16":
         logits = np.clip(logits, -_HALF_MAX, _HALF_MAX).astype(np.float16)
-    header = wire.pack_header(wire.REPLY, session.sender, request.id, rows=request.rows)
+    header = wire.pack_header(wire.REPLY, session.sender, request.id, request.slot, request.rows)
     return [header, wire.pack_reply(reply), _compact(logits), _compact(reply.values)]
 
 

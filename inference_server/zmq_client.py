@@ -13,6 +13,7 @@ import time
 from collections import deque
 from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -89,6 +90,8 @@ class ZmqClient:
         self.server_epoch = ""
         self.model_version = ""
         """Of the server at the last handshake; each reply carries its own."""
+        self._slots: dict[str, int] = {}
+        self._released: list[int] = []
         self._context = zmq.Context()
         self._socket, self._refusals = self._open(endpoint, keys)
         try:
@@ -118,6 +121,11 @@ class ZmqClient:
             self._receive(0.1)
 
     # The client interface
+
+    @property
+    def slots(self) -> dict[str, int]:
+        """See `Client.slots`; as they were at the last handshake."""
+        return self._slots
 
     def submit(self, observations: Rows, slot: int = 0, legal: Legal | None = None) -> int:
         """See `Client.submit`."""
@@ -163,6 +171,11 @@ class ZmqClient:
         """Somebody knows that the server was started again, as `epoch`: shake hands with it at once."""
         if epoch != self.server_epoch:
             self._greet()
+
+    def release(self, slot: int) -> None:
+        """See `Client.release`."""
+        self._released.append(slot)
+        self._send([wire.pack_header(wire.RELEASE, self._sender, slot=slot)])
 
     def close(self) -> None:
         """See `Client.close`."""
@@ -256,8 +269,11 @@ class ZmqClient:
     def _welcome(self, frame: memoryview) -> None:
         fields = wire.unpack(frame, "READY")
         self.server_epoch, self.model_version = fields["server_epoch"], fields["model_version"]
+        self._slots = fields["slots"]
         self._ready = True
         self._refusals.hint = ""
+        for slot in self._released:  # in case it was lost with a connection
+            self._send([wire.pack_header(wire.RELEASE, self._sender, slot=slot)])
         if self._promised != self._window:
             self._tell_window()
         for request in self._outstanding.values():
@@ -319,8 +335,19 @@ def connect(dealer: zmq.Socket[bytes], endpoint: str, keys: ClientKeys | None) -
     return refusals
 
 
-def ask_server(endpoint: str, keys: ClientKeys | None = None, timeout_s: float = 30.0) -> RowSpec:
-    """Return which rows the server at `endpoint` serves, waiting for it up to `timeout_s`.
+class ServerFacts(NamedTuple):
+    """What a server says of itself to whoever asks."""
+
+    rows: RowSpec
+    """Which rows it serves."""
+    swap: str
+    """When its new models take over: `at-once` or `between-games`."""
+    models_folder: str
+    """Folder that it watches for models, as it names it; empty without one."""
+
+
+def ask_server(endpoint: str, keys: ClientKeys | None = None, timeout_s: float = 30.0) -> ServerFacts:
+    """Return what the server at `endpoint` says of itself, waiting for it up to `timeout_s`.
 
     Raises:
         ServerGone: no server answers.
@@ -345,12 +372,13 @@ def ask_server(endpoint: str, keys: ClientKeys | None = None, timeout_s: float =
         context.destroy(0)
 
 
-def _served(frames: list[bytes]) -> RowSpec:
+def _served(frames: list[bytes]) -> ServerFacts:
     try:
         if len(frames) != 2 or wire.unpack_header(frames[0]).kind != wire.SERVED:
             raise MessageError("not an answer to ASK")
-        return RowSpec.from_dict(wire.unpack(frames[1], "SERVED"))
-    except (MessageError, ValueError, TypeError) as error:
+        fields = wire.unpack(frames[1], "SERVED")
+        return ServerFacts(RowSpec.from_dict(fields["rows"]), str(fields["swap"]), str(fields["models_folder"]))
+    except (MessageError, ValueError, TypeError, KeyError) as error:
         raise HandshakeError(f"the server's answer is not understood ({error}); install one Grove version") from None
 
 

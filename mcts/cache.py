@@ -29,7 +29,8 @@ class EvaluationCache:
         self.values = np.zeros((size, 0), np.float32)  # [entries, width of the evaluator's values]
         self.lookups = 0
         self.hits = 0
-        self._version = ""
+        self.version = ""
+        """Model whose evaluations it holds."""
         self._generation = 1
 
     @property
@@ -60,8 +61,8 @@ class EvaluationCache:
         """
         logits, values, dense, version = answers
         width = values.shape[1]
-        if version != self._version or width != self.values.shape[1]:
-            self._version = version
+        if version != self.version or width != self.values.shape[1]:
+            self.version = version
             self._generation += 1
         if width != self.values.shape[1]:
             self.values = np.zeros((len(self.entries), width), np.float32)

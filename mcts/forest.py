@@ -304,6 +304,15 @@ class Forest:
         states: npt.NDArray[np.void] = self._slots.states[ids]
         return states
 
+    def positions_of(self, ids: Ints) -> Ints:
+        """Return the positions int32 [B] whose leaves asked rows are."""
+        return np.asarray(self._slots.leaves["tree"][ids] // self._worlds.count, np.int32)
+
+    def begun(self) -> Ints:
+        """Return the positions whose present search was told something, ascending."""
+        nodes = self._trees["nodes"].reshape(-1, self._worlds.count)
+        return np.flatnonzero(nodes.any(axis=1)).astype(np.int32)
+
     def waiting(self) -> Ints:
         """Return the ids of all rows, asked or about to be, that were neither told nor dropped."""
         leaves = self._slots.leaves

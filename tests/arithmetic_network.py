@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.errors import ModelError
 from inference_server import RowSpec
 
 SPEC = RowSpec(
@@ -27,6 +28,7 @@ THREE_SEATS = RowSpec(
     num_players=3,
     zero_sum=False,
 )
+VERSION = "0123456789abcdef"
 POISON = 255
 """A row whose first number is this makes the whole batch fail."""
 
@@ -54,6 +56,13 @@ def random_legal(spec: RowSpec, count: int, seed: int) -> tuple[np.ndarray, np.n
     return offsets, np.nonzero(masks)[1].astype(np.int32)
 
 
+class Model(NamedTuple):
+    """The network's only weight: what it adds to every logit; and its name."""
+
+    version: str
+    added: float
+
+
 class ArithmeticBackend:
     """One lane computing `compute`; can be slow, be held, and fail on poisoned rows."""
 
@@ -63,10 +72,11 @@ class ArithmeticBackend:
         self.spec = spec
         self.buckets = buckets
         self.depth = depth
-        self.version = "0123456789abcdef"
+        self.slots = {0: Model(VERSION, 0)}
         self.seconds = seconds
         self.may_run = threading.Event()
         self.may_run.set()
+        self.closed = 0
         self.batches: list[tuple[int, int]] = []  # rows and bucket of each batch launched
         self._logits = np.zeros((buckets[-1], spec.num_actions), np.float32)
         self._values = np.zeros((buckets[-1], spec.value_size), np.float32)
@@ -82,19 +92,46 @@ class ArithmeticBackend:
         """An uninitialised buffer."""
         return np.empty((self.buckets[-1], *self.spec.observation_shape), self.spec.observation_dtype)
 
-    def launch(self, buffer: np.ndarray, rows: int, bucket: int) -> Any:
+    def version_of(self, slot: int = 0) -> str:
+        """Name of the model in a slot."""
+        return self.slots[slot].version
+
+    def prepare(self, model: Model) -> Model:
+        """Any model will do, but one."""
+        if model.added != model.added:
+            raise ModelError("the weights hold NaN")
+        return model
+
+    def try_out(self, weights: Model) -> None:
+        """Nothing to try."""
+
+    def install(self, slot: int, weights: Model) -> None:
+        """Put a model into a slot that is not in use."""
+        assert slot not in self.slots
+        self.slots[slot] = weights
+
+    def remove(self, slot: int) -> None:
+        """Take a model away."""
+        del self.slots[slot]
+
+    def close(self) -> None:
+        """Nothing to give back."""
+        self.closed += 1
+
+    def launch(self, buffer: np.ndarray, rows: int, bucket: int, slot: int = 0) -> Any:
         """Start a batch."""
         assert rows <= bucket
         assert bucket in self.buckets
         self.batches.append((rows, bucket))
-        return buffer, rows, time.monotonic() + self.seconds
+        return buffer, rows, time.monotonic() + self.seconds, self.slots[slot].added
 
     def finish(self, handle: Any) -> tuple[np.ndarray, np.ndarray]:
         """Compute it; the arrays returned are used again by the next call."""
-        buffer, rows, ready_at = handle
+        buffer, rows, ready_at, added = handle
         assert self.may_run.wait(20)
         time.sleep(max(ready_at - time.monotonic(), 0))
         if np.any(buffer[:rows].reshape(rows, -1)[:, 0] == POISON):
             raise FloatingPointError("poisoned row")
         self._logits[:rows], self._values[:rows] = compute(self.spec, buffer[:rows])
+        self._logits[:rows] += added
         return self._logits[:rows], self._values[:rows]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inference_server.model_file import LoadedModel, model_version
 from inference_server.rows import RowSpec
 
 FOUR = RowSpec(
@@ -26,6 +27,12 @@ def rows_of(spec: RowSpec, count: int, seed: int = 0) -> np.ndarray:
     """Random rows of zeros and ones [count, *shape]."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 2, (count, *spec.observation_shape)).astype(spec.observation_dtype)
+
+
+def model_of(spec: str, network: nn.Module, rows: RowSpec = FOUR) -> LoadedModel:
+    """The network as if it came from a model file."""
+    version = model_version(spec, rows, network.state_dict())
+    return LoadedModel(spec=spec, row_spec=rows, network=network, version=version)
 
 
 def shake_norms(network: nn.Module) -> None:

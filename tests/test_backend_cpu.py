@@ -1,4 +1,4 @@
-"""CPU lanes: served equals direct, padding and position change nothing, weights are swapped in place."""
+"""CPU lanes: served equals direct, padding and position change nothing, models share the code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from network_rows import FOUR, THREE, TINY, rows_of, shake_norms
+from network_rows import FOUR, THREE, TINY, model_of, rows_of, shake_norms
 
 from common.errors import ModelError, SettingError
 from inference_server import execution, onednn
@@ -21,12 +21,19 @@ from inference_server.networks import build_network
 EXACT = NetworkSettings(network=TINY, dtype="fp32")
 
 
-def run(backend, rows, bucket):
+def run(backend, rows, bucket, slot=0):
     buffer = backend.new_host_buffer()
     buffer[: len(rows)] = rows
-    handle = backend.launch(buffer, len(rows), bucket)
+    handle = backend.launch(buffer, len(rows), bucket, slot)
     assert backend.done(handle)
     return backend.finish(handle)
+
+
+def take(backend, slot, network, spec=TINY):
+    """Serve a network in a slot of its own, as the server does."""
+    weights = backend.prepare(model_of(spec, network))
+    backend.try_out(weights)
+    backend.install(slot, weights)
 
 
 def one_backend(settings=EXACT, max_batch=32, deterministic=False, spec=FOUR):
@@ -110,31 +117,31 @@ def test_auto_dtype_says_what_it_measured():
     assert "rows/s" in facts["dtype_reason"]
 
 
-def test_weights_are_swapped_in_place():
+def test_slots_share_the_code_and_have_weights_of_their_own():
     backend = one_backend()
     rows = rows_of(FOUR, 8)
     before = run(backend, rows, 8)[0]
     other = build_network(TINY, FOUR, seed=9)
     shake_norms(other)
-    version = model_version(TINY, FOUR, other.state_dict())
-    backend.load_weights(other.state_dict(), version)
-    logits, values = run(backend, rows, 8)
+    take(backend, 1, other)
+    logits, values = run(backend, rows, 8, 1)
     with torch.inference_mode():
         wanted = other(torch.from_numpy(rows))
-    assert backend.version == version
+    assert backend.version_of(1) == model_version(TINY, FOUR, other.state_dict())
     assert not np.allclose(before, logits)
     np.testing.assert_allclose(logits, wanted[0].numpy(), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(values, wanted[1].numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(run(backend, rows, 8, 0)[0], before)
 
 
 def test_weights_of_another_network_are_refused_and_nothing_changes():
     backend = one_backend()
     rows = rows_of(FOUR, 8)
-    before, version = run(backend, rows, 8)[0], backend.version
+    before, version = run(backend, rows, 8)[0], backend.version_of()
     with pytest.raises(ModelError, match="those of another network"):
-        backend.load_weights(build_network("resnet:blocks=2,channels=8", FOUR).state_dict(), "0" * 16)
+        backend.prepare(model_of("resnet:blocks=2,channels=8", build_network("resnet:blocks=2,channels=8", FOUR)))
     np.testing.assert_array_equal(run(backend, rows, 8)[0], before)
-    assert backend.version == version
+    assert backend.version_of() == version
 
 
 def test_lanes_work_side_by_side():
@@ -176,12 +183,14 @@ def test_compiled_buckets_take_over_and_weights_still_swap():
         pytest.skip(backend.describe()["kind_reason"])
     assert backend.wait_compiled(100)
     assert backend.describe()["compiled_buckets"] == (16,)
-    np.testing.assert_allclose(run(backend, rows, 16)[0], eager[0], rtol=1e-5, atol=1e-5)
+    compiled = run(backend, rows, 16)[0]
+    np.testing.assert_allclose(compiled, eager[0], rtol=1e-5, atol=1e-5)
     other = build_network("network_rows:UserNet", FOUR, seed=9)
-    backend.load_weights(other.state_dict(), "1" * 16)
+    take(backend, 1, other, "network_rows:UserNet")
     with torch.inference_mode():
         wanted = other(torch.from_numpy(rows))[0].numpy()
-    np.testing.assert_allclose(run(backend, rows, 16)[0], wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run(backend, rows, 16, 1)[0], wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(run(backend, rows, 16, 0)[0], compiled)
     assert backend.recompiles == 0
     refuse_once(backend, rows, wanted)
     backend.close()
@@ -191,7 +200,7 @@ def refuse_once(backend, rows, wanted):
     """Another thread count makes the compiled code refuse; the batch is repeated eagerly and counted."""
     torch.set_num_threads(2)
     try:
-        found = run(backend, rows, 16)[0]
+        found = run(backend, rows, 16, 1)[0]
     finally:
         torch.set_num_threads(1)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)

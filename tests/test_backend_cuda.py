@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from network_rows import FOUR, TINY, rows_of, shake_norms
+from network_rows import FOUR, TINY, model_of, rows_of, shake_norms
 
 from inference_server.backend import make_backends
 from inference_server.backend_cuda import BufferSets
@@ -34,7 +34,7 @@ def test_two_batches_under_way_give_the_networks_answers(dtype):
     backend.warm()
     network = build_network(TINY, FOUR)
     shake_norms(network)
-    backend.load_weights(network.state_dict(), "0" * 16)  # the graphs must see the new weights
+    backend.install(1, backend.prepare(model_of(TINY, network)))  # the graphs must see the new weights
     tolerance = 1e-5 if dtype == "fp32" else 0.1
     batches = [rows_of(FOUR, count, seed=count) for count in (3, 64, 17, 1, 40)]
     buffers = [backend.new_host_buffer() for _ in batches]
@@ -42,7 +42,7 @@ def test_two_batches_under_way_give_the_networks_answers(dtype):
     for number, (rows, buffer) in enumerate(zip(batches, buffers, strict=True)):
         buffer[: len(rows)] = rows
         bucket = next(size for size in backend.buckets if size >= len(rows))
-        handles.append(backend.launch(buffer, len(rows), bucket))
+        handles.append(backend.launch(buffer, len(rows), bucket, 1))
         if number >= 1:
             compare(backend, network, batches[number - 1], handles[number - 1], tolerance)
     compare(backend, network, batches[-1], handles[-1], tolerance)

@@ -15,6 +15,7 @@ from inference_server import ServerSettings
 from inference_server.batcher import Batcher
 from inference_server.forming import Batch
 from inference_server.request import Port, Request
+from inference_server.results import Results
 from inference_server.stats import difference, percentile, slot_microseconds, summary, time_slot
 
 
@@ -40,7 +41,7 @@ class Bench:
 
     def run(self, batch: Batch) -> None:
         logits, values = compute(SPEC, batch.buffer[: batch.rows])
-        self.batcher.complete(batch, logits, values, "v", 10)
+        self.batcher.complete(batch, Results(logits, values, "v", 10))
         logits[:] = values[:] = np.nan  # the backend may use its arrays again at once
 
     def check(self) -> None:
@@ -104,7 +105,7 @@ def test_sharing_then_growing_keeps_every_row_in_order() -> None:
         batch = bench.batcher._rows.take(0, rows)
         assert batch.rows == rows
         batch.lane, batch.bucket = 0, 32
-        bench.batcher._in_flight += 1
+        bench.batcher._in_flight[0] = 1
         bench.run(batch)
         total -= rows
     assert len(bench.answered) == 40
@@ -140,11 +141,17 @@ def test_a_lane_that_withdraws_hands_on_the_clock() -> None:
     assert batches[0].rows == 3
 
 
+def failed(bench: Bench, batch: Batch, rows: range) -> None:
+    """Complete `batch` with real answers, but for `rows`."""
+    logits, values = compute(SPEC, batch.buffer[: batch.rows])
+    bench.batcher.complete(batch, Results(logits, values, "v", 10, tuple(rows), "no luck"))
+
+
 def test_a_failed_batch_fails_only_its_rows() -> None:
     bench = Bench(window=1)
     bench.submit(40)
     bench.run(bench.batcher.next_batch(0, 1))
-    bench.batcher.fail(bench.batcher.next_batch(0, 1), "batch:ValueError", "no luck")
+    failed(bench, bench.batcher.next_batch(0, 1), range(8))
     reply = bench.answered[0].reply()
     logits, _ = compute(SPEC, bench.sent[0])
     assert list(reply.failed) == list(range(32, 40))
@@ -152,7 +159,6 @@ def test_a_failed_batch_fails_only_its_rows() -> None:
     assert not reply.logits[32:].any()
     assert reply.error == "no luck"
     snapshot = bench.batcher.snapshot()
-    assert snapshot["errors"] == {"batch:ValueError": 1}
     assert (snapshot["rows"], snapshot["failed_rows"]) == (32, 8)
 
 
@@ -161,8 +167,8 @@ def test_results_of_another_shape_are_refused_and_the_batch_can_be_failed() -> N
     bench.submit(4)
     batch = bench.batcher.next_batch(0, 1)
     with pytest.raises(ValueError, match="expected"):
-        bench.batcher.complete(batch, np.zeros((4, 8), np.float32), np.zeros((4, 1), np.float32), "v", 1)
-    bench.batcher.fail(batch, "batch:ValueError", "shape")
+        bench.batcher.complete(batch, Results(np.zeros((4, 8), np.float32), np.zeros((4, 1), np.float32), "v"))
+    failed(bench, batch, range(4))
     assert list(bench.answered[0].reply().failed) == [0, 1, 2, 3]
 
 

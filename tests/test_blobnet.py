@@ -156,19 +156,24 @@ def test_fused_operators_in_bf16_come_near():
 
 @pytest.mark.parametrize(("spec", "onednn_rows"), [("blobnet:small", 0), ("blobnet:small", 32), ("blobnet:origin", 32)])
 @torch.inference_mode()
-def test_weights_are_swapped_in_place(spec, onednn_rows):
+def test_models_take_turns_in_place(spec, onednn_rows):
     served = ServedNetwork(model_of(spec, shaken(spec)), CPU, torch.float32, onednn_rows)
     rows = blob_rows(8)
     before = served(rows)[0]
     addresses = [weight.data_ptr() for weight in served.module.parameters()]
     other = shaken(spec, seed=1)
-    served.load(other.state_dict(), "1" * 16)
+    weights = served.prepare(model_of(spec, other))
+    served.try_out(weights, 8)
+    served.install(1, weights)
+    assert torch.equal(served(rows)[0], before)
+    served.use(1)
     assert not torch.allclose(served(rows)[0], before)
     assert_same(served(rows), other(rows))
-    assert_same(served.module(rows), other(rows))
     assert [weight.data_ptr() for weight in served.module.parameters()] == addresses
+    served.use(0)
+    assert torch.equal(served(rows)[0], before)
     with pytest.raises(ModelError, match="those of another network"):
-        served.load(build_network("blobnet", BLOB).state_dict(), "2" * 16)
+        served.prepare(model_of("blobnet", build_network("blobnet", BLOB)))
 
 
 def test_a_lane_takes_the_fused_operators_and_equal_rows_are_equal_anywhere():

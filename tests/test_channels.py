@@ -188,7 +188,7 @@ def test_a_fault_in_a_batch_fails_its_rows_and_the_lane_lives_on(house: House) -
     rows[35, 0, 0, 0] = POISON
     client.submit(rows)
     reply = client.collect(5)
-    assert list(reply.failed) == list(range(32, 40))
+    assert list(reply.failed) == [35]
     assert "poisoned" in reply.error
     assert np.array_equal(reply.logits[:32], compute(SPEC, rows[:32])[0])
     rows = random_rows(SPEC, 3, 0)

@@ -33,7 +33,8 @@ def snapshot() -> dict[str, Any]:
     stats.request_done(100)
     stats.error("timeout")
     reasons = dict.fromkeys(REASONS, 0) | {"full": 3}
-    gauges = {"clients": 2, "live_clients": 1, "waiting_rows": 5, "recompiles": 0, "uptime_s": 9.5}
+    gauges = {"clients": 2, "live_clients": 1, "waiting_rows": 5, "largest_batch": 512}
+    gauges |= {"recompiles": 0, "uptime_s": 9.5}
     return {**stats.snapshot(), "reasons": reasons, **gauges, "model_version": "0123abcd"}
 
 

@@ -7,10 +7,13 @@ import json
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from network_rows import FOUR, THREE, TINY
 
 from common.errors import ModelError
 from inference_server.model_file import load_model, model_version, open_model, save_model
+from inference_server.model_folder import is_whole
 from inference_server.network_settings import NetworkSettings
 from inference_server.networks import build_network
 from inference_server.rows import RowSpec
@@ -140,6 +143,89 @@ def test_a_file_cannot_make_us_import_a_class(tmp_path):
     save_model(path, spec, FOUR, build_network(spec, FOUR).state_dict())
     refused(path, "add --network network_rows:UserNet")
     assert open_model(NetworkSettings(network=spec, model=str(path)), FOUR).spec == spec
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A whole model file, and its bytes."""
+    path = tmp_path_factory.mktemp("fuzz") / "net.safetensors"
+    save_model(path, TINY, FOUR, build_network(TINY, FOUR, seed=5).state_dict())
+    return path, path.read_bytes()
+
+
+def rewrite_header(blob, change):
+    """Return the file with another header."""
+    length = int.from_bytes(blob[:8], "little")
+    header = json.loads(blob[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + blob[8 + length :]
+
+
+HOSTILE_NUMBERS = st.one_of(st.integers(-(1 << 70), 1 << 70), st.integers(0, 4000), st.floats(), st.text(max_size=3))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_file_does_more_than_be_refused(exported, data):
+    """Cut, flipped, overlapping, out of bounds, of other types or sizes: one line, no crash, and never a model."""
+    path, blob = exported
+    names = [name for name in json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")]) if name != "__metadata__"]
+    kind = data.draw(st.sampled_from(["cut", "length", "bytes", "offsets", "dtype", "shape", "nest", "metadata"]))
+    name = data.draw(st.sampled_from(sorted(names)))
+    if kind == "cut":
+        hostile = blob[: data.draw(st.integers(0, len(blob) - 1))]
+    elif kind == "length":
+        hostile = data.draw(st.integers(0, (1 << 64) - 1)).to_bytes(8, "little") + blob[8:]
+    elif kind == "bytes":
+        at = data.draw(st.integers(0, 600))
+        hostile = blob[:at] + data.draw(st.binary(min_size=1, max_size=40)) + blob[at + 1 :]
+    elif kind == "offsets":
+        offsets = data.draw(st.lists(HOSTILE_NUMBERS, max_size=3))
+        hostile = rewrite_header(blob, lambda header: header[name].update(data_offsets=offsets))
+    elif kind == "dtype":
+        dtype = data.draw(st.sampled_from(["F64", "I8", "BOOL", "F8_E4M3", "", "X", 3]))
+        hostile = rewrite_header(blob, lambda header: header[name].update(dtype=dtype))
+    elif kind == "shape":
+        shape = data.draw(st.lists(HOSTILE_NUMBERS, max_size=5))
+        hostile = rewrite_header(blob, lambda header: header[name].update(shape=shape))
+    elif kind == "nest":
+        hostile = rewrite_header(blob, lambda header: header.update({name: data.draw(JSON)}))
+    else:
+        hostile = rewrite_header(blob, lambda header: header.update(__metadata__=data.draw(JSON)))
+    if hostile == blob:
+        return
+    path.write_bytes(hostile)
+    is_whole(path)
+    said = fault_of(path)
+    assert "\n" not in said
+    assert said or kind in ("bytes", "shape", "offsets", "metadata")  # by luck it may say the same as before
+
+
+def fault_of(path):
+    try:
+        load_model(path, FOUR)
+    except ModelError as error:
+        return str(error)
+    return ""
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | HOSTILE_NUMBERS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_weights_that_give_no_numbers_are_refused(saved, value):
+    path = saved[0]
+    state = safetensors.torch.load_file(path)
+    state["policy_linear.weight"] = torch.full_like(state["policy_linear.weight"], value)
+    state["policy_linear.bias"] = torch.full_like(state["policy_linear.bias"], value)
+    state["policy_norm.bias"] = torch.full_like(state["policy_norm.bias"], 1e30)
+    rewritten(path, state)
+    refused(path, "not finite")
 
 
 def refused(path, words):

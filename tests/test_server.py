@@ -231,7 +231,7 @@ def test_the_real_network_served_equals_direct() -> None:
                 logits, values = direct.finish(direct.launch(buffer, 1, direct.buckets[0]))
                 assert np.abs(reply.logits[row] - logits[0]).max() < 1e-5
                 assert np.abs(reply.values[row] - values[0]).max() < 1e-5
-            assert reply.version == direct.version
+            assert reply.version == direct.version_of()
             client.close()
         assert summary(server.stats())["mean_batch_rows"] > 1
     for backend in [*served, direct]:

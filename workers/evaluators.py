@@ -18,6 +18,7 @@ from game.contract import Game
 from inference_server import ZmqClient
 from inference_server.client import Client
 from inference_server.rows import RowSpec
+from inference_server.slots import DEFAULT
 from mcts import Rows
 from workers.row_kernels import draw_moves, hash_evaluate, state_keys
 
@@ -39,10 +40,15 @@ class Answer(NamedTuple):
     """Content hash of the model, or the evaluator's name."""
     failed: npt.NDArray[np.int32]
     """Positions within the ticket's rows that have no answer."""
+    slot: int = 0
+    """Model slot that games which begin now shall use; grows when a new model takes over between games."""
 
 
 class Evaluator(Protocol):
     """Evaluates rows; several tickets may be outstanding."""
+
+    slot: int
+    """Model slot that the first games shall use."""
 
     def submit(self, rows: Rows) -> int:
         """Take rows (copied before returning) and return their ticket."""
@@ -60,6 +66,10 @@ class Evaluator(Protocol):
         """The server was started again and names its new life `epoch`: ask it anew for what is outstanding."""
         ...
 
+    def release(self, slot: int) -> None:
+        """Say that no more rows come for model slot `slot`, which answers have replaced by a newer one."""
+        ...
+
     def close(self) -> None:
         """Give everything back."""
         ...
@@ -69,6 +79,7 @@ class ServedEvaluator:
     """Rows go to the inference server, by either channel."""
 
     def __init__(self, client: Client, num_actions: int) -> None:
+        self.slot = client.slots[DEFAULT]
         self._client = client
         self._ragged = num_actions > RAGGED_ABOVE
 
@@ -81,7 +92,7 @@ class ServedEvaluator:
         reply = self._client.collect(timeout_s)
         if reply is None:
             return None
-        return Answer(reply.request, reply.logits, reply.values, reply.version, reply.failed)
+        return Answer(reply.request, reply.logits, reply.values, reply.version, reply.failed, reply.slot)
 
     def set_window(self, tickets: int) -> None:
         """Tell the batching policy how many requests to expect from this worker."""
@@ -92,6 +103,10 @@ class ServedEvaluator:
         if isinstance(self._client, ZmqClient):
             self._client.rejoin(epoch)
 
+    def release(self, slot: int) -> None:
+        """Let the server give the former model up."""
+        self._client.release(slot)
+
     def close(self) -> None:
         """Leave the server."""
         self._client.close()
@@ -99,6 +114,8 @@ class ServedEvaluator:
 
 class OwnEvaluator:
     """Base of evaluators that compute in the worker itself, when their answer is collected."""
+
+    slot = 0
 
     def __init__(self, num_actions: int, value_size: int, version: str) -> None:
         self._num_actions, self._value_size, self._version = num_actions, value_size, version
@@ -124,6 +141,9 @@ class OwnEvaluator:
 
     def rejoin(self, epoch: str) -> None:
         """No server is asked."""
+
+    def release(self, slot: int) -> None:
+        """There is one model for good."""
 
     def close(self) -> None:
         """Forget what is queued."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from common.rng import derive
 from game.contract import Game
-from mcts import NONE, ROOT, EvaluationCache, Forest, SearchSettings
+from mcts import NONE, ROOT, EvaluationCache, Forest, Rows, SearchSettings
 from workers.evaluators import Answer
 from workers.records import GameRecord
 from workers.stagger import play_ahead
+from workers.versions import VersionBook
 
 Ints = npt.NDArray[np.int32]
 _SEARCH_STREAM = 1 << 40
@@ -32,6 +34,7 @@ class _Play:
     index: int
     seed: int
     started: float
+    model_slot: int
     moves: list[int] = field(default_factory=list)
     visits: list[list[list[int]] | None] = field(default_factory=list)
     values: list[list[float] | None] = field(default_factory=list)
@@ -64,9 +67,13 @@ class Group:
         self.forest = Forest(game, slots, settings, cache)
         self.finished: list[GameRecord] = []
         self.free = list(range(slots - 1, -1, -1))
+        self.away = 0
+        """Requests that wait for their answers."""
         self.tally = Tally()
-        self.version = ""
-        self._game, self._name, self._settings = game, name, settings
+        self._versions = VersionBook()
+        self._model_slots: dict[int, int] = {}  # games by the model slot that they use
+        self._slot_of = np.zeros(slots, np.int64)  # [games] model slot
+        self._game, self._name, self._settings, self._cache = game, name, settings, cache
         self._has_rounds = sum(game.units.values()) > 1
         self._max_ply = min(settings.max_moves or game.max_moves, game.max_moves)
         self._plays: list[_Play | None] = [None] * slots
@@ -79,16 +86,25 @@ class Group:
         """Games in progress."""
         return len(self._plays) - len(self.free)
 
-    def start(self, run_seed: int, indices: Iterable[int], stagger: bool = False) -> None:
+    @property
+    def model_slots(self) -> Collection[int]:
+        """Model slots that games in progress use: one as a rule, two while a new model takes over between games."""
+        return self._model_slots.keys()
+
+    def start(self, run_seed: int, indices: Sequence[int], stagger: bool = False, model_slot: int = 0) -> None:
         """Start the games `indices` in free slots; each is a function of (run seed, index) and the evaluations.
 
+        `model_slot`: where the games' rows shall be evaluated, from start to end.
         `stagger`: begin at a random ply of each, after random moves, whose visits are None in the record.
         """
         slots = []
+        if indices:
+            self._model_slots[model_slot] = self._model_slots.get(model_slot, 0) + len(indices)
         for index in indices:
             slot = self.free.pop()
             seed = int(derive(np.uint64(run_seed), index))
-            self._plays[slot] = _Play(index, seed, time.monotonic())
+            self._plays[slot] = _Play(index, seed, time.monotonic(), model_slot)
+            self._slot_of[slot] = model_slot
             self._plies[slot] = 0
             self._keys[slot] = derive(np.uint64(seed), _SEARCH_STREAM)
             slots.append(slot)
@@ -115,18 +131,44 @@ class Group:
             play.moves.append(action)
             play.visits.append(pairs[offsets[i] : offsets[i + 1]])
             play.values.append(values[i])
-            play.models.append(self.version)
+            play.models.append(self._versions.played(play.model_slot, slot, self._settings.reuse))
             self.tally.decisions += 1
             if self.tally.decisions % SAMPLE_EVERY == 1:  # the first one too: a slow worker makes few
                 self._sample(slot)
         self._step(decided, actions)
 
-    def tell(self, ids: Ints, answer: Answer) -> int:
+    def grow(self) -> Ints:
+        """Let the trees grow until they wait or are decided; return the decided games."""
+        if self._cache is not None and self._cache.version:  # its hits are answers, too
+            slot = next(iter(self._model_slots), 0)
+            in_search = partial(self._begun_in, slot)
+            self._versions.heard(slot, self._cache.version, in_search, in_search)
+        return self.forest.grow()
+
+    def ask(self) -> list[Rows]:
+        """Return the rows to be evaluated, for each model slot in use its own."""
+        rows = self.forest.ask()
+        if not len(rows.ids):
+            return []
+        if len(self._model_slots) == 1:
+            return [rows._replace(slot=next(iter(self._model_slots)))]
+        slots = self._slot_of[self.forest.positions_of(rows.ids)]
+        parts = [(slot, np.flatnonzero(slots == slot)) for slot in self._model_slots]
+        return [
+            Rows(rows.ids[mine], rows.observations[mine], slot, rows.forest) for slot, mine in parts if len(mine)
+        ]
+
+    def tell(self, ids: Ints, answer: Answer, model_slot: int = 0) -> int:
         """Tell the forest what was answered; return how many rows failed. Those will be asked again.
 
         A row whose answer is not finite counts as failed.
         """
-        self.version = answer.version
+        self._versions.heard(
+            model_slot,
+            answer.version,
+            answered=lambda: self.forest.positions_of(np.delete(ids, answer.failed)).tolist(),
+            begun=lambda: self._begun_in(model_slot),
+        )
         self.tally.requests += 1
         failed = len(answer.failed)
         if not failed:
@@ -139,6 +181,10 @@ class Group:
         self.tally.evaluations += len(ids) - failed
         self.tally.failed_rows += failed
         return failed
+
+    def _begun_in(self, model_slot: int) -> list[int]:
+        begun = self.forest.begun()
+        return [int(slot) for slot in begun[self._slot_of[begun] == model_slot] if self._plays[slot] is not None]
 
     def _tell_partly(self, ids: Ints, answer: Answer) -> int:
         offsets, _ = self.forest.legal_of(ids)
@@ -246,4 +292,8 @@ class Group:
         self.tally.games += 1
         self.tally.timeouts += not utilities
         self._plays[slot] = None
+        self._versions.over(slot)
+        self._model_slots[play.model_slot] -= 1
+        if not self._model_slots[play.model_slot]:
+            del self._model_slots[play.model_slot]
         self.free.append(slot)

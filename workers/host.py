@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
-from common.errors import SettingError, StorageError
+from common.errors import PoolError, SettingError, StorageError
 from game import load_game
 from game.contract import Game
 from inference_server import InferenceServer, ServerSettings
+from inference_server.model_watch import ModelWatch
 from inference_server.network_settings import NetworkSettings
 from inference_server.policy import Policy, PolicyKind
 from workers.children import Held
@@ -21,9 +24,11 @@ from workers.evaluators import Evaluator, ServedEvaluator, row_spec
 from workers.gil import thread_verdict
 from workers.orphans import end_with_supervisor, leave_signals, supervisor_is_gone, tidy_up
 from workers.port import Port, last_words
-from workers.process_worker import EvaluatorJob, make_evaluator
+from workers.process_worker import EvaluatorJob, make_evaluator, requests_at_once
 from workers.worker import Worker, WorkerJob, peak_rss_mb
 
+FAULT_STATUS = 3
+"""Exit status of a server that ends because of a fault."""
 REPORT_S = 0.5
 """Seconds between reports of the server's counters."""
 _FIRST_S = 0.05
@@ -51,6 +56,8 @@ class HostJob:
     """Where to listen for worker processes: in a folder that the supervisor made and owns, or on a free port."""
     metrics_port: int = 0
     """Port of /metrics; 0 = none."""
+    models: str = ""
+    """Folder whose newest model file is served; empty = none is watched."""
     policy: PolicyKind = Policy
     """Rule by which the server sends batches off."""
     waits: bool = False
@@ -68,6 +75,9 @@ def main(job: HostJob, connection: Connection, worker_connections: list[Connecti
                 _Host(job, port, worker_connections, stack).run()
     except Exception as error:
         port.send("failed", last_words(error))
+        if supervisor_is_gone():
+            tidy_up(job.endpoint)
+        os._exit(FAULT_STATUS)  # a lane that hangs, or a search thread, would keep the process for ever
     if supervisor_is_gone():
         tidy_up(job.endpoint)
 
@@ -94,6 +104,8 @@ class _Host:
         for port, thread in zip(self._ports, self._threads, strict=False):
             thread.join()
             port.close()
+        if self._server is not None:
+            self._tell_problems(self._server)
         self._port.send("bye", self._stats())
 
     def _serve(self) -> None:
@@ -111,21 +123,22 @@ class _Host:
             if message is not None or begins or now - reported >= REPORT_S / 2:
                 began, reported = began or begins, now
                 self._port.send("stats", stats)
+            self._look_after()
 
     def _start_server(self) -> None:
-        from inference_server.backend import make_backends, network_rate
+        from inference_server.backend import ModelFiles, make_backends, network_rate
 
         job = self._job
         backends = make_backends(
             row_spec(self._game), job.network, job.server.max_batch, job.server.lanes, job.server.deterministic
         )
         server = self._stack.enter_context(InferenceServer(row_spec(self._game), backends, job.server, job.policy))
-        server.wait_ready(READY_S)
+        if not server.wait_ready(READY_S):
+            raise PoolError(f"the lanes were not ready within {READY_S:.0f} s; see `grove doctor`")
         self._server = server
         if job.metrics_port:
             self._stack.enter_context(metrics_at(server, job.metrics_port))
         self._ready |= {"backend": backends[0].describe(), "lanes": len(backends)}
-        self._ready |= {"model": server.model_version, "epoch": server.epoch}
         if job.pool != "auto":
             self._ready |= {"pool": job.pool, "pool_reason": "as asked for"}
         else:
@@ -133,6 +146,10 @@ class _Host:
             rate = network_rate(backends, _PROBE_S, job.server.max_batch) if self._game.compiled else 0.0
             fits, reason = thread_verdict(self._game, job.threads[0].search.simulations, rate, rows)
             self._ready |= {"pool": "thread" if fits else "process", "pool_reason": reason}
+        if job.models:
+            source = ModelFiles(row_spec(self._game), job.network, backends)
+            self._stack.enter_context(ModelWatch(server, Path(job.models), source))
+        self._ready |= {"model": server.model_version, "epoch": server.epoch}
         if self._ready["pool"] == "process":
             self._ready["endpoint"] = server.bind(job.endpoint)
 
@@ -161,8 +178,19 @@ class _Host:
     def _evaluator(self, game: Game, job: WorkerJob) -> Evaluator:
         if self._server is None:
             return make_evaluator(game, job, EvaluatorJob(kind=self._job.evaluator))
-        client = self._server.connect(window=job.groups, name=f"thread-{job.worker}")
+        window = requests_at_once(job.groups, self._job.server.swap == "between-games")
+        client = self._server.connect(window=window, name=f"thread-{job.worker}")
         return ServedEvaluator(client, game.num_actions)
+
+    def _look_after(self) -> None:
+        """Tell of faults that were survived; raise PoolError for one that was not."""
+        if self._server is not None:
+            self._tell_problems(self._server)
+            self._server.check()
+
+    def _tell_problems(self, server: InferenceServer) -> None:
+        for problem in server.new_problems():
+            self._port.send("problem", problem)
 
     def _stats(self) -> dict[str, Any]:
         stats = self._server.stats() if self._server else {}

@@ -45,6 +45,7 @@ class HostLife:
             server=plan.server,
             pool=plan.pool,
             metrics_port=plan.metrics_port,
+            models=plan.models,
             policy=plan.policy,
         )
         self.child: Child | None = None
@@ -56,6 +57,8 @@ class HostLife:
         self.ready: dict[str, Any] = {}
         """What it said when it was ready last: backend, pool and its reason, endpoint, model."""
         self.stats: dict[str, Any] = {}
+        self.problems: list[str] = []
+        """Lines about what it survived, and about new models; the pool takes them out."""
         self.fault = ""
         """What it said last of a fault."""
         self.restarts, self.silence = Restarts(), Silence()
@@ -117,6 +120,8 @@ class HostLife:
                 return self.fault or "it was killed"
             if kind == "ready":
                 self._is_ready(values[0])
+            elif kind == "problem":
+                self.problems.append(values[0])
             elif kind == "failed":
                 self.fault = values[0]
             else:

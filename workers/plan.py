@@ -48,6 +48,8 @@ class PoolPlan:
     """Seconds between syncs of a worker's games to the disk; 0 = every game, None = never."""
     standby: bool = False
     """Keep a second process with torch loaded, so that a server that died is replaced sooner."""
+    models: str = ""
+    """Folder whose newest model file the server serves; empty = none is watched."""
     stagger: bool = False
     """Begin the first games at random plies, for measurements; see workers/stagger.py."""
     policy: PolicyKind = Policy

@@ -273,11 +273,14 @@ class Pool:
 
     def _read_host(self) -> None:
         former = self.host_ready
+        served = str(self.host_stats.get("model_version", former.get("model", "")))
         why = self._host.read()
+        self.problems += self._host.problems
+        self._host.problems.clear()
         if why:
             self._host_lost(why)
         elif former and self.host_ready is not former:
-            self._host_is_back(str(former.get("model", "")))
+            self._host_is_back(served)
         seconds = self._host.computed_again()
         if seconds is not None:
             self.problems.append(f"the inference server computes again, {seconds:.1f} s after its end")

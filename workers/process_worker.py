@@ -40,6 +40,8 @@ class EvaluatorJob:
     """Folder of the keys with which it lets us in; empty = it asks for none."""
     private: bool = False
     """Whether that server is the pool's own: it is restarted, in a folder that is gone with the supervisor."""
+    between_games: bool = False
+    """Whether the server's new models take over between games."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
     """The worker's own network, for kinds `local` and `direct`."""
     direct_compile: Literal["eager", "compiled", "cpp_wrapper"] = "eager"
@@ -70,6 +72,11 @@ def client_name(worker: int, process: int) -> str:
     return f"worker-{worker}-{process}"
 
 
+def requests_at_once(groups: int, between_games: bool) -> int:
+    """Return how many requests a worker may have outstanding: a group's games may be of two models at a time."""
+    return 2 * groups if between_games else groups
+
+
 def make_evaluator(game: Game, job: WorkerJob, wanted: EvaluatorJob) -> Evaluator:
     """Return the evaluator; torch is imported only for a network of the worker's own."""
     spec = row_spec(game)
@@ -85,7 +92,7 @@ def make_evaluator(game: Game, job: WorkerJob, wanted: EvaluatorJob) -> Evaluato
             wanted.endpoint,
             spec,
             name=client_name(job.worker, os.getpid()),
-            window=job.groups,
+            window=requests_at_once(job.groups, wanted.between_games),
             max_rows=most,
             patience=patience,
             keys=ClientKeys.read(wanted.keys) if wanted.keys else None,

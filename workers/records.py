@@ -71,7 +71,8 @@ class GameRecord:
     values: list[list[float] | None]
     """Per move: the root's value for each absolute seat, P floats in [-1, 1], kept to `DIGITS` decimals."""
     models: list[str | None]
-    """Per move: content hash of the model that answered. A plain list, so that it lines up with `moves`."""
+    """Per move: content hash of the model that answered; of all that did, joined by "+", where one replaced another in
+    mid-search. A plain list, so that it lines up with `moves`."""
     utilities: list[float]
     """The game's result for each absolute seat, P floats in [-1, 1]."""
     status: str

@@ -65,7 +65,9 @@ class Worker:
         sizes = [len(part) for part in np.array_split(np.arange(job.games), job.groups) if len(part)]
         self._groups = [Group(game, job.game_spec, job.search, size, self._cache) for size in sizes]
         self._idle = deque(self._groups)
-        self._away: dict[int, tuple[Group, Ints]] = {}
+        self._away: dict[int, tuple[Group, Ints, int]] = {}  # ticket -> whose rows, which, in which model slot
+        self._model_slot = evaluator.slot  # of games that begin now
+        self._former_slots: set[int] = set()  # of games that go on
         self._indices: deque[int] = deque()
         self._log = GameLog(Path(job.log_path), job.fsync_every_s)
         self._stopping = self._draining = self._paused = self._at_rest = False
@@ -123,24 +125,33 @@ class Worker:
         """Let `group` search until every tree waits for an answer, and send its rows."""
         while True:
             self._start_games(group)
-            decided = group.forest.grow()
+            decided = group.grow()
             if group.may_wait(len(decided)):
                 break
             group.play(decided)
             if group.finished:
                 self._save(group)
-        rows = group.forest.ask()
-        if not len(rows.ids):
+        for rows in group.ask():
+            self._away[self._evaluator.submit(rows)] = (group, rows.ids.copy(), rows.slot)
+            group.away += 1
+        if not group.away:
             self._idle.append(group)
-        else:
-            self._away[self._evaluator.submit(rows)] = (group, rows.ids.copy())
+        if self._former_slots:
+            self._release_slots()
         self._set_window()
+
+    def _release_slots(self) -> None:
+        """Give back the model slots of which no game is in progress any more."""
+        for slot in self._former_slots - {slot for group in self._groups for slot in group.model_slots}:
+            self._evaluator.release(slot)
+            self._former_slots.discard(slot)
 
     def _start_games(self, group: Group) -> None:
         count = min(len(group.free), len(self._indices))
         if count:
             first = self._job.stagger and not group.tally.decisions
-            group.start(self._job.run_seed, [self._indices.popleft() for _ in range(count)], first)
+            indices = [self._indices.popleft() for _ in range(count)]
+            group.start(self._job.run_seed, indices, first, self._model_slot)
             if group.finished:
                 self._save(group)
 
@@ -165,13 +176,18 @@ class Worker:
         answer = self._evaluator.collect(WAIT_S)
         self._waited_s += time.perf_counter() - started
         if answer is not None:
-            group, ids = self._away.pop(answer.ticket)
-            self._tell(group, ids, answer)
-            self._idle.append(group)
+            group, ids, slot = self._away.pop(answer.ticket)
+            self._failures = self._failures + 1 if group.tell(ids, answer, slot) else 0
+            group.away -= 1
+            if not group.away:
+                self._idle.append(group)
+            self._look_at(answer)
 
-    def _tell(self, group: Group, ids: Ints, answer: Answer) -> None:
-        failed = group.tell(ids, answer)
-        self._failures = self._failures + 1 if failed else 0
+    def _look_at(self, answer: Answer) -> None:
+        """Start games with the newest model from now on; give up where rows fail again and again."""
+        if answer.slot > self._model_slot:
+            self._former_slots.add(self._model_slot)
+            self._model_slot = answer.slot
         if self._failures > MOST_FAILURES:
             raise ChannelError(f"{self._failures} answers in a row had failed rows; see the server's log")
 

@@ -157,6 +157,7 @@ def evaluator_job(plan: PoolPlan, endpoint: str) -> EvaluatorJob:
         endpoint=plan.endpoint or endpoint,
         private=not plan.endpoint,
         keys=plan.keys,
+        between_games=plan.server.swap == "between-games",
         network=plan.network,
         direct_compile=plan.direct_compile,
     )
