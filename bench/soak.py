@@ -227,14 +227,20 @@ class _Soak:
             yield from turn
 
     def _inject_any(self, names: Iterator[str]) -> bool:
-        """Inject the first fault that is possible now, of the next few; return whether there was one."""
-        for _, name in zip(range(len(FAULTS)), names, strict=False):
+        """Inject the first fault that is possible, of the next few; return whether there was one."""
+        return any(self._inject_soon(name) for _, name in zip(range(len(FAULTS)), names, strict=False))
+
+    def _inject_soon(self, name: str) -> bool:
+        """Inject a fault once it is possible; return False when it has not become so."""
+        deadline = time.monotonic() + FAULTS[name].waits_s
+        while True:
             try:
                 self._inject(name, FAULTS[name])
                 return True
             except NotNow:
-                continue
-        return False
+                if time.monotonic() >= deadline:
+                    return False
+                self._tick(_SLOW_S)
 
     def _inject(self, name: str, fault: Fault) -> None:
         self._tick(0.0)

@@ -107,13 +107,13 @@ _BATCH, _FULL = "first new batch", "full batches again"
 FAULTS: dict[str, Fault] = {
     "worker": Fault("kill -9 of a worker", kill_worker, _FULL),
     "server": Fault("kill -9 of the server", kill_server, _BATCH),
-    "standby": Fault("kill -9 of the standby server", kill_standby, "next batch"),
+    "standby": Fault("kill -9 of the standby server", kill_standby, "next batch", waits_s=0.0),
     "supervisor": Fault("kill -9 of the supervisor, the same command again", kill_supervisor, _BATCH),
     "all-at-once": Fault("kill -9 of everything, the same command again", kill_all, _BATCH),
     "forkserver": Fault("kill -9 of forkserver and a worker", kill_forkserver, _FULL),
     "flood": Fault("bad messages, 1,000/s for 5 s", flood_server, "the end of it"),
     "stop": Fault("SIGTERM, the same command again", stop_and_continue, _BATCH),
-    "full-disk": Fault("a small disk full, then room", full_disk, "its exact end", 2 * 60, no_small_disk),
+    "full-disk": Fault("a small disk full, then room", full_disk, "its exact end", 2 * 60, impossible=no_small_disk),
     "hang-worker": Fault("SIGSTOP of a worker", hang("worker", full_batch), _FULL),
     "hang-server": Fault("SIGSTOP of the server", hang("server", first_batch), _BATCH),
 }

@@ -65,6 +65,8 @@ class Fault:
     """What the time to recover is measured to, in words."""
     limit_s: float = 90.0
     """Longest time to recover."""
+    waits_s: float = 10.0
+    """Longest wait until it is possible; then it is passed over."""
     impossible: Callable[[], str] = lambda: ""
     """Why it cannot be injected on this machine at all, or nothing."""
 
