@@ -102,8 +102,9 @@ def test_results_have_every_key_and_the_modes_asked_for(compared: tuple[Path, st
         assert 0 < row["distinct_share"] <= 1
         assert 0 < row["mean_visit_entropy"] < math.log(7)
         assert row["evaluations"] == pytest.approx(row["evaluations_per_second"] * row["seconds"], rel=0.01)
-    assert {row["model_version"] for row in rows} == {rows[0]["model_version"]}
     found = {row["mode"]: row for row in rows}
+    # The same weights for all; the hash names the game, too, and the plain Python one has a name of its own.
+    assert {row["model_version"] for row in rows if row["mode"] != "python-threads"} == {rows[0]["model_version"]}
     assert found["one-position"]["mean_batch_rows"] <= 2, "two workers, one position each"
     assert found["drain"]["dispatch_reasons"]["free"] > 0
     assert rows[0]["ratio_to_direct"] is None, "direct was not among the modes"
@@ -287,7 +288,7 @@ def test_pools_that_do_not_fit_together_are_refused(tmp_path: Path, monkeypatch:
     each = sum(trees_bytes(plan) for plan in pool_plans(asked(tmp_path, "drain")).values())
     monkeypatch.setattr("bench.modes.free_memory_bytes", lambda: int(1.5 * each))
     pool_plans(asked(tmp_path, "drain"))
-    with pytest.raises(SettingError, match="modes is drain,1ms: their trees need"):
+    with pytest.raises(SettingError, match="modes is 'drain,1ms', but their trees need"):
         pool_plans(asked(tmp_path, "drain", "1ms"))
 
 
