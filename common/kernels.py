@@ -17,12 +17,17 @@ import numba
 from numba.core.dispatcher import Dispatcher
 
 _ROOT = Path(__file__).resolve().parent.parent
-_KERNEL_ROOMS = ("common", "game", "mcts", "workers")
+_KERNEL_ROOMS = ("game", "mcts")
+"""Rooms whose files all count: kernels of many of them use constants of the others."""
+_OTHER_ROOMS = ("common", "workers")
+"""Rooms of which only files with kernels count, and this one: a change of anything else costs no minute of compiling."""
 
 
 def kernel_sources() -> list[Path]:
     """Return the source files whose change must discard every cached kernel, sorted."""
-    return sorted(path for room in _KERNEL_ROOMS for path in (_ROOT / room).glob("*.py"))
+    whole = [path for room in _KERNEL_ROOMS for path in (_ROOT / room).glob("*.py")]
+    others = [path for room in _OTHER_ROOMS for path in (_ROOT / room).glob("*.py")]
+    return sorted([*whole, *(path for path in others if b"from common.kernels import" in path.read_bytes())])
 
 
 def source_hash(sources: list[Path]) -> str:

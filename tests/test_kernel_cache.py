@@ -66,4 +66,5 @@ def test_hash_depends_on_every_source(tmp_path: Path) -> None:
     sources[1].write_text("x = 2")
     assert source_hash(sources) != before
     names = {f"{path.parent.name}/{path.name}" for path in kernel_sources()}
-    assert {"common/rng.py", "game/hex.py", "game/connect_four.py"} <= names
+    assert {"common/rng.py", "game/hex.py", "game/connect_four.py", "mcts/layout.py", "workers/row_kernels.py"} <= names
+    assert not {"common/errors.py", "workers/pool.py"} & names, "what holds no kernel discards none"
