@@ -255,7 +255,9 @@ def test_kept_answers_keep_no_batch_alive(stack: ExitStack) -> None:
         eventually(lambda: server.stats()["waiting_rows"] == 32)
     assert small.answer()[0] == large.answer()[0] == wire.REPLY
     (channel,) = server._channels
-    for session in channel._sessions.all():
+    sessions = channel._sessions.all()
+    eventually(lambda: all(1 in session.replies for session in sessions))  # kept a moment after it was sent
+    for session in sessions:
         for frame in session.replies[1][2:]:
             whole = frame.obj if frame.obj.base is None else frame.obj.base
             assert whole.nbytes <= 2 * frame.nbytes
