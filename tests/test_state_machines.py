@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -20,6 +21,7 @@ from inference_server.batcher import Batcher
 from inference_server.forming import Batch, FormingRows
 from inference_server.policy import Limits, Policy, Wait
 from inference_server.request import Port, Request
+from inference_server.results import Results
 
 LANES = 3
 SLOTS = (0, 1)
@@ -121,6 +123,7 @@ class BatcherMachine(RuleBasedStateMachine):
         limits = ServerSettings(max_delay_us=60_000_000, idle_after_ms=3_600_000, min_share_rows=4)
         buffer = (16, *SPEC.observation_shape)
         self.batcher = Batcher(SPEC, limits, (4, 8, 16), LANES, lambda: np.zeros(buffer, np.uint8))
+        self.batcher.move_slot("second", SLOTS[1])
         self.ports: list[Port] = []
         self.waiting: dict[int, list[int]] = {slot: [] for slot in SLOTS}
         self.due: dict[int, tuple[Port, list[int], set[int]]] = {}  # request -> its rows, and which of them failed
@@ -171,18 +174,14 @@ class BatcherMachine(RuleBasedStateMachine):
         return min(set(range(LANES)) - {batch.lane for batch in self.running})
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), fails=st.booleans())
-    def end_batch(self, data: st.DataObject, fails: bool) -> None:
+    @rule(data=st.data(), rows_fail=st.lists(st.booleans(), min_size=1, max_size=16))
+    def end_batch(self, data: st.DataObject, rows_fail: list[bool]) -> None:
         batch = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
         numbers = numbers_of(batch.buffer[: batch.rows])
-        if fails:
-            for _, theirs, failed in self.due.values():
-                failed.update(set(theirs) & set(numbers))
-            self.batcher.fail(batch, "test", "it had to")
-            return
-        logits = np.zeros((batch.rows, SPEC.num_actions), np.float32)
-        logits[:, 0] = numbers
-        self.batcher.complete(batch, logits, np.zeros((batch.rows, 1), np.float32), "v", 0)
+        bad = [row for row in range(batch.rows) if rows_fail[row % len(rows_fail)]]
+        for _, theirs, failed in self.due.values():
+            failed.update(set(theirs) & {numbers[row] for row in bad})
+        self.batcher.complete(batch, self.results(batch, bad))
 
     @precondition(lambda self: self.ports)
     @rule(data=st.data(), event=st.sampled_from(["quiet", "window", "leave"]), window=st.integers(0, 3))
@@ -221,15 +220,17 @@ class BatcherMachine(RuleBasedStateMachine):
                 before = len(self.running)
                 self.run_lane()
                 assert len(self.running) > before, "rows wait and a lane is free"
-            self.batcher.complete(*self.result(self.running.pop()))
+            batch = self.running.pop()
+            self.batcher.complete(batch, self.results(batch))
         assert not self.due
         assert self.batcher.drain(0)
 
     @staticmethod
-    def result(batch: Batch) -> tuple[Batch, np.ndarray, np.ndarray, str, int]:
+    def results(batch: Batch, failed: Sequence[int] = ()) -> Results:
         logits = np.zeros((batch.rows, SPEC.num_actions), np.float32)
         logits[:, 0] = numbers_of(batch.buffer[: batch.rows])
-        return batch, logits, np.zeros((batch.rows, 1), np.float32), "v", 0
+        values = np.zeros((batch.rows, 1), np.float32)
+        return Results(logits, values, "v", failed=tuple(failed), error="it had to" if failed else "")
 
 
 class ClientMachine(RuleBasedStateMachine):
@@ -284,7 +285,7 @@ class ClientMachine(RuleBasedStateMachine):
                 self.asked[header.request] = routing, header, rows
 
     def ready(self) -> bytes:
-        return bytes(wire.msgpack.packb({"server_epoch": str(self.life), "model_version": "v"}))
+        return bytes(wire.msgpack.packb({"server_epoch": str(self.life), "model_version": "v", "slots": {"default": 0}}))
 
     def say(self, routing: bytes, header: wire.Header, kind: int, *frames: bytes) -> None:
         answer = wire.pack_header(kind, (header.client, header.epoch), header.request, rows=header.rows)
