@@ -155,3 +155,17 @@ def test_draining_plays_what_is_begun_and_starts_nothing(tmp_path: Path, kind: s
         assert before + 4 <= pool.book.finished <= before + 40
         assert pool.problems == []
     assert len(indices(tmp_path)) == pool.book.finished
+
+
+def test_draining_waits_for_a_server_that_is_about_to_be_started_again(tmp_path: Path) -> None:
+    with Pool(served(tmp_path, "process"), IndexBook(range(100_000))) as pool:
+        pool.start()
+        pump_until(pool, lambda: pool.book.finished >= 3)
+        os.kill(pool.host_pids[0], signal.SIGKILL)
+        pump_until(pool, lambda: pool.problems)
+        assert not pool.server_restarted
+        pool.drain()
+        pump_until(pool, lambda: pool.drained)
+        assert pool.server_restarted == 1
+        assert pool.totals()["in_progress"] == 0
+    assert len(indices(tmp_path)) == pool.book.finished

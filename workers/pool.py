@@ -147,7 +147,7 @@ class Pool:
         self._host.send("report")
 
     def drain(self) -> None:
-        """Start no more games, finish those in progress; see `drained`. What fails meanwhile is not started again."""
+        """Start no more games, finish those in progress; see `drained`. What fails from now on is not started again."""
         self.draining = True
         for life in self._workers.values():
             life.alive = life.running
@@ -384,13 +384,13 @@ class Pool:
             self.problems.append(f"the restarted server serves model {model}, the former one served {former_model}")
 
     def _restart_due(self) -> None:
-        if self.draining:
-            return
         now = time.monotonic()
-        if self._host.restarts.is_due(now):
+        if self.alive and self._host.restarts.is_due(now):  # also while draining: workers wait for it in their games
             self.server_restarted += 1
             for worker, port in enumerate(self._host.start_again()):
                 self._workers[worker] = self._workers[worker].reborn(port, None)
+        if self.draining:
+            return
         for life in list(self._workers.values()):
             served = self._host.serving or self._host.child is None  # a new worker would wait for it in vain
             if served and life.restarts.is_due(now):
