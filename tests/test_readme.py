@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALLER = {"--games": "6", "--seconds": "6", "--simulations": "8", "--workers": "2", "--minutes": "0.2"}
 NAMES = (
     *("selfplay", "show", "doctor", "serve", "work", "bench compare", "bench limit", "watch", "report", "tune"),
-    "data",
+    *("data", "model list"),
 )
 SMALL_NETWORK = ("--network", "mlp:layers=1,width=8", "--compile", "off", "--dtype", "fp32")
 
@@ -46,7 +46,7 @@ def run(words: list[str], folder: Path) -> str:
 
 def test_make_targets_exist() -> None:
     targets = [line.split()[1] for line in commands() if line.startswith("make ")]
-    assert targets == ["selfplay", "test"]
+    assert targets == ["selfplay", "test", "chaos"]
     for target in targets:
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
         assert done.returncode == 0, done.stderr
@@ -65,6 +65,7 @@ def test_selfplay_then_what_can_be_done_with_a_run(tmp_path: Path) -> None:
     limit = [*grove(lines_with("bench limit")[0]), *SMALL_NETWORK, "--seconds", "3"]
     assert "bound" in run(limit, tmp_path)
     assert "report.html" in run(grove(lines_with("grove report")[0]), tmp_path)
+    assert "default  serves" in run(grove(lines_with("grove model")[0]), tmp_path)
     assert "rounds/min" in run([*grove(blob), *SMALL_NETWORK], tmp_path)
     count, stats = lines_with("grove data")
     assert "hex:size=7: 6 games (+6/5,000)" in run(grove(count), tmp_path)
