@@ -13,6 +13,7 @@ import psutil
 
 from bench.soak_disk import fill_disk, no_small_disk
 from bench.soak_flood import flood_server
+from bench.soak_swap import kill_in_swap, push_bad_model, roll_back, swap_model
 from bench.soak_trial import Fault, Sign, Trial, Unrecovered, first_batch, full_batch, goes_on, in_background
 from common.errors import SettingError
 
@@ -103,15 +104,19 @@ def release(trial: Trial) -> None:
 
 KILLS = ("worker", "server", "standby", "supervisor")
 """Faults of the phases in which processes are killed: kill -9 of one process, every process as likely as any other."""
-_BATCH, _FULL = "first new batch", "full batches again"
+_BATCH, _FULL, _SERVES = "first new batch", "full batches again", "the model serves"
 FAULTS: dict[str, Fault] = {
     "worker": Fault("kill -9 of a worker", kill_worker, _FULL),
     "server": Fault("kill -9 of the server", kill_server, _BATCH),
     "standby": Fault("kill -9 of the standby server", kill_standby, "next batch", waits_s=0.0),
     "supervisor": Fault("kill -9 of the supervisor, the same command again", kill_supervisor, _BATCH),
+    "swap": Fault("a model pushed", swap_model, _SERVES),
     "all-at-once": Fault("kill -9 of everything, the same command again", kill_all, _BATCH),
+    "kill-in-swap": Fault("a model pushed, kill -9 of the server at once", kill_in_swap, "the new server serves it"),
     "forkserver": Fault("kill -9 of forkserver and a worker", kill_forkserver, _FULL),
+    "rollback": Fault("back to the model before", roll_back, _SERVES),
     "flood": Fault("bad messages, 1,000/s for 5 s", flood_server, "the end of it"),
+    "bad-model": Fault("a bad model pushed", push_bad_model, "refused, the former serves on"),
     "stop": Fault("SIGTERM, the same command again", stop_and_continue, _BATCH),
     "full-disk": Fault("a small disk full, then room", full_disk, "its exact end", 2 * 60, impossible=no_small_disk),
     "hang-worker": Fault("SIGSTOP of a worker", hang("worker", full_batch), _FULL),

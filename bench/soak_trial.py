@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -43,7 +44,8 @@ class Trial:
     row_spec: RowSpec
     models: MadeModels
     served: list[str] = field(default_factory=list)
-    """Content hashes of all models that it was given, the first one first."""
+    """Content hashes of the models in the order in which it was given them; one that came back is there again."""
+    _pushed: int = 0
 
     def victim(self, role: str) -> psutil.Process:
         """Return a process of that role, drawn at random. Raises NotNow when there is none."""
@@ -51,6 +53,11 @@ class Trial:
         if not found:
             raise NotNow(f"there is no {role} now")
         return self.draw.choice(sorted(found, key=lambda process: process.pid))
+
+    def next_model(self) -> tuple[str, Path]:
+        """Return content hash and file of the next model to push; after the last comes the first."""
+        self._pushed += 1
+        return self.models.files[(self._pushed - 1) % len(self.models.files)]
 
 
 @dataclass(frozen=True)
