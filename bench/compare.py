@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -11,8 +12,8 @@ from typing import Any
 from bench.modes import Asked, Variant, direct_at_pool_workers, direct_kinds, pool_plans, unsuited
 from bench.probe import burn_probe
 from bench.roof import Roof, RoofJob
-from bench.rounds import LEAST_ROUNDS, Round, median_rates
-from bench.slices import OthersUse, Slice, WarmPool, cpu_seconds
+from bench.rounds import LEAST_ROUNDS, Round, mean_others, median_rates
+from bench.slices import Contender, OthersUse, Slice, WarmPool, cpu_seconds
 from common.errors import PoolError
 from game import load_game
 from workers.evaluators import row_spec
@@ -62,8 +63,8 @@ class Outcome:
     slice_s: float = 0.0
     idle_cpu: float = 0.0
     """Processors that all paused processes together used during the slices of others."""
-    others_cpu: float = 0.0
-    """Processors that programs other than this comparison used meanwhile."""
+    others_cpu: float | None = None
+    """Processors that programs other than this comparison used meanwhile; None where a CPU quota hides it."""
 
 
 def run_comparison(asked: Asked, say: Say) -> Outcome:
@@ -180,7 +181,7 @@ def _fastest(
             pools[variant.name] = pool
     if not pools:
         return None
-    rounds = [play_round(pools, None, slice_s, first=number) for number in range(VARIANT_ROUNDS)]
+    rounds = [play_round(pools, None, slice_s, number) for number in range(VARIANT_ROUNDS)]
     rates = median_rates(rounds)
     fastest = max(rates, key=lambda name: rates[name])
     for name, pool in pools.items():
@@ -203,42 +204,39 @@ def slice_length(seconds: float, modes: int) -> tuple[float, int]:
 def _play_rounds(warm: Mapping[str, WarmPool], roof: Roof, seconds: float, outcome: Outcome, say: Say) -> None:
     outcome.slice_s, count = slice_length(seconds, len(warm) + 1)
     say(f"{count} rounds of {outcome.slice_s:.1f} s a mode")
-    processes = {mode: pool.pool.processes for mode, pool in warm.items()} | {_ROOF: roof.processes}
     for number in range(count):
-        done = play_round(warm, roof, outcome.slice_s, processes, number)
+        done = play_round(warm, roof, outcome.slice_s, number)
         outcome.rounds.append(done)
         rates = ", ".join(f"{mode} {done.slices[mode].evaluations_per_second:,.0f}" for mode in warm)
         say(f"round {number + 1} of {count}: roof {done.roof:,.0f}, {rates} evaluations/s")
     outcome.idle_cpu = fmean(done.idle_cpu for done in outcome.rounds)
-    outcome.others_cpu = fmean(done.others_cpu for done in outcome.rounds)
+    outcome.others_cpu = mean_others(outcome.rounds)
 
 
-def play_round(
-    warm: Mapping[str, WarmPool],
-    roof: Roof | None,
-    seconds: float,
-    processes: Mapping[str, list[int]] | None = None,
-    first: int = 0,
-) -> Round:
-    """Play one slice of every mode and of the roof, all others paused, between two burn probes.
+def play_round(contenders: Mapping[str, Contender], roof: Roof | None, seconds: float, first: int) -> Round:
+    """Play one slice of every contender and of the roof, all others paused, between two burn probes.
 
-    `first` is the place to begin at: taking turns at it, no mode always has the machine fresh from the same neighbour.
+    `first` is the place to begin at: taking turns at it, no one always has the machine fresh from the same neighbour.
     """
     before = burn_probe(PROBE_S)
     slices: dict[str, Slice] = {}
-    rate = roof_cpu = idle = 0.0
+    rate = roof_cpu = idle = took = 0.0
     others = OthersUse()
-    order = [*warm, *([_ROOF] if roof is not None else [])]
+    processes = {name: set(contender.processes) for name, contender in contenders.items()}
+    order = [*contenders, *([_ROOF] if roof is not None else [])]
     start = first % len(order)
     for name in order[start:] + order[:start]:
-        paused = [number for other, ids in (processes or {}).items() if other != name for number in ids]
-        used = cpu_seconds(paused)
+        # Contenders may share processes, such as the clients that ask one server after the other.
+        playing = set(roof.processes) if name == _ROOF and roof is not None else processes[name]
+        paused = set[int]().union(*processes.values(), roof.processes if roof is not None else ()) - playing
+        used, began = cpu_seconds(paused), time.perf_counter()
         if name == _ROOF and roof is not None:
             rate, roof_cpu = roof.measure(seconds)
         else:
-            slices[name] = warm[name].play(seconds)
+            slices[name] = contenders[name].play(seconds)
         idle += cpu_seconds(paused) - used
-        for pool in warm.values():
-            pool.look_after()
+        took += time.perf_counter() - began
+        for contender in contenders.values():
+            contender.look_after()
     others_cpu = others.look()
-    return Round((before, burn_probe(PROBE_S)), rate, slices, roof_cpu, idle / (seconds * len(order)), others_cpu)
+    return Round((before, burn_probe(PROBE_S)), rate, slices, roof_cpu, idle / took, others_cpu)

@@ -6,23 +6,24 @@ servers are compared by rows a second behind the same clients. A peer that canno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Any, Protocol
+from statistics import fmean
+from typing import Any
 
-from bench.compare import PROBE_S, slice_length, start_roof
+from bench.compare import Say, play_round, slice_length, start_roof
 from bench.limit_stage import Stage
 from bench.modes import Asked, pool_plan
 from bench.peers_batchers import SERVERS, WAIT_MS, Batcher, ClientJob, GroveServer, HttpServer
 from bench.peers_mctx import PGX_GAMES, MctxJob, choose_batch
 from bench.peers_network import Export, PeerNetwork
 from bench.peers_open_spiel import OpenSpielJob
-from bench.probe import burn_probe
 from bench.roof import Roof
-from bench.rounds import Round
-from bench.slices import WARM_S, Slice, WarmPool, cpu_seconds
+from bench.rounds import Round, mean_others
+from bench.slices import WARM_S, Contender, Slice, WarmPool, cpu_seconds
 from common.errors import PoolError, SettingError
 from common.machine import usable_cores
 from game import load_game
@@ -46,19 +47,6 @@ BATCHERS_SHARE = 0.25
 """Part of the measuring time that the servers behind clients get."""
 _READY_S = 600.0
 """Longest wait for a peer to be ready: JAX compiles a search for every size it tries."""
-_ROOF = "roof"
-
-Say = Callable[[str], None]
-
-
-class Contender(Protocol):
-    """What is measured: a warm pool or peer that holds still between its slices."""
-
-    name: str
-
-    def play(self, seconds: float) -> Slice: ...
-
-    def look_after(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +74,16 @@ class Outcome:
     roof: dict[str, Any] = field(default_factory=dict)
     slice_s: dict[str, float] = field(default_factory=dict)
     """Seconds of a slice of `players` and `batchers`."""
+
+    @property
+    def idle_cpu(self) -> float:
+        """Processors that all paused processes together used during the slices of others."""
+        return fmean(done.idle_cpu for done in [*self.players, *self.batchers])
+
+    @property
+    def others_cpu(self) -> float | None:
+        """Processors that programs other than this comparison used meanwhile; None where a CPU quota hides it."""
+        return mean_others([*self.players, *self.batchers])
 
 
 def parse_peers(text: str) -> tuple[str, ...]:
@@ -163,6 +161,7 @@ class Peer:
     def __init__(self, name: str, stages: Sequence[Stage], what: str = "play") -> None:
         """`what`: what its processes are told to do in a slice."""
         self.name, self._stages, self._what = name, stages, what
+        self.processes = [number for stage in stages for number in stage.processes]
 
     def play(self, seconds: float) -> Slice:
         """Play one slice.
@@ -170,14 +169,13 @@ class Peer:
         A process ends with a whole move of all its games, so they end at different times; the slice lasts as long as
         the mean of them, which is to the peer's favour.
         """
-        processes = [number for stage in self._stages for number in stage.processes]
-        used = cpu_seconds(processes)
+        used = cpu_seconds(self.processes)
         for stage in self._stages:
             stage.begin(self._what, seconds)
         done = [stage.end(seconds) for stage in self._stages]
         counts = {name: sum(part[name] for part in done) for name in done[0] if name != "seconds"}
         took = sum(part["seconds"] for part in done) / len(done)
-        return Slice(took, counts, {}, cpu_seconds(processes) - used)
+        return Slice(took, counts, {}, cpu_seconds(self.processes) - used)
 
     def look_after(self) -> None:
         """Its processes say nothing between slices."""
@@ -226,16 +224,26 @@ def grove_asked(asked: Asked, name: str) -> Asked:
 def peer_jobs(wanted: PeersAsked, network: PeerNetwork) -> dict[str, list[Any]]:
     """Return the jobs of the players of other projects, one process a core."""
     asked, jobs = wanted.asked, dict[str, list[Any]]()
-    spec, cores = row_spec(load_game(asked.game_spec)), range(usable_cores())
+    spec, cores = row_spec(load_game(asked.game_spec)), core_ids()
     same: dict[str, Any] = {"network": network, "search": asked.search}
     if "mctx" in wanted.peers:
-        jobs["mctx"] = [MctxJob(game_spec=asked.game_spec, seed=asked.seed + core, core=core, **same) for core in cores]
+        jobs["mctx"] = [
+            MctxJob(game_spec=asked.game_spec, seed=asked.seed + index, core=core, **same)
+            for index, core in enumerate(cores)
+        ]
     if "open_spiel" in wanted.peers:
         compiled = asked.network.compile != "off"
         jobs["open_spiel"] = [
-            OpenSpielJob(row_spec=spec, seed=asked.seed + core, compiled=compiled, **same) for core in cores
+            OpenSpielJob(row_spec=spec, seed=asked.seed + index, compiled=compiled, **same)
+            for index in range(len(cores))
         ]
     return jobs
+
+
+def core_ids() -> list[int]:
+    """Return the numbers of the cores that processes may be bound to, no more than this machine lets us use."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(usable_cores())
+    return list(allowed[: usable_cores()])
 
 
 def _started(name: str, jobs: Sequence[Any], wanted: PeersAsked, outcome: Outcome, stack: ExitStack) -> list[Stage]:
@@ -317,25 +325,11 @@ def _play(found: Mapping[str, Contender], roof: Roof | None, seconds: float, rou
     slice_s, count = slice_length(seconds, len(found) + (roof is not None))
     say(f"{count} rounds of {slice_s:.1f} s each")
     for number in range(count):
-        done = _round(found, roof, slice_s, number)
+        done = play_round(found, roof, slice_s, number)
         rounds.append(done)
-        rates = ", ".join(f"{name} {_rate(part):,.0f}" for name, part in done.slices.items())
-        say(f"round {number + 1} of {count}: network alone {done.roof:,.0f}, {rates} a second")
-
-
-def _round(found: Mapping[str, Contender], roof: Roof | None, seconds: float, number: int) -> Round:
-    before, rate, cpu = burn_probe(PROBE_S), 0.0, 0.0
-    slices: dict[str, Slice] = {}
-    order = [*found, *([_ROOF] if roof is not None else [])]
-    first = number % len(order)
-    for name in order[first:] + order[:first]:
-        if name == _ROOF and roof is not None:
-            rate, cpu = roof.measure(seconds)
-        else:
-            slices[name] = found[name].play(seconds)
-        for contender in found.values():
-            contender.look_after()
-    return Round((before, burn_probe(PROBE_S)), rate, slices, cpu)
+        rates = [f"network alone {done.roof:,.0f}"] if done.roof else []
+        rates += [f"{name} {_rate(part):,.0f}" for name, part in done.slices.items()]
+        say(f"round {number + 1} of {count}: {', '.join(rates)} a second")
 
 
 def _rate(part: Slice) -> float:

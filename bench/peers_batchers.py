@@ -266,17 +266,18 @@ class Batcher:
         """`group`: the processes to stop between slices, 0 for none. `what`: "SERVER ROWS"."""
         self.name, self.message_rows = what, int(what.split()[1])
         self._group, self._clients = group, clients
-        self._processes = [*server.processes, *(number for client in clients for number in client.processes)]
+        self.processes = [*server.processes, *(number for client in clients for number in client.processes)]
+        """Those of the clients are shared by all servers."""
         self._signal(signal.SIGSTOP)
 
     def play(self, seconds: float) -> Slice:
         """Let all clients ask for one slice."""
         self._signal(signal.SIGCONT)
-        used = cpu_seconds(self._processes)
+        used = cpu_seconds(self.processes)
         for client in self._clients:
             client.begin(self.name, seconds)
         done = [client.end(seconds) for client in self._clients]
-        used = cpu_seconds(self._processes) - used
+        used = cpu_seconds(self.processes) - used
         self._signal(signal.SIGSTOP)
         requests = sum(part["requests"] for part in done)
         took = sum(part["seconds"] for part in done) / len(done)

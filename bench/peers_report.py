@@ -38,6 +38,8 @@ def write_peers(
         "packages": {name: _version(name) for name in PACKAGES},
         "settings": settings,
         "parameters": outcome.network.parameters,
+        "idle_cpu": outcome.idle_cpu,
+        "others_cpu": outcome.others_cpu,
         "roof": outcome.roof,
         "slice_seconds": outcome.slice_s,
         "probe_limit": asked.probe_limit,
@@ -63,6 +65,9 @@ def print_peers(found: Sequence[Row], console: Console) -> None:
     if servers:
         console.print()
         print_lines(_BATCHERS, [_batcher(row, servers) for row in servers], console)
+    for what, measured in (("players", players), ("servers", servers)):
+        if measured:
+            console.print(f"{what}: {measured[0]['rounds']} rounds, {measured[0]['rounds_dropped']} dropped")
     for row in found:
         if row["not_measured"]:
             console.print(f"{FULL_NAMES[row['mode']]}: not measured: {row['not_measured']}", soft_wrap=True)

@@ -107,13 +107,15 @@ def _rule_texts(row: Row) -> tuple[str, ...]:
     return f"{row['ours_by_rule']:.2f}x", f"{row['ours_by_rule_low']:.2f}..{row['ours_by_rule_high']:.2f}"
 
 
-def busy_warning(outcome: Outcome) -> str:
-    """Return a line when other programs used the machine while it was measured, else an empty text."""
+def busy_warning(others_cpu: float | None) -> str:
+    """Return a line when other programs used this many processors meanwhile and that is too many, else nothing."""
     cores = machine.usable_cores()
-    if outcome.others_cpu <= BUSY * cores:
+    if others_cpu is None:
+        return "how much other programs used meanwhile is not known: a CPU quota hides it"
+    if others_cpu <= BUSY * cores:
         return ""
     return (
-        f"beware: other programs used {outcome.others_cpu:.1f} of {cores} cores meanwhile; "
+        f"beware: other programs used {others_cpu:.1f} of {cores} cores meanwhile; "
         "trust the ratios of paired slices more than the rates, or compare on a quiet machine"
     )
 

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -59,6 +59,25 @@ class Slice:
         return self.workers.get("simulations", 0) / self.seconds
 
 
+class Contender(Protocol):
+    """What is measured in slices: a warm pool, or processes of another project, that hold still in between."""
+
+    name: str
+
+    @property
+    def processes(self) -> list[int]:
+        """Numbers of its processes; their children belong to it too."""
+        ...
+
+    def play(self, seconds: float) -> Slice:
+        """Work for one slice and return what was done in it."""
+        ...
+
+    def look_after(self) -> None:
+        """Handle what it has to say between slices."""
+        ...
+
+
 class WarmPool:
     """One mode's pool; use as a context manager around `start`."""
 
@@ -80,6 +99,11 @@ class WarmPool:
         self._pump_for(WARM_S)
         self._rest()
         self._wait_until_quiet()
+
+    @property
+    def processes(self) -> list[int]:
+        """Numbers of the living processes."""
+        return self.pool.processes
 
     def play(self, seconds: float) -> Slice:
         """Play for one slice and return what was done in it."""
@@ -170,8 +194,8 @@ class OthersUse:
         self._own = cpu_seconds([os.getpid()])
         self._machine.look()
 
-    def look(self) -> float:
-        """Return the mean since the making."""
+    def look(self) -> float | None:
+        """Return the mean since the making; None where a CPU quota hides it."""
         busy, seconds = self._machine.look(), time.monotonic() - self._began
         own = cpu_seconds([os.getpid()]) - self._own
-        return max(0.0, (busy or 0.0) - own / seconds)
+        return None if busy is None else max(0.0, busy - own / seconds)

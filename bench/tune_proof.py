@@ -91,8 +91,7 @@ def play(entries: list[Entry], settings: dict[str, Any], seconds: float) -> list
         for pool in pools.values():
             stack.enter_context(pool).start()
         slice_s, count = slice_length(seconds, len(pools))
-        processes = {name: pool.pool.processes for name, pool in pools.items()}
-        return [play_round(pools, None, slice_s, processes, number) for number in range(count)]
+        return [play_round(pools, None, slice_s, number) for number in range(count)]
 
 
 def judge(rounds: list[Round], entries: list[Entry], tuned: str) -> tuple[str, Gain]:

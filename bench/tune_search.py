@@ -172,11 +172,10 @@ class Search:
         tuned, limit = self._tuned, self._asked.probe_limit
         left_s = max(AGAIN_SHARE * self._budget_s, began + self._budget_s - time.monotonic())
         slice_s, count = slice_length(left_s, len(pools))
-        processes = {name: warm.pool.processes for name, warm in pools.items()}
         self._screen.say(f"{count} rounds of {slice_s:.1f} s each")
         try:
             for number in range(count):
-                tuned.rounds.append(play_round(pools, None, slice_s, processes, number))
+                tuned.rounds.append(play_round(pools, None, slice_s, number))
         finally:  # an interrupt leaves the rounds so far
             if len(tuned.rounds) >= LEAST_ROUNDS:
                 tuned.gains = {name: gain_of(tuned.rounds, name, DEFAULT, limit) for name in tuned.finalists}

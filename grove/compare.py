@@ -39,7 +39,7 @@ def compare(settings: Compare) -> int:
     paths = bench.write_results(asked, rows)
     console.print()
     bench.print_table(rows, console)
-    if warning := bench.busy_warning(outcome):
+    if warning := bench.busy_warning(outcome.others_cpu):
         console.print(warning)
     if plan:
         console.print()

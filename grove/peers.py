@@ -44,6 +44,7 @@ def peers(settings: Peers) -> int:
     from bench.peers import GROVE, PeersAsked, check_game, parse_peers, run_peers
     from bench.peers_report import print_peers, write_peers
     from bench.peers_results import finding, rows
+    from bench.report import busy_warning
 
     chosen = parse_peers(settings.peers)
     _, settings, network = resolve_load(settings)
@@ -70,5 +71,7 @@ def peers(settings: Peers) -> int:
     paths = write_peers(wanted, outcome, found, flatten(replace(settings, out=str(asked.out))), sys.argv)
     console.print()
     print_peers(found, console)
+    if warning := busy_warning(outcome.others_cpu):
+        console.print(warning)
     console.print(f"\n{finding(found)}\n{', '.join(map(str, paths))}")
     return 0

@@ -18,7 +18,7 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from bench.compare import Outcome, slice_length
+from bench.compare import slice_length
 from bench.counting import difference, total
 from bench.modes import FIXED, MODES, ORIGIN_WORKERS, Asked, parse_modes, pool_plans, trees_bytes, unsuited
 from bench.probe import Probe
@@ -319,8 +319,8 @@ def test_title_says_what_was_found(rows: list[tuple[str, float, float | None]], 
 
 
 def test_a_busy_machine_is_warned_of() -> None:
-    assert busy_warning(Outcome(others_cpu=0.0)) == ""
-    assert "other programs used 99.0 of" in busy_warning(Outcome(others_cpu=99.0))
+    assert busy_warning(0.0) == ""
+    assert "other programs used 99.0 of" in busy_warning(99.0)
 
 
 def test_processor_time_counts_children_and_the_living_alone() -> None:

@@ -153,7 +153,7 @@ def test_the_network_in_jax_is_groves_and_mctx_makes_the_simulations(
         network=network,
         search=SearchSettings(simulations=SIMULATIONS),
         seed=1,
-        core=0,
+        core=peers.core_ids()[0],
     )
     stage = separately("mctx", job)
     said = stage.wait_ready(300.0)
