@@ -62,12 +62,28 @@ class FolderLock:
         return self._fd
 
     def release(self) -> None:
-        """Remove the file and let the lock go; releasing twice is harmless."""
+        """Let the lock go, and remove its file unless a child still holds it; releasing twice is harmless."""
         if self._fd is None:
             return
         fd, self._fd = self._fd, None
+        os.close(fd)
         if sys.platform != "win32":
-            self._path.unlink(missing_ok=True)
+            _remove_unheld(self._path)
+
+
+def _remove_unheld(path: Path) -> None:
+    """Remove the lock file unless somebody has it locked: a child that could not be ended, or who took it just now."""
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except OSError:  # it is gone, or its folder is
+        return
+    try:
+        _lock(fd)
+        if path.stat().st_ino == os.fstat(fd).st_ino:
+            path.unlink()
+    except OSError:
+        pass
+    finally:
         os.close(fd)
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import StorageError
+from common.errors import SettingError, StorageError
 from common.scratch import scratch_folder, sweep
-from grove.folder_lock import FolderLock
+from grove.folder_lock import FolderLock, holder
 from workers.children import Child
 from workers.records import LineLog
 from workers.restarts import BLINK_S, HANG_S, MOST_RESTARTS, STUCK_S, Restarts, Silence
@@ -96,7 +96,7 @@ def test_a_log_that_was_removed_takes_no_more(tmp_path: Path) -> None:
 _FILL = """
 import resource, sys
 from pathlib import Path
-from common.errors import StorageError
+from common.errors import SettingError, StorageError
 from workers.records import LineLog
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 log = LineLog(Path(sys.argv[1]))
@@ -176,12 +176,40 @@ time.sleep(1000)
 
 def test_the_lock_of_a_killed_holder_is_waited_for_until_its_children_have_ended(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    holder = subprocess.Popen([sys.executable, "-c", _HOLD, path], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    holder.kill()
-    holder.wait()
+    holding = subprocess.Popen([sys.executable, "-c", _HOLD, path], stdout=subprocess.PIPE, text=True)
+    assert holding.stdout is not None
+    assert holding.stdout.readline() == "held\n"
+    holding.kill()
+    holding.wait()
     lock = FolderLock(path)
     assert (tmp_path / "last words").exists()
     lock.release()
-    holder.stdout.close()
+    holding.stdout.close()
+
+
+_LEAVE = """
+import os, sys, time
+from pathlib import Path
+from grove.folder_lock import FolderLock
+lock = FolderLock(Path(sys.argv[1]))
+if os.fork() == 0:
+    sys.stdin.read()  # a child that could not be ended
+    os._exit(0)
+lock.release()
+"""
+
+
+def test_a_clean_end_leaves_the_lock_to_a_child_that_has_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    with subprocess.Popen([sys.executable, "-c", _LEAVE, path], stdin=subprocess.PIPE) as holding:
+        assert holding.wait() == 0
+        assert holder(path) == (holding.pid, True)
+        monkeypatch.setattr("grove.folder_lock.ORPHANS_S", 0.1)
+        with pytest.raises(SettingError, match=f"in use by process {holding.pid}"):
+            FolderLock(path)
+        monkeypatch.undo()
+    lock = FolderLock(path)  # the child's input has ended, and so has it
+    lock.release()
+    assert not path.exists()
