@@ -25,6 +25,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
+
 from common import machine
 from common.errors import RecordError, SettingError
 from grove import toml
@@ -85,7 +87,7 @@ class RunFolder:
         folder = Path(path)
         with _clear_errors(folder):
             _refuse_foreign(folder)
-            (folder / "games").mkdir(parents=True, exist_ok=True)
+            _make_folder(folder / "games")
             run = cls(folder, FolderLock(folder / "lock"))
             try:
                 run._start(settings, may_differ, list(sys.argv if command is None else command))
@@ -220,6 +222,16 @@ def _shown(value: object) -> str:
     return "(not set)" if value is None else repr(value)
 
 
+def _make_folder(folder: Path) -> None:
+    """Make `folder` and what is missing above it; the names of all of them survive a power cut."""
+    missing = [folder] if not folder.is_dir() else []
+    while missing and not missing[-1].parent.is_dir():
+        missing.append(missing[-1].parent)
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
 def _refuse_foreign(folder: Path) -> None:
     """Refuse a folder that holds things but no run: it is somebody else's, or a typing error."""
     if not folder.is_dir() or (folder / "config.toml").exists():
@@ -230,12 +242,19 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process left: logs without a first game, files that were not yet renamed."""
+    """Remove what a killed process left: logs without a first game, files that were not yet renamed.
+
+    Models come from processes that take no lock; what they still copy is left alone.
+    """
     for path in folder.glob("games/*.jsonl"):
         if path.stat().st_size == 0:
             path.unlink()
-    for path in folder.glob(".*.tmp"):
+    for path in (*folder.glob(".*.tmp"), *folder.glob("games/.*.tmp")):
         path.unlink()
+    for path in (*folder.glob("models/.*.part"), *folder.glob("models/*/.*.part")):
+        writer = path.name.split(".")[-2]
+        if not writer.isdigit() or not psutil.pid_exists(int(writer)):
+            path.unlink(missing_ok=True)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -160,6 +160,35 @@ def test_half_made_folder_is_finished_and_empty_logs_go(tmp_path: Path) -> None:
         assert [path.name for path in run.games.iterdir()] == ["w1.jsonl"]
 
 
+def test_what_killed_processes_left_half_written_goes(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    slot = tmp_path / "run" / "models" / "best"
+    slot.mkdir(parents=True)
+    (tmp_path / "run" / "games").mkdir()
+    left = [f"games/.w0.jsonl.{ended.pid}.tmp", f".run.json.{ended.pid}.tmp", f"models/.net.{ended.pid}.part"]
+    left += [f"models/best/.net.safetensors.{ended.pid}.part"]
+    for name in left:
+        (tmp_path / "run" / name).touch()
+    (slot / f".net.{os.getpid()}.part").touch()  # is being copied
+    with open_run(tmp_path / "run") as run:
+        assert not [name for name in left if (run.path / name).exists()]
+        assert len(list(slot.iterdir())) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be synced")
+def test_the_names_of_all_new_folders_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, real = set(), os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with open_run(tmp_path / "runs" / "new" / "first") as run:
+        assert {path.stat().st_ino for path in (tmp_path, *run.path.parents[:2], run.path)} <= synced
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     open_run(tmp_path / "run").close()
     (tmp_path / "run" / "run.json").write_text("{")
