@@ -14,8 +14,6 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-import psutil
-
 from bench.limit_roofs import Measured
 from bench.limit_stage import Stage
 from bench.limit_wire import MOST_CLIENTS, Wire, WireClient, WireServer
@@ -25,6 +23,7 @@ from bench.roof import Roof, RoofJob
 from bench.slices import WarmPool
 from common.errors import PoolError
 from common.machine import usable_cores
+from common.usage import CoreSeconds, core_seconds
 from game import load_game
 from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
@@ -254,9 +253,9 @@ class _Bench:
         }
 
     def _play_whole(self, seconds: float) -> Row:
-        idle = _idle_seconds()
+        before = core_seconds()
         done = self._whole.play(seconds)
-        idle = _idle_seconds() - idle
+        after = core_seconds()
         rows = _some(done.workers.get("evaluations", 0), "the whole", seconds)
         server, count = done.server, self._whole.pool.sizes.workers
         _some(server.get("batches", 0), "the server of the whole", seconds)
@@ -264,7 +263,7 @@ class _Bench:
         return {
             "rate": rows / done.seconds,
             "cpu": done.cpu_seconds / rows,
-            "idle_cores": min(idle / done.seconds, float(usable_cores())),
+            **_idle_cores(before, after, done.seconds),
             "waiting": min(done.workers["waited_s"] / (count * done.seconds), 1.0),
             "lane_idle": max(0.0, 1 - mean(lanes)),
             "batch_rows": server["rows"] / server["batches"],
@@ -302,7 +301,7 @@ class _Bench:
             writer_cpu=middle("writer", "cpu"),
             whole_rate=middle("whole", "rate"),
             whole_cpu=middle("whole", "cpu"),
-            idle_cores=middle("whole", "idle_cores"),
+            idle_cores=middle("whole", "idle_cores") if "idle_cores" in rounds[0]["whole"] else None,
             waiting=middle("whole", "waiting"),
             lane_idle=middle("whole", "lane_idle"),
             batch_rows=middle("whole", "batch_rows"),
@@ -322,10 +321,11 @@ def median_of(rounds: Sequence[Mapping[str, Row]], part: str, key: str) -> float
     return median(found[part][key] for found in rounds)
 
 
-def _idle_seconds() -> float:
-    """Return the seconds that all cores of the machine together have been idle."""
-    times = psutil.cpu_times()
-    return float(times.idle + getattr(times, "iowait", 0.0))
+def _idle_cores(before: CoreSeconds | None, after: CoreSeconds | None, seconds: float) -> Row:
+    """Return the usable cores that were idle in between; nothing where that is not known."""
+    if before is None or after is None:
+        return {}
+    return {"idle_cores": min((after.idle - before.idle) / seconds, float(usable_cores()))}
 
 
 def _some(rows: float, who: str, seconds: float) -> float:

@@ -96,7 +96,7 @@ def _search(m: Measured) -> Knob:
         return Knob("--workers", f"--workers {m.cores} (now {m.workers})", _predict(m, workers=m.cores),
                     f"a worker on every core, {_kept(m)}")  # fmt: skip
     return Knob("cores", f"more cores, here or on a second machine (now {m.cores}): twice as many",
-                _predict(m, cores=2 * m.cores, workers=2 * m.workers, idle_cores=m.idle_cores + m.cores),
+                _predict(m, cores=2 * m.cores, workers=2 * m.workers, idle_cores=m.spare_cores + m.cores),
                 f"twice the cores and workers, the rest as it is, {_kept(m)}")  # fmt: skip
 
 

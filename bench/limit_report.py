@@ -71,7 +71,9 @@ def print_limit(found: Found, verdict: Verdict, console: Console) -> None:
         soft_wrap=True,
     )
     others = m.cores - m.available_cores
-    if others > MOVED * m.cores:
+    if m.idle_cores is None:
+        console.print("how much other programs used is not known: a CPU quota hides it", soft_wrap=True)
+    elif others > MOVED * m.cores:
         console.print(f"beware: other programs used {others:.1f} of {m.cores} cores while the whole played")
     if found.moved > MOVED:
         console.print(

@@ -65,8 +65,8 @@ class Measured:
     writer_cpu: float
     whole_rate: float
     whole_cpu: float
-    idle_cores: float
-    """Cores that nobody used while the whole played, at most `cores`."""
+    idle_cores: float | None
+    """Cores that nobody used while the whole played, at most `cores`; None where a CPU quota hides it."""
     waiting: float
     """Share of their time that workers waited for answers."""
     lane_idle: float
@@ -77,9 +77,16 @@ class Measured:
     """Rows by rows of the padded batches."""
 
     @property
+    def spare_cores(self) -> float:
+        """Cores that nobody used; where that is not known, those that the whole did not use."""
+        if self.idle_cores is not None:
+            return self.idle_cores
+        return max(self.cores - self.whole_rate * self.whole_cpu, 0.0)
+
+    @property
     def available_cores(self) -> float:
-        """Cores that other programs left to the whole: what it used and what was idle."""
-        return min(float(self.cores), self.whole_rate * self.whole_cpu + self.idle_cores)
+        """Cores that other programs left to the whole: what it used and what was spare."""
+        return min(float(self.cores), self.whole_rate * self.whole_cpu + self.spare_cores)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import NamedTuple
 
 from bench.probe import Probe
@@ -28,8 +28,8 @@ class Round:
     """Processor seconds that the network alone took for a row."""
     idle_cpu: float = 0.0
     """Processors that paused processes used meanwhile."""
-    others_cpu: float = 0.0
-    """Processors that other programs used meanwhile."""
+    others_cpu: float | None = None
+    """Processors that other programs used meanwhile; None where a CPU quota hides it."""
 
     def moved(self, usual: Probe) -> float:
         """Return how far the probes beside this round are from `usual`, relative."""
@@ -71,6 +71,12 @@ def check_enough(rounds: Sequence[Round], limit: float) -> None:
             f"probe moved by up to {worst:.0%} (limit {limit:.0%}): other programs use the processor, or the machine "
             "drops cores; compare on a quiet machine or with more --seconds"
         )
+
+
+def mean_others(rounds: Sequence[Round]) -> float | None:
+    """Return the mean of the processors that other programs used; None where that is not known."""
+    known = [done.others_cpu for done in rounds if done.others_cpu is not None]
+    return fmean(known) if known else None
 
 
 def median_rates(rounds: Sequence[Round]) -> dict[str, float]:

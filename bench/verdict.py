@@ -61,7 +61,7 @@ def _oversubscribed(m: Measured) -> bool:
     """Whether the cores are full of more threads than they can run, and of work that no part accounts for."""
     needed = sum(processor_costs(with_formed_batches(m)).values())
     runnable = m.workers + (m.lanes if m.network_on_cores else 0)
-    full = m.idle_cores < _SPARE * m.cores
+    full = m.spare_cores < _SPARE * m.cores
     return runnable > _CROWD * m.cores and full and m.whole_cpu > _INFLATED * needed
 
 
@@ -70,7 +70,7 @@ def _starved(m: Measured, lowest: Roof) -> bool:
 
     Lanes that are idle while no core is wait for the cores, not for rows.
     """
-    idle = m.lane_idle >= _IDLE_LANES and m.idle_cores >= _SPARE * m.cores
+    idle = m.lane_idle >= _IDLE_LANES and m.spare_cores >= _SPARE * m.cores
     if not mostly_waiting(m):
         return idle and largest_part(lowest) == "network"
     small = lowest_roof(with_formed_batches(m)).rate < FAR_BELOW * lowest.rate

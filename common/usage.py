@@ -7,11 +7,40 @@ process of the run is stopped or asked.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
+
+from common.machine import affinity_cores, quota_cores
+
+_NOT_BUSY = ("idle", "iowait", "steal", "guest", "guest_nice")
+"""Kinds of processor time that nobody here uses. A guest's is in the user's already; what a host steals is lost."""
+
+
+class CoreSeconds(NamedTuple):
+    """Processor seconds of some cores since the system started, whoever used them."""
+
+    busy: float
+    idle: float
+
+
+def core_seconds() -> CoreSeconds | None:
+    """Return the seconds of the cores that this process may use, not of all cores of the machine.
+
+    None where a CPU quota gives less than these cores: how busy they are does not tell what is left of the quota.
+    """
+    if quota_cores() + 0.01 < affinity_cores():
+        return None
+    times = [core._asdict() for core in psutil.cpu_times(percpu=True)]
+    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(len(times))
+    if own[-1] >= len(times):  # cores that are off are not listed: which is which is not known
+        return None
+    mine = [times[number] for number in own]
+    busy = sum(value for core in mine for name, value in core.items() if name not in _NOT_BUSY)
+    return CoreSeconds(busy, sum(core["idle"] + core.get("iowait", 0.0) for core in mine))
 
 
 class ProcessUse:
@@ -53,20 +82,20 @@ class ProcessUse:
 
 
 class MachineUse:
-    """Cores of the machine that anyone takes, from one look to the next."""
+    """How many of the cores that this process may use are taken, by anyone, from one look to the next."""
 
     def __init__(self) -> None:
-        self._busy = self._looked = 0.0
+        self._before: CoreSeconds | None = None
+        self._looked = 0.0
 
     def look(self) -> float | None:
-        """Return the busy cores, of this run and of all other programs; None at the first look."""
-        times, now = psutil.cpu_times()._asdict(), time.monotonic()
-        # A guest's time is in the user's already; what a host steals is not for anyone here.
-        left_out = ("idle", "iowait", "steal", "guest", "guest_nice")
-        busy = sum(value for name, value in times.items() if name not in left_out)
-        before, looked = self._busy, self._looked
-        self._busy, self._looked = busy, now
-        return round(max(busy - before, 0.0) / max(now - looked, 1e-9), 3) if looked else None
+        """Return the busy cores, of this run and of all other programs; None at the first look and under a quota."""
+        seconds, now = core_seconds(), time.monotonic()
+        before, looked = self._before, self._looked
+        self._before, self._looked = seconds, now
+        if seconds is None or before is None:
+            return None
+        return round(max(seconds.busy - before.busy, 0.0) / max(now - looked, 1e-9), 3)
 
 
 class GpuUse:

@@ -195,6 +195,14 @@ def test_cores_that_others_use_are_no_limit_of_ours() -> None:
     assert verdict.lowest.rate == pytest.approx(36_000 * 22 / 20)
 
 
+def test_under_a_quota_what_the_whole_left_counts_as_idle() -> None:
+    hidden = judge(usual(idle_cores=None))
+    assert hidden == judge(USUAL)
+    crowd = usual(workers=32, threads=False, whole_rate=50_000.0, whole_cpu=38 * US, idle_cores=None)
+    assert judge(crowd).kind == "oversubscribed"
+    assert judge(replace(crowd, whole_rate=30_000.0)).kind != "oversubscribed", "cores are spare"
+
+
 def test_far_below_without_evidence_names_the_lowest_roof() -> None:
     verdict = judge(usual(whole_rate=40_000.0))
     assert verdict.text.startswith("network-bound at 40 % of its limit")

@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import psutil
 import pytest
 from conftest import ROOT, Grove
 
+from common import usage
 from common.errors import SettingError
 from common.usage import GpuUse, MachineUse, ProcessUse
 from grove.live import Snapshot, what_binds
@@ -197,6 +199,33 @@ def test_processes_are_looked_at_in_groups() -> None:
         child.kill()
         child.wait()
     assert use.look({"theirs": [child.pid]})["cpu_cores"] == {"theirs": None}
+
+
+def test_only_cores_that_may_be_used_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host of four cores, of which this process may use the second and the third."""
+    seconds = [0.0, 0.0, 0.0, 0.0]
+
+    class Core(NamedTuple):
+        user: float
+        idle: float
+        steal: float = 7.0
+
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: [Core(busy, 100 - busy) for busy in seconds])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 2}, raising=False)
+    monkeypatch.setattr(usage, "quota_cores", lambda: float("inf"))
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    machine, clock = MachineUse(), 1.0
+    machine.look()
+    clock, seconds = 11.0, [10.0, 10.0, 5.0, 10.0]
+    assert machine.look() == 1.5
+    assert usage.core_seconds() == (15.0, 185.0)
+    monkeypatch.setattr(usage, "quota_cores", lambda: 2.0)
+    assert usage.core_seconds() == (15.0, 185.0)
+    for quota, own in ((1.5, {1, 2}), (float("inf"), {1, 4})):  # a quota below them; a core that is not listed
+        monkeypatch.setattr(usage, "quota_cores", lambda quota=quota: quota)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, own=own: own, raising=False)
+        assert usage.core_seconds() is None
+        assert machine.look() is None
 
 
 def test_gpus_are_looked_at_and_what_they_do_not_tell_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
