@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from common.rng import derive
 from game import Game
 from workers.records import GameRecord, Problem, read_folder
+from workers.versions import JOINT
 
-JOINT = "+"
 _AT_ONCE = 512
 _EXACT = 1e-6
 
@@ -53,7 +53,7 @@ def check_games(games: Path, game: Game, count: int, seed: int, models: Sequence
     part: list[GameRecord] = []
     for record in read_folder(games, problems):
         indices[record.index] += 1
-        by_model.update(model for model in record.models if model is not None)
+        by_model.update("several at once" if JOINT in model else model for model in record.models if model is not None)
         wrong = wrong_models(record.models, models)
         if wrong:
             check.wrong_models.append(f"game {record.index}: {wrong}")

@@ -86,6 +86,8 @@ def _spec_lines(spec: str, table: Mapping[str, Any]) -> Iterator[str]:
         yield f"  model {model['model']}: {model['moves']:,} moves in {_number(model['games'], 'game')}"
     if len(table["models"]) > _MOST:
         yield f"  and {len(table['models']) - _MOST:,} more models"
+    if table["joint_moves"]:
+        yield f"  and {_number(table['joint_moves'], 'move')} by more than one model"
     if table["mixed_games"]:
         yield f"  {_number(table['mixed_games'], 'game')} by more than one model"
 

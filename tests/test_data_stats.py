@@ -71,10 +71,12 @@ def test_models_are_counted_by_moves_and_games() -> None:
     part = SpecStats()
     part.add(game(0, models=["a", "a", None]), Cap(42, "x"))
     part.add(game(4, models=["a", "b", "b"]), None)
+    part.add(game(4, models=["b", "b+c", "b+c"]), None)
     table = part.table()
     models = {row["model"]: (row["games"], row["moves"]) for row in table["models"]}
-    assert (models, table["mixed_games"]) == ({"a": (2, 3), "b": (1, 2)}, 1)
-    assert table["timeouts"]["games_of_unknown_cap"] == 1
+    assert models == {"a": (2, 3), "b": (2, 3), "c": (1, 0)}
+    assert (table["mixed_games"], table["joint_moves"]) == (2, 2)
+    assert table["timeouts"]["games_of_unknown_cap"] == 2
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=200), st.integers(0, 100))

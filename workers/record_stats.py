@@ -16,6 +16,7 @@ from game import load_game
 from game.registry import BUILT_IN
 from workers.record_files import LineReader, Run, read_whole, reason
 from workers.records import GameRecord
+from workers.versions import JOINT
 
 Z95 = 1.959963984540054
 FEWEST = 30
@@ -133,6 +134,9 @@ class SpecStats:
     seats: dict[str, Seats] = field(default_factory=dict)
     """By `swapped`, `not swapped`, or "" where the records do not say."""
     model_moves: Counter[str] = field(default_factory=Counter)
+    """Moves that the model answered alone."""
+    joint_moves: int = 0
+    """Moves that several models answered: one took over from the other in mid-search."""
     model_games: Counter[str] = field(default_factory=Counter)
     """Games in which the model answered for a move."""
     mixed_games: int = 0
@@ -149,12 +153,18 @@ class SpecStats:
         swapped = record.extra.get("swapped")
         label = ("swapped" if swapped else "not swapped") if isinstance(swapped, bool) else ""
         self.seats.setdefault(label, Seats()).add(record)
-        moves = Counter(model for model in record.models if model is not None)
-        self.model_moves.update(moves)
-        self.model_games.update(moves.keys())
-        self.mixed_games += len(moves) > 1
+        self._add_models([model.split(JOINT) for model in record.models if model is not None])
         if cap is not None:
             self.caps[cap] += 1
+
+    def _add_models(self, moves: Sequence[Sequence[str]]) -> None:
+        """Count who answered one game; `moves` holds the models of each move."""
+        alone = Counter(models[0] for models in moves if len(models) == 1)
+        of_game = {model for models in moves for model in models}
+        self.model_moves.update(alone)
+        self.joint_moves += len(moves) - alone.total()
+        self.model_games.update(of_game)
+        self.mixed_games += len(of_game) > 1
 
     def table(self) -> dict[str, Any]:
         """Return the figures as plain values."""
@@ -173,9 +183,10 @@ class SpecStats:
             },
             "seats": {label: seats.table() for label, seats in sorted(self.seats.items())},
             "models": [
-                {"model": model, "games": self.model_games[model], "moves": moves}
-                for model, moves in self.model_moves.most_common()
+                {"model": model, "games": played, "moves": self.model_moves[model]}
+                for model, played in sorted(self.model_games.items(), key=lambda entry: -self.model_moves[entry[0]])
             ],
+            "joint_moves": self.joint_moves,
             "mixed_games": self.mixed_games,
         }
 
