@@ -30,6 +30,7 @@ from workers.evaluators import row_spec
 from workers.index_book import IndexBook
 from workers.plan import PoolPlan, Sizes
 from workers.pool import Pool
+from workers.process_worker import requests_at_once
 from workers.records import FSYNC_EVERY_S, finished_indices
 from workers.sampler import INTERVAL_S, Sampler
 from workers.settings import PoolSettings
@@ -95,7 +96,8 @@ def work(settings: Work) -> int:
     game = _checked_game(served.rows.game)
     _, process = sizes(pool, ServerSettings(), len(wanted), "cpu", settings.search.worlds)
     check_memory(game, settings.search, process)
-    _check_served(settings, game, process, keys)
+    window = requests_at_once(process.groups, server.swap == "between-games")
+    _check_served(settings, game, process, window, keys)
     with Interrupts(settings.drain) as asked, _folder(settings, settings.out, game) as folder:
         plan = PoolPlan(
             game_spec=game.name,
@@ -115,13 +117,11 @@ def work(settings: Work) -> int:
         return _Run(folder, plan, game, wanted, asked).play()
 
 
-def _check_served(settings: Work, game: Game, chosen: Sizes, keys: ClientKeys | None) -> None:
+def _check_served(settings: Work, game: Game, chosen: Sizes, window: int, keys: ClientKeys | None) -> None:
     """Let the server refuse now, with the remedy, what it would refuse every worker. Raises HandshakeError."""
     rows = -(-chosen.games // chosen.groups) * settings.search.rows
     try:
-        ZmqClient(
-            settings.connect, row_spec(game), name="check", window=chosen.groups, max_rows=rows, keys=keys
-        ).close()
+        ZmqClient(settings.connect, row_spec(game), name="check", window=window, max_rows=rows, keys=keys).close()
     except HandshakeError as error:
         if "exceed" in str(error):
             raise HandshakeError(f"{error} or --games-per-worker, or use other --groups") from None

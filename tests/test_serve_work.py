@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from conftest import Grove
 
 NETWORK = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
@@ -20,8 +19,8 @@ Eventually = Callable[[Callable[[], Any]], Any]
 class Terminal:
     """`grove serve` in a subprocess."""
 
-    def __init__(self, grove: Grove, bind: str) -> None:
-        self.process = grove.start("serve", "--game", SPEC, "--bind", bind, *NETWORK)
+    def __init__(self, grove: Grove, bind: str, *flags: object) -> None:
+        self.process = grove.start("serve", "--game", SPEC, "--bind", bind, *NETWORK, *flags)
         self.said: list[str] = []
         self.endpoint = ""
         assert self.process.stdout is not None
@@ -112,19 +111,15 @@ def test_no_server_is_said_with_a_remedy(grove: Grove) -> None:
     assert "hex:size=4" in line
 
 
-@pytest.mark.parametrize(
-    ("flags", "fragment"),
-    [
+def test_what_the_server_would_refuse_is_refused_before_a_folder_is_made(grove: Grove) -> None:
+    server = Terminal(grove, "tcp://127.0.0.1:*", "--swap", "between-games")
+    out = grove.folder / "run"
+    for flags, fragment in (
         (("--worlds", 3), "worlds is 3"),
         (("--games-per-worker", 5000, "--groups", 1), "max_request_rows 4096; lower it or --games-per-worker"),
-    ],
-)
-def test_what_the_server_would_refuse_is_refused_before_a_folder_is_made(
-    grove: Grove, flags: tuple[object, ...], fragment: str
-) -> None:
-    server = Terminal(grove, "tcp://127.0.0.1:*")
-    out = grove.folder / "run"
-    line = grove.refused("work", "--connect", server.endpoint, "--games", 100_000, "--out", out, *flags)
-    assert fragment in line
-    assert not out.exists()
+        (("--groups", 33), "window 66 exceeds the server's max_window 64"),
+    ):
+        line = grove.refused("work", "--connect", server.endpoint, "--games", 100_000, "--out", out, *flags)
+        assert fragment in line
+        assert not out.exists()
     assert server.end(grove).returncode == 0

@@ -48,6 +48,14 @@ def test_a_request_holds_the_rows_of_all_worlds() -> None:
         sizing.check_requests(SearchSettings(worlds=9, leaves=2), server, chosen)
 
 
+def test_requests_fit_into_the_window_also_while_two_models_serve() -> None:
+    chosen = Sizes(workers=1, games=32, groups=32)
+    sizing.check_requests(SearchSettings(), ServerSettings(swap="between-games"), chosen)
+    with pytest.raises(SettingError, match=r"63 requests .* would have 64"):
+        sizing.check_requests(SearchSettings(), ServerSettings(swap="between-games", max_window=63), chosen)
+    sizing.check_requests(SearchSettings(), ServerSettings(max_window=32), chosen)
+
+
 def test_memory_is_that_of_all_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
     game, chosen = load_game(BLOB), Sizes(workers=2, games=12, groups=3)
     search = SearchSettings(worlds=5, simulations=50)

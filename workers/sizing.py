@@ -8,6 +8,7 @@ from game.contract import Game
 from inference_server import ServerSettings
 from mcts import SearchSettings, forest_capacity
 from workers.plan import Sizes
+from workers.process_worker import requests_at_once
 from workers.settings import PoolSettings
 
 _FEWEST_TREES, _FEWEST_GAMES = 64, 16
@@ -66,7 +67,11 @@ def check_memory(game: Game, search: SearchSettings, chosen: Sizes) -> int:
 
 
 def check_requests(search: SearchSettings, server: ServerSettings, chosen: Sizes) -> None:
-    """Raise SettingError when a group's rows do not fit into one request."""
+    """Raise SettingError when a group's rows do not fit into one request, or a worker's requests into its window."""
+    requests = requests_at_once(chosen.groups, server.swap == "between-games")
+    if requests > server.max_window:
+        limit = f"a worker may have {server.max_window} requests outstanding and would have {requests}"
+        raise SettingError.of("groups", chosen.groups, limit, "use fewer --groups or a larger --max-window")
     rows = -(-chosen.games // chosen.groups) * search.rows
     if rows > server.max_request_rows:
         raise SettingError.of(
