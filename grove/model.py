@@ -101,10 +101,9 @@ def rollback(settings: Rollback) -> int:
     """Make the file of a former model the newest one; returns the exit status."""
     folder = _folder(settings.target)
     status = folder.read_status()
-    served = status["slots"].get(_known_slot(folder, settings.slot))
-    if served is None:
+    if _known_slot(folder, settings.slot) not in status["slots"]:
         raise SettingError.of("target", settings.target, "no server has worked on it yet", "push a model first")
-    version, name = _former(served, status["files"], settings)
+    version, name = _former(folder, status, settings)
     folder.promote(name, settings.slot)
     if not lives(status["server"]):
         print(f"{name}: no server works on this folder now; the next one serves {version} from its start")
@@ -114,17 +113,21 @@ def rollback(settings: Rollback) -> int:
     return 0
 
 
-def _former(served: dict[str, Any], files: dict[str, Any], settings: Rollback) -> tuple[str, str]:
-    """Return version and file of the model to go back to."""
-    known = [(entry["version"], entry["file"]) for entry in reversed(served["history"])]
+def _former(folder: ModelFolder, status: dict[str, Any], settings: Rollback) -> tuple[str, str]:
+    """Return version and file of the model to go back to: the one before, unless another is named."""
+    before = [(entry["version"], entry["file"]) for entry in reversed(status["slots"][settings.slot]["history"])]
+    files = {found.name for found in folder.files(settings.slot)}
+    here = [(entry["version"], name) for name, entry in status["files"].items() if entry["good"]]
+    here = [(version, name) for version, name in before + here if name in files]
+    wanted, known = "before the present one", [version for version, _ in before[:1]]
     if settings.to is not None:
-        known += [(entry["version"], name) for name, entry in files.items() if entry["good"]]
-        known = [(version, name) for version, name in known if version.startswith(settings.to)]
-    for version, name in known:
-        if name:
+        wanted = f"that begins with {settings.to}"
+        known = [version for version, _ in here if version.startswith(settings.to)]
+    for version, name in here:
+        if version in known[:1]:
             return version, name
-    wanted = "before the present one" if settings.to is None else f"that begins with {settings.to}"
-    raise SettingError.of("slot", settings.slot, f"it has no model {wanted} with a file here", "see `grove model list`")
+    remedy = "see `grove model list`; --to names another"
+    raise SettingError.of("slot", settings.slot, f"it has no model {wanted} with a file here", remedy)
 
 
 def _row(found: Found, entry: dict[str, Any] | None) -> str:
