@@ -1,22 +1,16 @@
-"""Batcher and client under any order of events: no row is answered twice, none is forgotten, nobody waits for ever."""
+"""Policy and batcher under any order of events: no row is answered twice, none is forgotten, none waits for ever."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 import numpy as np
-import pytest
-import zmq
-from arithmetic_network import SPEC, compute, random_rows
+from arithmetic_network import SPEC
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from common.errors import MessageError
-from inference_server import Patience, Reply, ServerSettings, ZmqClient, private_endpoint, wire
+from inference_server import ServerSettings
 from inference_server.batcher import Batcher
 from inference_server.forming import Batch, FormingRows
 from inference_server.policy import Limits, Policy, Wait
@@ -47,8 +41,10 @@ class RowsMachine(RuleBasedStateMachine):
         self.policy = Policy(Limits(buckets=(4, 8, 16), max_delay_ns=50, idle_after_ns=500, min_share_rows=4))
         self.forming = FormingRows(16, lambda: np.zeros((16, *SPEC.observation_shape), np.uint8))
         self.port = Port("client", SPEC, lambda request: None)
+        self.clients = [0, 1]
         self.policy.client_joined(0, 3)
         self.policy.client_joined(1, 1)
+        self.top = 16
         self.waiting: dict[int, list[tuple[int, int]]] = {slot: [] for slot in SLOTS}  # number and arrival of each row
         self.free: set[int] = set()
         self.now = self.next_row = self.next_request = 0
@@ -61,7 +57,7 @@ class RowsMachine(RuleBasedStateMachine):
         request = Request(self.port, numbers[0], count, None)
         self.waiting[slot] += [(number, self.now) for number in numbers]
         self.forming.add(request, numbered(numbers[0], count), slot)
-        self.policy.rows_arrived(client, count, slot, self.now)
+        self.policy.rows_arrived(self.clients[client], count, slot, self.now)
         self.decide()
 
     @rule(lanes=st.sets(st.integers(0, LANES - 1)))
@@ -71,15 +67,39 @@ class RowsMachine(RuleBasedStateMachine):
         self.free |= lanes
         self.decide()
 
+    @rule(lane=st.integers(0, LANES - 1))
+    def lane_busy(self, lane: int) -> None:
+        self.policy.lane_busy(lane)
+        self.free.discard(lane)
+        self.decide()
+
+    @rule(rows=st.sampled_from([4, 8]))
+    def limit_rows(self, rows: int) -> None:
+        """The device has no more room: what waits already is cut when it leaves."""
+        if rows < self.top:
+            self.top = rows
+            self.policy.limit_rows(rows)
+            self.forming.limit_rows(rows)
+            self.decide()
+
     @rule(client=st.integers(0, 1), event=st.sampled_from(["delivered", "quiet", "blocked"]))
     def client_says(self, client: int, event: str) -> None:
         if event == "delivered":
-            self.policy.reply_delivered(client, self.now)
+            self.policy.reply_delivered(self.clients[client], self.now)
         elif event == "quiet":
-            self.policy.client_quiet(client)
+            self.policy.client_quiet(self.clients[client])
         else:
-            self.policy.client_blocked(client)
+            self.policy.client_blocked(self.clients[client])
         self.decide()
+
+    @rule(client=st.integers(0, 1), window=st.integers(0, 3))
+    def client_left(self, client: int, window: int) -> None:
+        """A client goes, its rows stay, and another one comes."""
+        self.policy.client_left(self.clients[client])
+        self.decide()
+        self.clients[client] = max(self.clients) + 1
+        self.policy.client_joined(self.clients[client], window)
+        assert self.policy.live_clients <= len(self.clients)
 
     @rule(step=st.integers(1, 120))
     def time_passes(self, step: int) -> None:
@@ -89,6 +109,7 @@ class RowsMachine(RuleBasedStateMachine):
     def decide(self) -> None:
         while not isinstance(decision := self.policy.decide(self.now), Wait):
             self.free.remove(decision.lane)
+            assert decision.rows <= decision.bucket <= self.top
             self.leave(self.forming.take(decision.slot, decision.rows))
         oldest = min((rows[0][1] for rows in self.waiting.values() if rows), default=None)
         if self.free and oldest is not None:
@@ -233,162 +254,7 @@ class BatcherMachine(RuleBasedStateMachine):
         return Results(logits, values, "v", failed=tuple(failed), error="it had to" if failed else "")
 
 
-class ClientMachine(RuleBasedStateMachine):
-    """A real client against a server that loses, repeats and reorders answers and is restarted at any time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stack = ExitStack()
-        self.client: ZmqClient
-        self.rows: dict[int, np.ndarray] = {}  # requests the client still owes an answer to
-        self.asked: dict[int, tuple[bytes, wire.Header, np.ndarray]] = {}  # at the server, not answered
-        self.answered: list[tuple[bytes, wire.Header, np.ndarray]] = []
-        self.known = False
-        self.life = 0
-        self.next_seed = 0
-
-    @initialize()
-    def connect(self) -> None:
-        endpoint = self.stack.enter_context(private_endpoint())
-        self.context = self.stack.enter_context(zmq.Context())
-        self.router = self.stack.enter_context(self.context.socket(zmq.ROUTER))
-        self.router.setsockopt(zmq.LINGER, 0)
-        self.router.bind(endpoint)
-        endpoint = self.router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
-        patience = Patience(resend_after_s=0.02, give_up_after_s=60, ping_interval_s=0.02)
-        made: list[ZmqClient] = []
-        thread = threading.Thread(
-            target=lambda: made.append(ZmqClient(endpoint, SPEC, window=3, patience=patience))
-        )  # fmt: skip
-        thread.start()
-        while thread.is_alive():
-            self.serve()
-        self.client = made[0]
-
-    # The server's side
-
-    @rule()
-    def serve(self) -> None:
-        """Take in what the client sent."""
-        while self.router.poll(5):
-            routing, first, *frames = self.router.recv_multipart()
-            header = wire.unpack_header(first)
-            if header.kind == wire.HELLO:
-                self.known = True
-                self.say(routing, header, wire.READY, self.ready())
-            elif header.kind != wire.BYE and not self.known:
-                self.say(routing, header, wire.UNKNOWN)
-            elif header.kind == wire.PING:
-                self.say(routing, header, wire.PONG)
-            elif header.kind == wire.ROWS:
-                rows = wire.rows_of(header, frames, SPEC, 64)
-                self.asked[header.request] = routing, header, rows
-
-    def ready(self) -> bytes:
-        return bytes(wire.msgpack.packb({"server_epoch": str(self.life), "model_version": "v", "slots": {"default": 0}}))
-
-    def say(self, routing: bytes, header: wire.Header, kind: int, *frames: bytes) -> None:
-        answer = wire.pack_header(kind, (header.client, header.epoch), header.request, rows=header.rows)
-        self.router.send_multipart([routing, answer, *frames])
-
-    def reply(self, routing: bytes, header: wire.Header, rows: np.ndarray) -> None:
-        logits, values = compute(SPEC, rows)
-        reply = Reply(header.request, logits, values, "v", np.zeros(0, np.int32), len(rows), 0, 0)
-        self.say(routing, header, wire.REPLY, wire.pack_reply(reply), logits.tobytes(), values.tobytes())
-
-    @rule(
-        picks=st.lists(st.integers(0, 5), min_size=3, max_size=8),
-        fates=st.lists(
-            st.sampled_from(["answered", "answered twice", "lost", "refused", "kept"]), min_size=8, max_size=8
-        ),
-    )
-    def traffic(self, picks: list[int], fates: list[str]) -> None:
-        """Ask, and answer any of the requests in any order."""
-        for pick, fate in zip(picks, fates, strict=False):
-            self.submit(pick + 1)
-            self.serve()
-            if fate != "kept":
-                self.answer(pick, fate)
-            self.collect(0)
-
-    def answer(self, pick: int, fate: str) -> None:
-        if not self.asked:
-            return
-        number = sorted(self.asked)[pick % len(self.asked)]
-        asked = self.asked.pop(number)
-        if fate == "refused":
-            self.say(asked[0], asked[1], wire.ERROR, b"no")
-        elif fate != "lost":
-            for _ in range(2 if fate == "answered twice" else 1):
-                self.reply(*asked)
-            self.answered.append(asked)
-
-    @rule(pick=st.integers(0, 99))
-    def answer_again(self, pick: int) -> None:
-        """Answer an old request once more."""
-        if self.answered:
-            self.reply(*self.answered[pick % len(self.answered)])
-
-    @rule(pick=st.integers(0, 5))
-    def answer_a_former_life(self, pick: int) -> None:
-        """Answer what a former client asked under the same number: other rows."""
-        self.serve()
-        if self.asked:
-            routing, header, rows = self.asked[sorted(self.asked)[pick % len(self.asked)]]
-            self.reply(routing, header._replace(epoch=header.epoch + 1), rows + 1)
-
-    @rule()
-    def restart(self) -> None:
-        """Forget everything: the next message is that of a stranger."""
-        self.asked.clear()
-        self.known = False
-        self.life += 1
-
-    # The client's side
-
-    @rule(count=st.integers(1, 9))
-    def submit(self, count: int) -> None:
-        if len(self.rows) == 3:
-            with pytest.raises(MessageError, match="window"):
-                self.client.submit(random_rows(SPEC, 1, 0))
-            return
-        rows = random_rows(SPEC, count, self.next_seed)
-        self.next_seed += 1
-        number = self.client.submit(rows)
-        assert number not in self.rows
-        self.rows[number] = rows
-
-    @rule(seconds=st.sampled_from([0, 0.01, 0.03]))
-    def collect(self, seconds: float) -> None:
-        try:
-            reply = self.client.collect(seconds)
-        except MessageError as error:
-            del self.rows[int(str(error).split("request ")[1].split(":")[0])]
-            return
-        if reply is not None:
-            rows = self.rows.pop(reply.request)  # nothing is answered twice
-            assert np.array_equal(reply.logits, compute(SPEC, rows)[0])
-
-    def teardown(self) -> None:
-        try:
-            deadline = time.monotonic() + 20
-            while self.rows:
-                assert time.monotonic() < deadline, "a request was forgotten"
-                self.serve()
-                for asked in self.asked.values():
-                    self.reply(*asked)
-                self.asked.clear()
-                self.collect(0.03)
-            assert self.client.collect(0) is None
-        finally:
-            if hasattr(self, "client"):
-                self.client.close()
-            self.stack.close()
-
-
 BatcherMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-ClientMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)
 RowsMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestRowsMachine = RowsMachine.TestCase
 TestBatcherMachine = BatcherMachine.TestCase
-TestClientMachine = ClientMachine.TestCase
