@@ -33,7 +33,7 @@ def draw_comparison(rows: Sequence[Row], path: Path, *, title: str, subtitle: st
 
     Keys of a row: `mode`, `evaluations_per_second` (needed), `games_per_minute` or the same in the `unit` of the game
     (workers/figures.py), `ratio_to_direct`, `roof` (rows per second; the same in all rows), `roof_share` (of paired
-    slices), `error` (half the width of the spread, in evaluations per second), `distinct_share` and
+    slices), `half_range` (half the width of the spread, in evaluations per second), `distinct_share` and
     `mean_visit_entropy` (that real search was done). The first row is drawn on top.
     `subtitle` is for the settings and the machine, at most two lines.
     """
@@ -126,7 +126,7 @@ def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
     """Draw each bar with its rate: inside at its foot where it is long enough to hold it, else right of it."""
     half = axes.get_xlim()[1] / 2
     for place, row in enumerate(rows):
-        rate, error = _rate(row), float(row.get("error") or 0.0)
+        rate, error = _rate(row), float(row.get("half_range") or 0.0)
         colour = _colour(str(row["mode"]))
         axes.barh(place, rate, height=0.62, color=colour, zorder=2)
         if error:

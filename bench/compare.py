@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
+from bench.estimate import Played
 from bench.modes import Asked, Variant, direct_at_pool_workers, direct_kinds, pool_plans, unsuited
 from bench.probe import burn_probe
 from bench.roof import Roof, RoofJob
@@ -41,7 +42,8 @@ class Measured:
     name: str
     pool: WarmPool
     rounds: Sequence[Round]
-    start_s: float = 0.0
+    played: Played
+    """What the pool did in its whole life."""
     variant: str = ""
     """For `direct`: which variant the baseline is."""
 
@@ -100,7 +102,7 @@ def run_comparison(asked: Asked, say: Say) -> Outcome:
             raise PoolError(f"no mode could be measured: {'; '.join(outcome.not_measured.values())}")
         _play_rounds(warm, roof, left_s, outcome, say)
         outcome.modes = [
-            Measured(mode, pool, outcome.rounds, variant=pool.name if mode == "direct" else "")
+            Measured(mode, pool, outcome.rounds, Played.by(pool), variant=pool.name if mode == "direct" else "")
             for mode, pool in warm.items()
         ]
     return outcome
@@ -186,7 +188,7 @@ def _fastest(
     fastest = max(rates, key=lambda name: rates[name])
     for name, pool in pools.items():
         if name not in running:
-            outcome.variants.append(Measured(name, pool, rounds))
+            outcome.variants.append(Measured(name, pool, rounds, Played.by(pool)))
         if name != fastest:
             pool.pool.stop()
     return pools[fastest]

@@ -10,11 +10,13 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from statistics import fmean
 from typing import Any
 
 from bench.compare import Say, play_round, slice_length, start_roof
+from bench.estimate import Played
 from bench.limit_stage import Stage
 from bench.modes import Asked, pool_plan
 from bench.peers_batchers import SERVERS, WAIT_MS, Batcher, ClientJob, GroveServer, HttpServer
@@ -32,7 +34,8 @@ from workers.evaluators import row_spec
 PEERS = ("mctx", "open_spiel", "lightzero", "mosec", "litserve")
 MODULES = {"mctx": ("jax", "mctx", "pgx"), "open_spiel": ("pyspiel",), "mosec": ("mosec",), "litserve": ("litserve",)}
 """What must be importable; the extra `peers` holds all of it."""
-LIGHTZERO = "it needs numpy below 2 (its own requirement, and DI-engine's) and Grove needs numpy 2 or later"
+LIGHTZERO_NUMPY = "numpy<2,>=1.24.1"
+"""What LightZero 0.2.0 declares that it needs."""
 GROVE = ("server-thread", "server-process", "server-thread-cache")
 """Grove's players; the last one remembers evaluations, as OpenSpiel's does. Its games are the same as without."""
 CACHE = 1 << 20
@@ -70,6 +73,8 @@ class Outcome:
     """Contender -> what it said when it was ready: batch, number format, what it tried."""
     pools: dict[str, WarmPool] = field(default_factory=dict)
     """Grove's players, stopped."""
+    played: dict[str, Played] = field(default_factory=dict)
+    """What these did in their whole lives."""
     not_measured: dict[str, str] = field(default_factory=dict)
     roof: dict[str, Any] = field(default_factory=dict)
     slice_s: dict[str, float] = field(default_factory=dict)
@@ -109,10 +114,21 @@ def missing(peers: Sequence[str]) -> dict[str, str]:
     for peer in peers:
         absent = [module for module in MODULES.get(peer, ()) if find_spec(module) is None]
         if peer == "lightzero":
-            found[peer] = LIGHTZERO
+            found[peer] = _lightzero()
         elif absent:
             found[peer] = f"{', '.join(absent)} is not installed; install Grove with the extra `peers`"
     return found
+
+
+def _lightzero() -> str:
+    """Return why LightZero is not measured: by what it declares, the installed one if there is one."""
+    try:
+        declared = next((text for text in requires("LightZero") or () if text.startswith("numpy")), None)
+    except PackageNotFoundError:
+        declared = LIGHTZERO_NUMPY
+    if declared is None:
+        return "no player for it is written"
+    return f"by its declared requirement, {declared}, it cannot stand beside Grove, which needs numpy 2 or later"
 
 
 def run_peers(wanted: PeersAsked, say: Say) -> Outcome:
@@ -137,6 +153,7 @@ def run_peers(wanted: PeersAsked, say: Say) -> Outcome:
         same = replace(wanted, asked=replace(asked, network=replace(asked.network, dtype=dtype)))
         with ExitStack() as stack:
             _play(_players(same, outcome, stack, say), roof, asked.seconds * (1 - share), outcome.players, say)
+            outcome.played = {name: Played.by(pool) for name, pool in outcome.pools.items()}
     if share:
         with ExitStack() as stack:
             found = _batchers(same, servers, outcome, stack, say)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.limit_stage import Figures, Stage
-from bench.peers_network import PeerNetwork, check_same
+from bench.peers_network import COUNTS, PeerNetwork, check_same
 from common.rng import derive
 from game import load_game
 from mcts import SearchSettings
@@ -35,7 +35,6 @@ TRIAL_S = 1.5
 COMPILE_S = 240.0
 """Longest wait for a search to be compiled."""
 FLAGS = "--xla_cpu_multi_thread_eigen=false"
-COUNTS = ("moves", "simulations", "entropy", "games", "game_moves")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +181,7 @@ def _turn(env: Any, search: SearchSettings, weights: Any, key: Any, states: Any)
     shares = visits / visits.sum(-1, keepdims=True)
     entropy = -(shares * jnp.log(jnp.where(visits > 0, shares, 1.0))).sum()
     ended = jnp.where(after.terminated, after._step_count, 0)
-    counts = jnp.stack([len(visits), visits.sum(), entropy, after.terminated.sum(), ended.sum()])
+    counts = jnp.stack([len(visits), visits.sum(), entropy, after.terminated.sum(), ended.sum(), (ended**2).sum()])
     fresh = jax.vmap(env.init)(jax.random.split(init_key, len(visits)))
     return _where(after.terminated, fresh, after), counts
 

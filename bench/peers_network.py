@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 CHECKED_ROWS = 64
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 """Largest accepted difference of a logit or a value: rounding differs between libraries, weights must not."""
+COUNTS = ("moves", "simulations", "entropy", "games", "game_moves", "game_moves_squared")
+"""What a player counts: moves played, their simulations, sum of the entropies (nats) of their visits, games that ended,
+moves of these, and the sum of the squares of the same."""
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """Tensors of a batch norm that are counted, not learnt."""
 

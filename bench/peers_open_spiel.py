@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.limit_stage import Figures
-from bench.peers_network import Floats, PeerNetwork, check_same, random_boards
+from bench.peers_network import COUNTS, Floats, PeerNetwork, check_same, random_boards
 from inference_server.network_settings import NetworkSettings
 from inference_server.rows import RowSpec
 from inference_server.toolchain import compiler_fault
@@ -77,7 +77,7 @@ class _Player:
 
     def measure(self, what: str, seconds: float) -> Figures:
         """Play moves until `seconds` are over."""
-        totals = dict.fromkeys(("moves", "simulations", "entropy", "games", "game_moves"), 0.0)
+        totals = dict.fromkeys(COUNTS, 0.0)
         computed, began = self._evaluator.computed, time.perf_counter()
         while time.perf_counter() - began < seconds:
             self._move(totals)
@@ -95,6 +95,7 @@ class _Player:
         if self._state.is_terminal():
             totals["games"] += 1
             totals["game_moves"] += self._state.move_number()
+            totals["game_moves_squared"] += self._state.move_number() ** 2
             self._state = self._game.new_initial_state()
 
     def _drawn(self, visits: npt.NDArray[np.float64]) -> int:

@@ -71,6 +71,8 @@ def print_peers(found: Sequence[Row], console: Console) -> None:
     for row in found:
         if row["not_measured"]:
             console.print(f"{FULL_NAMES[row['mode']]}: not measured: {row['not_measured']}", soft_wrap=True)
+        elif row.get("note"):
+            console.print(f"{FULL_NAMES[row['mode']]}: {row['note']}", soft_wrap=True)
 
 
 def _player(row: Row, peers: Sequence[str]) -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from bench.counting import total
+from bench.estimate import Played, game_cost
 from bench.peers import GROVE, Outcome, PeersAsked, grove_asked
-from bench.results import LEAST_GAMES, cpu_us_per_row, games_interval, mean_visit_entropy
+from bench.results import cpu_us_per_row, mean_visit_entropy, per_minute
 from bench.rounds import Round, Spread, check_enough, kept, probe_figures, roof_share
 from bench.slices import Slice
 from common.errors import PoolError
@@ -54,9 +55,8 @@ def _batchers(outcome: Outcome, limit: float) -> list[Row]:
 def _player(wanted: PeersAsked, outcome: Outcome, name: str, rounds: Sequence[Round]) -> Row:
     slices = [done.slices[name] for done in rounds]
     counts = total(part.workers for part in slices)
-    seconds = sum(part.seconds for part in slices)
     rates = Spread.of([part.simulations_per_second for part in slices])
-    share, games = roof_share(rounds, name), counts.get("games", 0)
+    share, played = roof_share(rounds, name), outcome.played.get(name) or _played(counts)
     proof = _records_proof(outcome, name) if name in GROVE else _counted_proof(counts)
     return {
         "mode": name,
@@ -68,9 +68,8 @@ def _player(wanted: PeersAsked, outcome: Outcome, name: str, rounds: Sequence[Ro
         "evaluations_per_second": median(part.evaluations_per_second for part in slices),
         "roof": median(done.roof for done in rounds),
         "roof_share": share.middle if share else None,
-        "games": int(games),
-        "games_per_minute": 60 * games / seconds if games >= LEAST_GAMES else None,
-        **games_interval(slices),
+        "games": int(counts.get("games", 0)),
+        **per_minute(slices, game_cost([played]), {"games": 1}),
         **proof,
         "cpu_us_per_evaluation": cpu_us_per_row(sum(part.cpu_seconds for part in slices), counts),
         "against": {base: _plain(_against(rounds, name, base)) for base in rounds[0].slices if base not in GROVE},
@@ -143,6 +142,11 @@ def _counted_proof(counts: dict[str, float]) -> Row:
         counts["entropy"] / moves if moves else None,
         counts["game_moves"] / games if games else None,
     )
+
+
+def _played(counts: Mapping[str, float]) -> Played:
+    """Return what a peer's counts tell of a game's cost; it ends its slices with whole moves."""
+    return Played(*(counts[name] for name in ("simulations", "moves", "games", "game_moves", "game_moves_squared")))
 
 
 def _proof(simulations: float | None, entropy: float | None, length: float | None) -> Row:

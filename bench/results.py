@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.compare import Measured, Outcome
 from bench.counting import total
-from bench.estimate import games_rate
+from bench.estimate import LEAST_GAMES, GameCost, game_cost, games_rate
 from bench.modes import FIXED
 from bench.rounds import Round, check_enough, kept, probe_figures, ratio, roof_share
 from bench.slices import Slice
@@ -19,25 +19,24 @@ from workers.records import GameRecord, read_folder
 Row = dict[str, Any]
 OURS = "server-process"
 """The mode that a fixed rule differs from in nothing but the rule."""
-LEAST_GAMES = 5
-"""Fewest games finished in the counted slices for rates per minute to be given; the other rates need none."""
 
 
 def rows(outcome: Outcome, probe_limit: float) -> list[Row]:
     """Return one row per mode in the order asked for, then one per variant of `direct`, then what was not measured.
 
-    Rates per minute are withheld (None, with a note) when fewer than `LEAST_GAMES` ended. Raises PoolError, with the
-    numbers, when too few rounds are left to report anything.
+    Rates per minute are withheld (None, with a note) when too few games ended to tell what one costs. Raises PoolError,
+    with the numbers, when too few rounds are left to report anything.
     """
     check_enough(outcome.rounds, probe_limit)
-    out = [_row(mode, outcome, probe_limit, "direct") for mode in outcome.modes]
+    cost = game_cost(measured.played for measured in [*outcome.modes, *outcome.variants])
+    out = [_row(mode, outcome, probe_limit, "direct", cost) for mode in outcome.modes]
     chosen = next((mode.variant for mode in outcome.modes if mode.name == "direct"), "")
-    out += [_row(variant, outcome, probe_limit, chosen) for variant in outcome.variants]
+    out += [_row(variant, outcome, probe_limit, chosen, cost) for variant in outcome.variants]
     keys = dict.fromkeys(out[0])
     return out + [{**keys, "mode": name, "not_measured": why} for name, why in outcome.not_measured.items()]
 
 
-def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str) -> Row:
+def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str, cost: GameCost | None) -> Row:
     counted = kept(mode.rounds, probe_limit) or list(mode.rounds)
     name = mode.name
     slices = [done.slices[name] for done in counted]
@@ -64,13 +63,12 @@ def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str) -> Row
         "ours_by_rule_high": ours.high if ours else None,
         "cpu_us_per_evaluation": cpu_us_per_row(sum(part.cpu_seconds for part in slices), workers),
         "roof_cpu_us": median(done.roof_cpu for done in counted) * 1e6 if share else None,
-        "error": (max(rates) - min(rates)) / 2,
+        "half_range": (max(rates) - min(rates)) / 2,
         "rounds": len(counted),
         "rounds_dropped": len(mode.rounds) - len(counted),
         "probe": probe_figures(counted),
         **_proof(records, mode),
-        **games_interval(slices),
-        **withheld(int(workers.get("games", 0)), seconds, outcome.units),
+        **per_minute(slices, cost, outcome.units),
         "not_measured": None,
     }
 
@@ -104,23 +102,25 @@ def _own_network(mode: Measured, outcome: Outcome) -> Row:
     return {"device": "cpu" if on_cpu else backend["device"], "dtype": dtype}
 
 
-def games_interval(slices: Sequence[Slice]) -> Row:
-    """Return the ends of the 95 % interval of games per minute; None when fewer than `LEAST_GAMES` ended."""
-    found = games_rate([(part.workers.get("games", 0), part.seconds) for part in slices])
-    enough = sum(part.workers.get("games", 0) for part in slices) >= LEAST_GAMES
-    return {
-        "games_per_minute_low": found.low if enough else None,
-        "games_per_minute_high": found.high if enough else None,
-    }
+def per_minute(slices: Sequence[Slice], cost: GameCost | None, units: figures.Units) -> Row:
+    """Return the rates per minute in all units of the game, the 95 % interval of the first, and what a game costs.
 
-
-def withheld(games: int, seconds: float, units: figures.Units) -> Row:
-    """Return no note, or what withholds the rates per minute and says why."""
-    if games >= LEAST_GAMES:
-        return {"note": None}
+    They follow from simulations per second (`games_rate`), not from the games counted in the slices, which the column
+    `games` holds. Without a cost all are None and `note` says why.
+    """
     unit = next(iter(units))
-    note = f"{games} {unit} ended in {seconds:.0f} s of its slices; {unit}/min needs {LEAST_GAMES}: use more --seconds"
-    return {**{f"{name}_per_minute": None for name in {"games": 1, **units}}, "note": note}
+    found = games_rate(slices, cost) if cost else None
+    rates = {
+        f"{name}_per_minute": found.middle * count if found else None for name, count in {"games": 1, **units}.items()
+    }
+    short = f"fewer than {LEAST_GAMES} {unit} ended to tell how long they are: {unit}/min needs more --seconds"
+    return {
+        **rates,
+        "games_per_minute_low": found.low if found else None,
+        "games_per_minute_high": found.high if found else None,
+        "simulations_per_game": cost.simulations if cost else None,
+        "note": None if cost else short,
+    }
 
 
 def cpu_us_per_row(cpu_seconds: float, workers: dict[str, float]) -> float | None:

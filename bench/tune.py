@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from bench.estimate import Played
 from bench.limit import LimitAsked, pool_plan
 from bench.roof import Roof, RoofJob
 from bench.slices import WarmPool
 from bench.tune_found import DEFAULT, Screen, TuneAsked, Tuned
-from bench.tune_gain import Played
 from bench.tune_search import Search
 from bench.tune_space import Choice, make_space, settled
 from game import load_game

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from bench.estimate import GameCost, Played, game_cost
 from bench.limit import LimitAsked
 from bench.rounds import Round
 from bench.slices import Slice
-from bench.tune_gain import Gain, Played, rate, ratio, simulations_a_game
+from bench.tune_gain import Gain, rate, ratio
 from bench.tune_space import Choice
 
 DEFAULT = "default"
@@ -103,9 +104,9 @@ class Tuned:
         found = [trial for trial in self.trials if trial.gain > 1]
         return sorted(found, key=lambda trial: (trial.state != "measured", -trial.gain))
 
-    def simulations_a_game(self) -> float | None:
+    def game_cost(self) -> GameCost | None:
         """Return what a finished game costs, over everything that was played."""
-        return simulations_a_game([*self.played, *(trial.played for trial in self.trials if trial.played)])
+        return game_cost([*self.played, *(trial.played for trial in self.trials if trial.played)])
 
     def default_rate(self) -> float:
         """Return the default's simulations per second, of the last measurement if there is one."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
-from bench.results import LEAST_GAMES
 from bench.rounds import LEAST_ROUNDS, Round, kept
-from bench.slices import Slice, WarmPool
-from workers.records import read_folder
+from bench.slices import Slice
 
 CONFIDENCE = 0.95
 WORTH = 1.02
@@ -77,37 +75,3 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     outside = [2 * sum(math.comb(count, k) for k in range(i + 1)) / 2**count for i in range((count + 1) // 2)]
     place = max((i for i, share in enumerate(outside) if share <= 1 - CONFIDENCE), default=0)
     return ordered[place], ordered[-1 - place], max(0.0, 1 - outside[place])
-
-
-class Played(NamedTuple):
-    """What a pool did in its whole life."""
-
-    workers: Mapping[str, float]
-    """The workers' counts."""
-    lengths: Sequence[int]
-    """Moves of each finished game."""
-
-    @classmethod
-    def by(cls, warm: WarmPool) -> Played:
-        """Return what a pool at rest has done so far."""
-        records = read_folder(warm.pool.plan.games_folder)
-        return cls(warm.pool.totals(), [len(record.moves) for record in records])
-
-
-def simulations_a_game(pools: Iterable[Played]) -> float | None:
-    """Return the simulations of a finished game; None when too few games ended to say.
-
-    Every way to run plays the same games, so all may be put together. Games that end within seconds began near their
-    end, so that dividing by their number would not do; their length counts, and what a move takes. Of the decision that
-    is under way in each game half is done, on average.
-    """
-    lengths: list[int] = []
-    simulations = moves = 0.0
-    for counts, played in pools:
-        lengths += played
-        decisions = counts.get("decisions", 0)
-        if decisions:
-            started = 1 + counts["in_progress"] / 2 / decisions
-            simulations += counts["simulations"]
-            moves += counts["moves"] * started
-    return sum(lengths) / len(lengths) * simulations / moves if len(lengths) >= LEAST_GAMES and moves else None

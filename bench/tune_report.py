@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.estimate import GameCost
 from bench.report import form, print_lines
 from bench.results import raw_rounds
 from bench.sweep_rows import to_csv
@@ -44,11 +45,11 @@ def finding(tuned: Tuned) -> str:
 
 def rows(tuned: Tuned, units: figures.Units) -> list[Row]:
     """Return one row a trial; rates per minute follow from simulations and what a finished game takes of them."""
-    cost = tuned.simulations_a_game()
+    cost = tuned.game_cost()
     return [_row(trial, cost, units) for trial in tuned.trials]
 
 
-def _row(trial: Trial, cost: float | None, units: figures.Units) -> Row:
+def _row(trial: Trial, cost: GameCost | None, units: figures.Units) -> Row:
     mine = [part for part, _ in trial.pairs]
     seconds = sum(part.seconds for part in mine)
     done = {name: sum(part.workers.get(name, 0) for part in mine) for name in _COUNTS}
@@ -75,9 +76,9 @@ def _row(trial: Trial, cost: float | None, units: figures.Units) -> Row:
 _COUNTS = ("evaluations", "simulations", "cache_hits", "cache_lookups")
 
 
-def per_minute(speed: float | None, cost: float | None, units: figures.Units) -> Row:
-    """Return games per minute, in all units of the game, at `speed` simulations/s and `cost` of them a game."""
-    games = 60 * speed / cost if speed and cost else None
+def per_minute(speed: float | None, cost: GameCost | None, units: figures.Units) -> Row:
+    """Return games per minute, in all units of the game, at `speed` simulations/s and the `cost` of a game."""
+    games = 60 * speed / cost.simulations if speed and cost else None
     return {f"{unit}_per_minute": games * count if games else None for unit, count in units.items()}
 
 
@@ -110,7 +111,7 @@ def write_tuned(asked: TuneAsked, tuned: Tuned, about: Row, command: Sequence[st
 
 
 def _results(tuned: Tuned, about: Row) -> Row:
-    cost, speed, best, gain = tuned.simulations_a_game(), tuned.default_rate(), tuned.best, tuned.gain
+    cost, speed, best, gain = tuned.game_cost(), tuned.default_rate(), tuned.best, tuned.gain
     return {
         "finding": finding(tuned),
         "default": tuned.default._asdict()
@@ -122,7 +123,7 @@ def _results(tuned: Tuned, about: Row) -> Row:
         "gains": {name: found._asdict() for name, found in tuned.gains.items()},
         "winner": tuned.winner._asdict(),
         "preset": about["preset"],
-        "simulations_a_game": cost,
+        "simulations_per_game": cost.simulations if cost else None,
         "interrupted": tuned.interrupted,
         "seconds": tuned.seconds,
     }
@@ -130,7 +131,7 @@ def _results(tuned: Tuned, about: Row) -> Row:
 
 def print_tuned(tuned: Tuned, units: figures.Units, console: Console) -> None:
     """Print the best trials, what the default and the best come to in games per minute, and the finding."""
-    cost, base = tuned.simulations_a_game(), tuned.default_rate()
+    cost, base = tuned.game_cost(), tuned.default_rate()
     tried = sorted((trial for trial in tuned.trials if trial.pairs), key=lambda trial: -trial.gain)
     texts = [(str(trial.number), verdict(trial), str(trial.choice)) for trial in tried[:_SHOWN]]
     if texts:

@@ -13,10 +13,11 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from bench.compare import play_round, slice_length
+from bench.estimate import Played
 from bench.rounds import LEAST_ROUNDS
 from bench.slices import WarmPool
 from bench.tune_found import DEFAULT, Screen, Trial, TuneAsked, Tuned
-from bench.tune_gain import Played, gain_of
+from bench.tune_gain import gain_of
 from bench.tune_seeds import make_seeds
 from bench.tune_space import Choice, Space
 from common.errors import PoolError, SettingError

@@ -17,7 +17,7 @@ ROWS: list[dict[str, Any]] = [
         "games_per_minute": 2410.0,
         "ratio_to_direct": 9.71,
         "roof": 126_000.0,
-        "error": 900.0,
+        "half_range": 900.0,
     },
     {"mode": "local", "evaluations_per_second": 41_500.0, "games_per_minute": 815.0, "roof": 126_000.0},
     {"mode": "direct", "evaluations_per_second": 12_600.0, "ratio_to_direct": 1.0, "roof": 126_000.0},

@@ -23,7 +23,7 @@ from bench.counting import difference, total
 from bench.modes import FIXED, MODES, ORIGIN_WORKERS, Asked, parse_modes, pool_plans, trees_bytes, unsuited
 from bench.probe import Probe
 from bench.report import busy_warning, finding, print_table
-from bench.results import LEAST_GAMES, mean_visit_entropy, withheld
+from bench.results import mean_visit_entropy
 from bench.rounds import LEAST_ROUNDS, Round, Spread, check_enough, kept, ratio, roof_share
 from bench.rules import AlwaysWaited
 from bench.search import REPEATS, simulations_per_second
@@ -175,16 +175,6 @@ def test_table_is_in_the_units_of_the_game(unit: str, rates: dict[str, float], h
     assert [head for head in lines[0].split() if head.endswith("/min")] == heads
     assert [text in lines[1] for text in ("1,200", "21,600")] == [True, unit == "matches"]
     assert lines[2] == "direct: not measured: why"
-
-
-def test_too_few_games_withhold_every_rate_per_minute() -> None:
-    assert withheld(LEAST_GAMES, 1.0, {"rounds": 1}) == {"note": None}
-    found = withheld(LEAST_GAMES - 1, 1.0, {"matches": 1, "rounds": 18})
-    assert {key for key, value in found.items() if value is None} == {
-        *("games_per_minute", "matches_per_minute", "rounds_per_minute")
-    }
-    assert "4 matches ended" in found["note"]
-    assert "matches/min needs 5" in found["note"]
 
 
 def a_slice(evaluations: float, seconds: float = 1.0) -> Slice:

@@ -8,9 +8,19 @@ import math
 import pytest
 from rich.console import Console
 
-from bench.estimate import Plan, days, games_rate, parse_plan, plan_columns
+from bench.estimate import (
+    LEAST_GAMES,
+    GameCost,
+    Plan,
+    Played,
+    days,
+    game_cost,
+    games_rate,
+    parse_plan,
+    plan_columns,
+)
 from bench.report import print_days
-from bench.results import LEAST_GAMES, games_interval
+from bench.results import per_minute
 from bench.slices import Slice
 from common.errors import SettingError
 
@@ -42,26 +52,49 @@ def test_a_plan_that_is_none_is_refused_with_a_remedy(text: str) -> None:
         parse_plan(text)
 
 
-def test_interval_of_one_slice_is_that_of_its_count() -> None:
-    found = games_rate([(100, 60.0)])
-    assert found.middle == pytest.approx(100)
-    assert (found.low, found.high) == pytest.approx((100 - 19.6, 100 + 19.6))
+STEADY = {"decisions": 400.0, "in_progress": 100.0, "simulations": 50 * 450.0, "moves": 500.0}
+"""400 decisions of 50 simulations each and 100 half-made ones; every fifth move is forced."""
 
 
-def test_interval_is_never_narrower_than_the_count_allows() -> None:
-    assert games_rate([(25, 15.0)] * 4) == pytest.approx(games_rate([(100, 60.0)]))
+def test_a_game_costs_its_length_times_what_a_move_takes() -> None:
+    pool, young = Played.of(STEADY, [10] * 20 + [15] * 20), Played.of(STEADY, [])
+    cost = game_cost([pool])
+    assert cost is not None
+    assert cost.simulations == pytest.approx(12.5 * 0.8 * 50)
+    assert cost.error == pytest.approx(2.02 * (2.5 / math.sqrt(39)) / 12.5, rel=0.01)
+    assert game_cost([pool, young]) == pytest.approx(cost)
+    assert game_cost([pool, pool]) == pytest.approx(cost), "the same games twice tell no more"
 
 
-def test_interval_grows_with_what_the_slices_differ() -> None:
-    found = games_rate([(10, 6.0), (30, 6.0), (20, 6.0)])
-    # Student's t for two degrees of freedom, standard error of the mean of 100, 300 and 200 games a minute.
-    assert found.high - found.middle == pytest.approx(4.30 * 100 / math.sqrt(3))
+def test_a_cost_needs_finished_games() -> None:
+    assert game_cost([]) is None
+    assert game_cost([Played.of(STEADY, [9] * (LEAST_GAMES - 1))] * 3) is None
+    assert game_cost([Played.of({}, [9] * LEAST_GAMES)]) is None
+
+
+def slices(*done: tuple[float, float]) -> list[Slice]:
+    return [Slice(seconds, {"simulations": simulations}, {}) for simulations, seconds in done]
+
+
+EXACT = GameCost(500.0, 0.0)
+
+
+def test_games_follow_from_simulations_and_not_from_their_count() -> None:
+    steady = slices((1000, 2.0), (1000, 2.0))
+    steady[0].workers["games"] = 99
+    assert games_rate(steady, EXACT) == pytest.approx((60.0, 60.0, 60.0))
+    assert games_rate(slices((500, 10.0), (3000, 20.0)), EXACT).middle == pytest.approx(60 * 3500 / 30 / 500)
+    assert games_rate(slices((0, 5.0), (0, 5.0)), EXACT) == (0.0, 0.0, 0.0)
+
+
+def test_interval_holds_what_the_slices_differ_and_what_is_known_of_the_length() -> None:
+    found = games_rate(slices((1000, 6.0), (3000, 6.0), (2000, 6.0)), EXACT)
+    # Student's t for two degrees of freedom, standard error of the mean of 20, 60 and 40 games a minute.
+    assert found.high - found.middle == pytest.approx(4.30 * 20 / math.sqrt(3))
     assert found.low == 0.0
-
-
-def test_slices_of_unequal_length_count_by_their_seconds() -> None:
-    assert games_rate([(10, 10.0), (60, 20.0)]).middle == pytest.approx(60 * 70 / 30)
-    assert games_rate([(0, 5.0), (0, 5.0)]) == (0.0, 0.0, 0.0)
+    assert games_rate(slices((1000, 2.0)), GameCost(500.0, 0.1)) == pytest.approx((60.0, 54.0, 66.0))
+    both = games_rate(slices((1000, 6.0), (3000, 6.0), (2000, 6.0)), GameCost(500.0, 0.5))
+    assert both.high / both.middle - 1 == pytest.approx(math.hypot(found.high / found.middle - 1, 0.5))
 
 
 def test_days_of_a_row() -> None:
@@ -75,15 +108,15 @@ def test_days_of_a_row() -> None:
     assert plan_columns(ORIGIN, row | {"games_per_minute_low": 0.0})["plan_days_high"] is None
 
 
-def test_interval_of_a_comparison_is_withheld_with_its_rate() -> None:
-    def found(games: int) -> list[float | None]:
-        return list(games_interval([Slice(30.0, {"games": games}, {})]).values())
-
-    assert found(LEAST_GAMES - 1) == [None, None]
-    low, high = found(LEAST_GAMES)
-    assert low is not None
-    assert high is not None
-    assert low < 2 * LEAST_GAMES < high
+def test_rates_per_minute_are_withheld_together_and_say_why() -> None:
+    units = {"matches": 1, "rounds": 18}
+    names = {f"{name}_per_minute{end}" for name, end in (("games", ""), ("games", "_low"), ("games", "_high"),
+                                                         ("matches", ""), ("rounds", ""))}  # fmt: skip
+    found = per_minute(slices((1000, 2.0)), None, units)
+    assert {name for name, value in found.items() if value is None} == names | {"simulations_per_game"}
+    assert found["note"].startswith(f"fewer than {LEAST_GAMES} matches ended")
+    found = per_minute(slices((1000, 2.0)), EXACT, units)
+    assert (found["matches_per_minute"], found["rounds_per_minute"], found["note"]) == (60.0, 60.0 * 18, None)
 
 
 def test_days_are_printed_by_mode_in_the_units_of_the_game() -> None:

@@ -125,6 +125,7 @@ def check_figures(done: Any, evaluations_at_most: int) -> None:
     assert 0 < done["evaluations"] <= done["moves"] * evaluations_at_most
     assert 0 < done["entropy"] / done["moves"] < np.log(7)
     assert done["game_moves"] >= 7 * done["games"]
+    assert done["game_moves_squared"] >= 7 * done["game_moves"]
 
 
 # -- mctx + pgx --------------------------------------------------------------------------------------------------------

@@ -23,13 +23,14 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from bench import tune_space
+from bench.estimate import Played
 from bench.limit import LimitAsked
 from bench.probe import Probe
 from bench.rounds import Round
 from bench.slices import Slice
 from bench.tune_chart import draw_tuned
 from bench.tune_found import DEFAULT, Trial, Tuned
-from bench.tune_gain import Played, gain_of, interval, simulations_a_game
+from bench.tune_gain import gain_of, interval
 from bench.tune_proof import Entry, grid_entries, judge
 from bench.tune_report import finding, rows
 from bench.tune_screen import TuneScreen
@@ -263,22 +264,15 @@ def test_busy_rounds_are_counted_when_too_few_quiet_ones_are_left() -> None:
     assert (gain.rounds, gain.busy, gain.middle) == (4, True, 1.2)
 
 
-STEADY = {"games": 40.0, "decisions": 400.0, "in_progress": 100.0, "simulations": 50 * 450.0}
-"""400 decisions of 50 simulations each and 100 half-made ones; every fifth move is forced."""
-
-
-def test_a_game_costs_its_length_times_what_a_move_takes() -> None:
-    pool = Played(STEADY | {"moves": 500.0}, [10] * 20 + [15] * 20)
-    young = Played(STEADY | {"games": 0.0, "moves": 500.0}, [])
-    assert simulations_a_game([pool]) == simulations_a_game([pool, young]) == 12.5 * 0.8 * 50
-    assert simulations_a_game([young]) is None
+STEADY = {"games": 40.0, "decisions": 400.0, "in_progress": 100.0, "simulations": 50 * 450.0, "moves": 400.0}
+"""400 decisions of 50 simulations each and 100 half-made ones."""
 
 
 def test_rows_and_chart_of_all_kinds_of_trials(tmp_path: Path) -> None:
     found = tuned([1.2, 1.3, 1.25, 1.22, 1.28, 1.24])
     found.trials.append(Trial(number=3, why="searched", choice=BASE, state="cut", pairs=[(a_slice(60), a_slice(100))]))
     found.trials.append(Trial(number=4, why="searched", state="skipped", note="too large"))
-    found.played = [Played(STEADY | {"moves": 400.0}, [10] * 40)]
+    found.played = [Played.of(STEADY, [10] * 40)]
     first, failed, cut, skipped = rows(found, {"matches": 1, "rounds": 18})
     assert (first["by_default"], first["matches_per_minute"], first["rounds_per_minute"]) == (1.2, 14.4, 14.4 * 18)
     assert (failed["note"], failed["by_default"], failed["simulations_per_second"]) == ("no memory", None, None)
