@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 from common.errors import PoolError, SettingError
 from game import load_game
+from grove.interrupts import STOPPED, Interrupts
 from grove.settings import Serve
 from inference_server import InferenceServer
 from inference_server import stats as server_stats
+from inference_server.endpoint import check_endpoint, remove_socket
 from inference_server.model_watch import ModelWatch
 from inference_server.network_settings import resolve_network
 from inference_server.slots import DEFAULT
@@ -24,52 +26,86 @@ from workers.host import FAULT_STATUS, READY_S, metrics_at
 
 REPORT_S = 5.0
 """Seconds between two lines."""
-_LOOK_S = 0.5
-"""Seconds between two looks for faults."""
+_LOOK_S = 0.1
+"""Seconds between two looks for signals and faults."""
 
 
 def serve(settings: Serve) -> int:
-    """Serve until SIGINT or SIGTERM, then answer what was taken in; returns the exit status."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    from inference_server.backend import ModelFiles, make_backends
-    from inference_server.keys import ServerKeys
+    """Serve until a signal comes, then answer what was taken in; returns the exit status.
 
-    keys = ServerKeys(settings.keys) if settings.keys else None
-    game = load_game(settings.game)
-    spec, server_settings = row_spec(game), settings.server
-    network, why = resolve_network(settings.network, spec)
-    backends = make_backends(
-        spec, network, server_settings.max_batch, server_settings.lanes, server_settings.deterministic
-    )
-    with InferenceServer(spec, backends, server_settings) as server, ExitStack() as stack:
+    Nobody is let in before all models are there: who comes back after a restart shall find those it knew.
+    """
+    with Interrupts(drain=True) as asked, ExitStack() as stack:
+        asked.hurry = partial(_end_now, STOPPED)
+        from inference_server.backend import ModelFiles, make_backends
+        from inference_server.keys import ServerKeys
+
+        keys = ServerKeys(settings.keys) if settings.keys else None
+        check_endpoint(settings.bind, keys is not None)
+        models = named_models(settings.model_slot)
+        game = load_game(settings.game)
+        spec, server_settings = row_spec(game), settings.server
+        network, why = resolve_network(settings.network, spec)
+        backends = make_backends(
+            spec, network, server_settings.max_batch, server_settings.lanes, server_settings.deterministic
+        )
+        server = stack.enter_context(InferenceServer(spec, backends, server_settings))
+        if not _is_ready(server, asked):
+            print("ended", flush=True)
+            _end_now(0)  # not in order: a lane may go on compiling for minutes, and there is nothing to lose
         if settings.metrics.metrics_port:
             stack.enter_context(metrics_at(server, settings.metrics.metrics_port))
-        endpoint = server.bind(settings.bind, keys)
-        if not server.wait_ready(READY_S):
-            raise PoolError(f"the lanes were not ready within {READY_S:.0f} s; see `grove doctor`")
         source = ModelFiles(spec, network, backends)
-        for name, file in named_models(settings.model_slot):
+        for name, file in models:
             server.swap(source.load(file), name)
         if settings.models.watch_models:
             stack.enter_context(ModelWatch(server, Path(settings.models.watch_models), source))
-        about = backends[0].describe()
-        print(f"device: {about['device']} ({about['device_reason']})")
-        print(f"network: {network.model or network.network} ({why})")
-        print(f"dtype: {about['dtype']} ({about['dtype_reason']})")
-        print(f"serving {game.name}, model {server.model_version}, {len(backends)} lanes, at {endpoint}", flush=True)
-        for name, version in list(server.models().items())[1:]:
-            print(f"slot {name}: model {version}")
+        endpoint = server.bind(settings.bind, keys)
+        asked.hurry = partial(_end_now, STOPPED, endpoint)
+        about = {**backends[0].describe(), "network": network.model or network.network, "network_reason": why}
+        _say_head(server, game.name, about, endpoint)
         print(f"workers: grove work --connect {endpoint}{_their_keys(settings)}", flush=True)
         try:
-            _report(server, stop)
+            _report(server, asked)
+            _drain(server)
         except PoolError as error:
             print(f"grove: {error}", file=sys.stderr, flush=True)
-            os._exit(FAULT_STATUS)  # what hangs in a lane or in the device would hold up an orderly end
-        server.drain(READY_S)
+            _end_now(FAULT_STATUS, endpoint)  # what hangs in a lane or in the device would hold up an orderly end
     print("ended")
     return 0
+
+
+def _end_now(status: int, endpoint: str = "") -> NoReturn:
+    """End at once, leaving no socket at `endpoint`; may be called by a signal handler."""
+    remove_socket(endpoint)
+    os._exit(status)
+
+
+def _is_ready(server: InferenceServer, asked: Interrupts) -> bool:
+    """Wait until all lanes can compute; False when a signal came first. Raises PoolError."""
+    deadline = time.monotonic() + READY_S
+    while not server.wait_ready(_LOOK_S):
+        if asked.count:
+            return False
+        if time.monotonic() > deadline:
+            raise PoolError(f"the lanes were not ready within {READY_S:.0f} s; see `grove doctor`")
+    return True
+
+
+def _drain(server: InferenceServer) -> None:
+    """Answer what was taken in. Raises PoolError when the server can compute nothing any more."""
+    deadline = time.monotonic() + READY_S
+    while not server.drain(_LOOK_S) and time.monotonic() < deadline:
+        server.check()
+
+
+def _say_head(server: InferenceServer, game: str, about: Mapping[str, Any], endpoint: str) -> None:
+    for name in ("device", "network", "dtype"):
+        print(f"{name}: {about[name]} ({about[f'{name}_reason']})")
+    lanes = server.stats()["lane_count"]
+    print(f"serving {game}, model {server.model_version}, {lanes} lanes, at {endpoint}", flush=True)
+    for name, version in list(server.models().items())[1:]:
+        print(f"slot {name}: model {version}")
 
 
 def _their_keys(settings: Serve) -> str:
@@ -90,10 +126,11 @@ def named_models(pairs: Sequence[str]) -> list[tuple[str, Path]]:
     return list(models.items())
 
 
-def _report(server: InferenceServer, stop: threading.Event) -> None:
+def _report(server: InferenceServer, asked: Interrupts) -> None:
     """Print a line every `REPORT_S` seconds in which rows came, and faults at once. Raises PoolError."""
     last, due = server.stats(), time.monotonic() + REPORT_S
-    while not stop.wait(_LOOK_S):
+    while not asked.count:
+        time.sleep(_LOOK_S)
         for problem in server.new_problems():
             print(problem, flush=True)
         server.check()

@@ -100,12 +100,17 @@ def lock_endpoint(endpoint: str) -> IO[str] | None:
 
 def unlock_endpoint(endpoint: str, handle: IO[str] | None) -> None:
     """Release what `lock_endpoint` returned and remove socket and lock file."""
-    if handle is None:
-        return
-    path = endpoint.removeprefix("ipc://")
-    for name in (path, path + ".lock"):
-        Path(name).unlink(missing_ok=True)
-    handle.close()
+    if handle is not None:
+        remove_socket(endpoint)
+        handle.close()
+
+
+def remove_socket(endpoint: str) -> None:
+    """Remove socket and lock file of an ipc endpoint that this process holds."""
+    if endpoint.startswith("ipc://"):
+        path = endpoint.removeprefix("ipc://")
+        for name in (path, path + ".lock"):
+            Path(name).unlink(missing_ok=True)
 
 
 def in_use(endpoint: str) -> SettingError:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import Grove
+
+from game import load_game
+from grove.interrupts import STOPPED
+from grove.model import Push, Rollback, push, rollback
+from inference_server.model_file import save_model
+from inference_server.model_folder import ModelFolder
+from inference_server.networks import build_network
+from workers.evaluators import row_spec
 
 NETWORK = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 WORK = ("--workers", 2, "--games-per-worker", 6, "--simulations", 20, "--seed", 5)
@@ -17,7 +29,7 @@ Eventually = Callable[[Callable[[], Any]], Any]
 
 
 class Terminal:
-    """`grove serve` in a subprocess."""
+    """`grove serve` in a subprocess; `said` is what it said until it was ready."""
 
     def __init__(self, grove: Grove, bind: str, *flags: object) -> None:
         self.process = grove.start("serve", "--game", SPEC, "--bind", bind, *NETWORK, *flags)
@@ -34,6 +46,56 @@ class Terminal:
     def end(self, grove: Grove) -> subprocess.CompletedProcess[str]:
         os.killpg(self.process.pid, signal.SIGINT)
         return grove.end(self.process)
+
+
+def test_models_of_all_slots_are_there_before_anybody_is_let_in_and_a_second_signal_ends_at_once(grove: Grove) -> None:
+    rows, spec, folder = row_spec(load_game(SPEC)), NETWORK[1], grove.folder / "models"
+    files = [grove.folder / f"{seed}.safetensors" for seed in range(4)]
+    versions = [
+        save_model(file, spec, rows, build_network(spec, rows, seed).state_dict()) for seed, file in enumerate(files)
+    ]
+    folder.mkdir()
+    shutil.copy(files[0], folder)
+    flags = ("--model-slot", f"best={files[1]}", "--watch-models", folder)
+    server = Terminal(grove, "ipc://s", *flags)
+    assert f"serving {SPEC}, model {versions[0]}, " in "".join(server.said)
+    assert f"slot best: model {versions[1]}\n" in server.said
+    for number in (2, 3):
+        assert push(Push(file=str(files[number]), target=str(folder), slot="best")) == 0
+        assert served_models(folder) == {"default": versions[0], "best": versions[number]}
+    assert rollback(Rollback(target=str(folder), slot="best")) == 0
+    assert served_models(folder) == {"default": versions[0], "best": versions[2]}
+    server.process.kill()
+    server.process.communicate()
+    again = Terminal(grove, "ipc://s", *flags)
+    assert f"slot best: model {versions[2]}\n" in again.said
+    os.killpg(again.process.pid, signal.SIGSTOP)  # both signals are there when it goes on
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGCONT):
+        os.killpg(again.process.pid, number)
+    assert grove.end(again.process).returncode == STOPPED
+    assert not list(grove.folder.glob("s*"))
+
+
+def served_models(folder: Path) -> dict[str, str]:
+    """Return the model of each slot, as the server that watches `folder` noted it."""
+    return {slot: entry["version"] for slot, entry in ModelFolder(folder).read_status()["slots"].items()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_signal_before_the_server_is_ready_ends_it(grove: Grove, eventually: Eventually) -> None:
+    process = grove.start("serve", "--game", SPEC, "--bind", "ipc://s", *NETWORK)
+    eventually(lambda: catches(process.pid, signal.SIGHUP))
+    os.kill(process.pid, signal.SIGHUP)
+    done = grove.end(process)
+    assert (done.returncode, done.stdout.splitlines()[-1], done.stderr) == (0, "ended", "")
+    assert not list(grove.folder.iterdir())
+
+
+def catches(process: int, number: int) -> bool:
+    """Return whether a process has a handler for the signal `number`."""
+    status = Path(f"/proc/{process}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (number - 1) & 1)
 
 
 def test_two_terminals_do_the_job_of_one(grove: Grove) -> None:
