@@ -26,6 +26,8 @@ _WIDTH = 78
 _SHOWN_LANES = 8
 _BUSY = 0.9
 """Share from which lanes or cores count as full."""
+_MOSTLY = 0.5
+"""Share of the batches from which their reason is taken for the usual one."""
 _OTHERS = 0.25
 """Share of the cores that other programs take, from which they are worth a word."""
 
@@ -90,6 +92,10 @@ class Snapshot(TypedDict, total=False):
     workers_alive: int
     workers_restarted: int
     """Since the start."""
+    server_restarted: int
+    """Times that the server was started again, since the start."""
+    games_per_worker: int
+    """Games that a worker has in progress at once."""
     state: str
     """What is going on when it is not playing: "starting", "compiling", "finishing", ..."""
 
@@ -171,7 +177,7 @@ def screen(state: Snapshot, total: int) -> RenderableType:
     columns = Table.grid(padding=(0, 4, 0, 0))
     columns.add_row(_pairs(_figures(state)), _pairs(_batch_figures(state)), _pairs(_reasons(state)))
     blank = Text()
-    foot = [_foot(state), *_machine(state), *_verdict(state)]
+    foot = [_foot(state), *_machine(state), *_verdict(state, total)]
     parts = [blank, *_head(state), blank, _progress(state, total), blank, columns, blank, *foot, blank]
     return Padding(Group(*parts), (0, 1), expand=False)
 
@@ -248,6 +254,7 @@ def _foot(state: Snapshot) -> Text:
     restarted = state.get("workers_restarted", 0)
     workers = Text.assemble(("workers  ", "dim"), f"{amount(state.get('workers_alive'))} alive")
     workers.append(f", {restarted} restarted" if restarted else "", "yellow")
+    workers.append(f", {_server_restarts(state)}" if state.get("server_restarted") else "", "yellow")
     return Text.assemble(workers, ("    lanes idle  ", "dim"), _lanes(state))
 
 
@@ -258,8 +265,8 @@ def _machine(state: Snapshot) -> list[Text]:
     return [Text.assemble(*spans)] if words else []
 
 
-def _verdict(state: Snapshot) -> list[Text]:
-    said = what_binds(state)
+def _verdict(state: Snapshot, total: int) -> list[Text]:
+    said = what_binds(state, total)
     return [Text.assemble(("binds  ", "dim"), said)] if said else []
 
 
@@ -290,6 +297,8 @@ def plain_line(state: Snapshot, total: int) -> str:
     ]
     parts = [f"{state.get('games', 0):,}/{total:,} {_unit(state)}", _outlook(state, total)]
     parts += [f"{first} {second}" for first, second in figures if first != "-"]
+    parts += [_server_restarts(state)] if state.get("server_restarted") else []
+    parts += [f"binds: {said}"] if (said := what_binds(state, total)) else []
     return "  ".join(parts)
 
 
@@ -320,8 +329,16 @@ def _sum(groups: Mapping[str, float | None] | None) -> float | None:
     return sum(known) if known else None
 
 
-def what_binds(state: Snapshot) -> str:
-    """Return in words what holds the run back, as far as busy lanes and cores tell; empty while unknown."""
+def _server_restarts(state: Snapshot) -> str:
+    times = state.get("server_restarted", 0)
+    return f"{times} server restart{'s' * (times > 1)}"
+
+
+def what_binds(state: Snapshot, total: int) -> str:
+    """Return in words what holds a run of `total` games back, as far as busy lanes and cores tell; empty while unknown.
+
+    Nothing is said of the last games, too few to fill anything.
+    """
     idle = state.get("lane_idle", ())
     cores, most = _sum(state.get("cpu_cores")), state.get("cores")
     if not idle or cores is None or not most:
@@ -335,7 +352,24 @@ def what_binds(state: Snapshot) -> str:
         return f"the network ({said})"
     if cores >= _BUSY * most:
         return f"the processors ({said})"
-    return f"neither is full ({said}): try more workers"
+    return "" if _running_out(state, total) else f"neither is full ({said}): try {_remedy(state)}"
+
+
+def _running_out(state: Snapshot, total: int) -> bool:
+    """Return whether fewer games are left than the workers could have in progress."""
+    return total - state.get("games", 0) < state.get("workers_alive", 0) * state.get("games_per_worker", 0)
+
+
+def _remedy(state: Snapshot) -> str:
+    """Return what fills lanes and cores, by why the batches left."""
+    reasons = state.get("dispatch_reasons", {})
+    if reasons.get("saturated", 0) >= _MOSTLY * max(sum(reasons.values()), 1):
+        return "more --games-per-worker, batches leave small because all workers wait"
+    if (
+        state.get("pool") == "thread"
+    ):  # the interpreter's lock, which no figure shows, may keep more threads from helping
+        return "--pool process, search threads may wait for each other's interpreter time"
+    return "more --workers"
 
 
 def _unit(state: Snapshot) -> str:

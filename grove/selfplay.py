@@ -192,6 +192,7 @@ def _head(pool: Pool, game: str, folder: str, network_reason: str) -> Snapshot:
         network_reason=where if endpoint or needs_none else network_reason,
         pool=pool.pool_kind,
         cores=usable_cores(),
+        games_per_worker=pool.sizes.games,
         pool_reason=str(pool.host_ready.get("pool_reason") or f"{where} runs in worker processes"),
     )
 
@@ -341,6 +342,7 @@ class _Run:
             "games": self._pool.book.finished,
             "workers_alive": self._pool.alive,
             "workers_restarted": self._pool.restarted,
+            "server_restarted": self._pool.server_restarted,
             **figures.rates(now, last, self._game.units),
         }
 

@@ -8,10 +8,11 @@ import socketserver
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 from common.errors import SettingError
+from grove.live import Snapshot, what_binds
 from grove.watch_reader import RunReader
 from inference_server.endpoint import is_own_host
 
@@ -65,12 +66,14 @@ class PageServer(socketserver.ThreadingTCPServer):
 def page_data(reader: RunReader, after: int) -> str:
     """Return as JSON how the run stands, and its points from line number `after` on."""
     status = reader.refresh()
+    playing = status.kind == "playing"
     restart = after > reader.count  # the file is another one than before
     count, points = reader.points(0 if restart else after)
     about = {
         "status": {"kind": status.kind, "text": status.text, "ended": status.ended},
         "chosen": reader.chosen,
         "total": reader.total,
+        "binds": what_binds(cast(Snapshot, {**reader.chosen, **reader.last}), reader.total) if playing else "",
         "games": reader.summary.get("games") if status.ended else None,
         "damaged": reader.damaged,
         "next": count,

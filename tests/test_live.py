@@ -40,6 +40,9 @@ FULL: Snapshot = {
     "lane_idle": [0.021, 0.034],
     "workers_alive": 4,
     "workers_restarted": 1,
+    "server_restarted": 2,
+    "cores": 2,
+    "cpu_cores": {"server": 1.9},
 }
 FIGURES = (
     "400",
@@ -79,7 +82,14 @@ def test_screen_fits_and_shows_every_figure() -> None:
     text = "\n".join(lines)
     assert len(lines) <= 20
     assert max(map(len, lines)) <= 80
-    for figure in (*FIGURES, "120 of 200 games", "ETA 0:12", "4 alive, 1 restarted", "runs/first", "no GPU found"):
+    for figure in (
+        *FIGURES,
+        "120 of 200 games",
+        "ETA 0:12",
+        "4 alive, 1 restarted, 2 server restarts",
+        "runs/first",
+        "no GPU found",
+    ):
         assert figure in text
     assert "…" not in text
 
@@ -104,6 +114,9 @@ def test_pipe_gets_heads_once_and_lines_without_control_codes() -> None:
     assert lines[-2] == "worker 2 restarted"
     assert lines[-1].startswith("120/200 games  ETA 0:12  400 games/min")
     assert all(figure in lines[-1] for figure in FIGURES)
+    assert lines[-1].endswith(
+        "4 workers  1 restarted  2 server restarts  binds: the network (lanes busy 97 %, cores 95 %)"
+    )
     assert len(lines) == 8
     assert "\x1b" not in out.getvalue()
 
@@ -209,6 +222,30 @@ def test_terminal_gets_the_screen_when_it_is_wide_enough(
 )
 def test_numbers_for_people(function: Any, value: Any, text: str) -> None:
     assert function(value) == text
+
+
+def test_what_binds_in_words() -> None:
+    assert live.what_binds({}, 100) == ""
+    state = Snapshot(cores=2, cpu_cores={"server": 1.0, "workers": 0.95}, lane_idle=[0.05, 0.05])
+    assert live.what_binds(state, 100).startswith("the network (lanes busy 95 %")
+    state["lane_idle"] = [0.5]
+    assert live.what_binds(state, 100).startswith("the processors (lanes busy 50 %, cores 98 %")
+    state["cpu_cores"] = {"server": 1.0, "workers": None}
+    state["machine_cores"] = 1.9
+    assert live.what_binds(state, 100).startswith("other programs, which take 0.9 of 2 cores")
+
+
+def test_the_remedy_for_idle_lanes_and_cores_is_by_why_batches_leave() -> None:
+    state = Snapshot(cores=2, cpu_cores={"server": 1.0}, lane_idle=[0.5], pool="process", machine_cores=None)
+    state |= {"dispatch_reasons": {"saturated": 8, "delay": 1, "full": 1}}
+    said = "neither is full (lanes busy 50 %, cores 50 %): try "
+    assert live.what_binds(state, 100).startswith(said + "more --games-per-worker")
+    state["dispatch_reasons"] = {"saturated": 1, "delay": 9}
+    assert live.what_binds(state, 100) == said + "more --workers"
+    assert live.what_binds(state | {"pool": "thread"}, 100).startswith(said + "--pool process")
+    state |= {"games": 85, "workers_alive": 2, "games_per_worker": 8}
+    assert live.what_binds(state, 101) == said + "more --workers"
+    assert live.what_binds(state, 100) == "", "fewer games are left than the workers hold at once"
 
 
 def test_eta() -> None:

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,6 @@ from conftest import ROOT, Grove
 from common import usage
 from common.errors import SettingError
 from common.usage import GpuUse, MachineUse, ProcessUse
-from grove.live import Snapshot, what_binds
 from grove.run_folder import RunFolder
 from grove.watch_reader import MOST_POINTS, RunReader
 from grove.watch_web import PageServer
@@ -50,7 +50,7 @@ def metrics(seconds: float, **changes: Any) -> dict[str, Any]:
         **{"queue_ms": 0.5, "compute_ms": 3.0, "queue_ms_p90": 1.0, "queue_ms_p99": 2.0, "compute_ms_p90": 4.0},
         **{"compute_ms_p99": 5.0, "batch_sizes": [0, 0, 0, 0, 0, 0, 1, 3, 6], "gpus": None},
         **{"evaluations_per_second_by_worker": [2e4, 3e4], "games_per_minute_by_worker": [20, 40]},
-        **{"workers_alive": 2, "workers_lost": 1, "workers_restarted": 1},
+        **{"workers_alive": 2, "workers_lost": 1, "workers_restarted": 1, "server_restarted": 1},
         "machine_cores": 1.95,
         "cpu_cores": {"server": 1.2, "workers": 0.7, "supervisor": None},
         "memory_mb": {"server": 800.0, "workers": 300.0, "supervisor": 100.0},
@@ -257,18 +257,6 @@ def test_gpus_are_looked_at_and_what_they_do_not_tell_is_none(monkeypatch: pytes
     assert GpuUse().look() is None
 
 
-def test_what_binds_in_words() -> None:
-    assert what_binds({}) == ""
-    state = Snapshot(cores=2, cpu_cores={"server": 1.0, "workers": 0.95}, lane_idle=[0.05, 0.05])
-    assert what_binds(state).startswith("the network (lanes busy 95 %")
-    state["lane_idle"] = [0.5]
-    assert what_binds(state).startswith("the processors (lanes busy 50 %, cores 98 %")
-    state["cpu_cores"] = {"server": 1.0, "workers": None}
-    assert what_binds(state).startswith("neither is full")
-    state["machine_cores"] = 1.9
-    assert what_binds(state).startswith("other programs, which take 0.9 of 2 cores")
-
-
 # -- the page's server -----------------------------------------------------------------------------------------------
 
 
@@ -402,18 +390,29 @@ def test_a_run_is_watched_while_it_plays_is_killed_and_resumed(grove: Grove, eve
     assert "choose another" in grove.refused("watch", out, "--web", "--port", port)
     assert data(port)["status"]["kind"] in ("starting", "playing")
     terminal = grove.start("watch", out)
+    eventually(lambda: list((out / "games").glob("*.jsonl")))
+    server_of(run).kill()
     point = eventually(lambda: data(port)["points"])[0]
     check_line(point, "process")
     assert point["games"] > 0
+    assert point["server_restarted"] == 1
     assert sum(point["evaluations_per_second_by_worker"]) > 0
-    assert data(port)["status"] == {"kind": "playing", "text": "playing", "ended": False}
+    now = data(port)
+    assert now["status"] == {"kind": "playing", "text": "playing", "ended": False}
+    assert "(lanes busy" in now["binds"]
     assert "<svg" not in ask(port, "/data")[1]
     os.kill(run.pid, signal.SIGKILL)
     killed = eventually(lambda: (found := data(port)["status"])["ended"] and found)
     assert killed["kind"] == "killed"
     assert f"process {run.pid} is gone" in killed["text"]
+    if CHROMIUM is not None:
+        seen = dom(port, grove.folder / "browser")
+        assert 'data-status="killed"' in seen
+        assert f"Killed: process {run.pid} is gone" in seen
+        assert "No worker was lost; the server was restarted once" in seen
     said = grove.end(terminal).stdout
-    assert "/1,000,000 games" in said
+    assert re.search(r"/1,000,000 games .* 1 server restart  binds: ", said)
+    assert data(port)["binds"] == ""
     assert f"killed: process {run.pid} is gone" in said
     grove.end(run)
     played = len(eventually(lambda: grove.read(out)))
@@ -423,6 +422,13 @@ def test_a_run_is_watched_while_it_plays_is_killed_and_resumed(grove: Grove, eve
     assert found["points"][-1]["t"] > point["t"]
     page.send_signal(signal.SIGINT)
     assert grove.end(page).returncode == 0
+
+
+def server_of(run: subprocess.Popen[str]) -> psutil.Process:
+    """Return the inference server of a run with a process pool: the child whose socket has a name."""
+    children = psutil.Process(run.pid).children(recursive=True)
+    (found,) = (one for one in children if any("/grove-" in c.laddr for c in one.net_connections("unix")))
+    return found
 
 
 # -- a browser -------------------------------------------------------------------------------------------------------
@@ -456,6 +462,7 @@ class Growing(RunReader):
 def test_the_page_in_a_browser(tmp_path: Path) -> None:
     path = tmp_path / "run"
     run = open_run(path, game="<b>hex</b>")
+    run.describe({"device": "cpu", "cores": 2})
     reader = Growing(path)
     reader.run = run
     with served(reader) as port:
@@ -464,6 +471,9 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
         assert points > 1  # updates arrive
         assert 'data-status="playing"' in page
         assert "&lt;b&gt;hex&lt;/b&gt;" in page
+        assert "What binds: the network" in page
+        assert "1 worker lost, 1 restarted; the server was restarted once" in page
+        assert 'data-series="server restarts"' in page
         for chart in CHARTS:
             drawn = re.findall(rf'<section id="{chart}">(.*?)</section>', page, re.DOTALL)[0]
             assert re.search(r'<path[^>]* d="M[^"]+L|<rect ', drawn), chart
@@ -472,9 +482,37 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
         run.write_summary({"games": 100, "games_left": 0})
         run.close()
         assert 'data-status="finished"' in dom(port, tmp_path / "browser")
-        child = subprocess.Popen(["true"])
-        child.wait()
-        (path / "lock").write_text(f"{child.pid}\n")
-        page = dom(port, tmp_path / "browser")
-        assert 'data-status="killed"' in page
-        assert f"Killed: process {child.pid} is gone" in page
+
+
+# A server of the page that ends for good at its third look at the run folder.
+DYING = """
+import os, signal, sys
+from grove.watch_reader import RunReader
+from grove.watch_web import serve_page
+
+class Dying(RunReader):
+    looks = 0
+
+    def refresh(self):
+        self.looks += 1
+        if self.looks == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().refresh()
+
+serve_page(Dying(sys.argv[1]), 0)
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed (apt-get install chromium)")
+def test_a_page_whose_server_died_says_that_it_is_not_updated(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run") as run:
+        run.write_metrics(metrics(5))
+        command = [sys.executable, "-c", DYING, str(run.path)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            port = int(re.findall(r":(\d+)/", server.stdout.readline())[0])
+            page = dom(port, tmp_path / "browser")
+            assert server.wait(timeout=30) == -signal.SIGKILL
+    assert 'data-status="unwatched"' in page
+    assert "not watched any more" in page
+    assert "this page is not updated any more; these are the last figures it gave" in page
