@@ -24,7 +24,7 @@ from workers.records import GameRecord, encode, read_folder
 
 SPEC = "hex:size=4"
 MODEL = "00112233aabbccdd"
-FOR_REAL = "worker,server,supervisor,all-at-once"
+FOR_REAL = "worker,server,swap,all-at-once"
 METRICS = f"""\
 # HELP grove_rows_total Rows
 grove_rows_total 640.0
@@ -236,5 +236,8 @@ def test_a_short_soak_loses_nothing(grove: Grove) -> None:
     assert found["sound"]
     assert found["check"]["games"] == found["games"] > 10
     assert found["starts"] >= 2
-    assert sum(row["recovered"] for row in found["faults"]) >= 2
+    recovered = {row["name"]: row["recovered"] for row in found["faults"]}
+    assert recovered["swap"] >= 1
+    assert sum(recovered.values()) >= 2
+    assert len(found["check"]["moves_by_model"]) >= 2
     assert all(row["injected"] == row["recovered"] for row in found["faults"])
