@@ -104,6 +104,7 @@ class Batcher:
 
         Raises:
             ServerGone: the server is ending.
+            Exception: whatever a new host buffer raises; nothing was taken.
         """
         port, now_ns = request.port, request.arrived_ns
         with self.lock:
@@ -332,8 +333,13 @@ class Batcher:
 
     def break_down(self, fault: str) -> None:
         """The device or a lane is done for: say so, for the owner to end the server."""
-        self.fault = self.fault or fault
-        self.problem(fault)
+        with self.lock:
+            self._break_down(fault)
+
+    def _break_down(self, fault: str) -> None:
+        if not self.fault:
+            self.fault = fault
+            self.problems.append(fault)
 
     def problem(self, text: str) -> None:
         """Keep a line about a fault that people should see."""
@@ -359,11 +365,24 @@ class Batcher:
 
     def _carry_out(self, now_ns: int) -> int:
         """Carry out all decisions and return the time of the next one (never, when an event must come first)."""
-        while not isinstance(decision := self._policy.decide(now_ns), Wait):
+        while self._can_cut():
+            decision = self._policy.decide(now_ns)
+            if isinstance(decision, Wait):
+                return _NEVER if decision.until_ns is None else decision.until_ns
             batch = self._rows.take(decision.slot, decision.rows)
             batch.lane, batch.bucket, batch.dispatched_ns = decision.lane, decision.bucket, now_ns
             self._in_flight[batch.slot] = self._in_flight.get(batch.slot, 0) + 1
             self._assigned[decision.lane] = batch
             self._armed_ns = _NEVER  # that lane no longer keeps the clock
             self._lanes[decision.lane].notify()
-        return _NEVER if decision.until_ns is None else decision.until_ns
+        return _NEVER
+
+    def _can_cut(self) -> bool:
+        """Whether there is a buffer in case a batch is cut; a batch under way may be about to give its buffer back."""
+        try:
+            self._rows.reserve()
+        except Exception as error:
+            if not self._in_flight:
+                self._break_down(f"there is no memory for another batch ({type(error).__name__}: {error})")
+            return False
+        return True

@@ -41,12 +41,22 @@ class FormingRows:
         """`slot` gets no rows any more, and none wait."""
         self._forming.pop(slot, None)
 
+    def reserve(self, buffers: int = 1) -> None:
+        """Have that many spare buffers, so that what follows cannot fail half-way; raises what `new_buffer` raises."""
+        while len(self._spare) < buffers:
+            self._spare.append(self._new_buffer())
+
     def add(self, request: Request, rows: Rows, slot: int) -> None:
-        """Copy all rows of a request behind those already waiting, over as many batches as they need."""
+        """Copy all rows of a request behind those already waiting, over as many batches as they need.
+
+        Raises what `new_buffer` raises; then nothing was added.
+        """
         forming = self._forming.get(slot)
+        room = max(self._top - forming[-1].rows, 0) if forming else 0
+        start, total = 0, request.rows
+        self.reserve(-(-max(total - room, 0) // self._top))
         if forming is None:
             forming = self._forming[slot] = deque()
-        start, total = 0, request.rows
         while start < total:
             if not forming or forming[-1].rows >= self._top:
                 forming.append(self._open(slot))
@@ -61,7 +71,8 @@ class FormingRows:
     def take(self, slot: int, rows: int) -> Batch:
         """Return a batch of exactly the `rows` oldest rows of `slot` (at most the top bucket, and that many wait).
 
-        Rows are moved only when a batch is shared among lanes; otherwise the first forming batch leaves as it is.
+        Rows are moved only when a batch is shared among lanes, which needs a spare buffer (`reserve`); otherwise the
+        first forming batch leaves as it is.
         """
         forming = self._forming[slot]
         batch = forming[0]
@@ -82,7 +93,7 @@ class FormingRows:
         self._spare.append(batch.buffer)
 
     def _open(self, slot: int) -> Batch:
-        return Batch(self._spare.pop() if self._spare else self._new_buffer(), slot)
+        return Batch(self._spare.pop(), slot)
 
     @staticmethod
     def _move(source: Batch, target: Batch, count: int) -> None:

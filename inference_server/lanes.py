@@ -133,10 +133,15 @@ class Lane(threading.Thread):
             return
         finally:
             self.warmed.set()
-        while not self._batcher.closed:
-            self._step()
-        while self._under_way:
-            self._finish(self._under_way.popleft())
+        try:
+            while not self._batcher.closed:
+                self._step()
+            while self._under_way:
+                self._finish(self._under_way.popleft())
+        except Exception as error:  # nobody would pull this lane's batches any more
+            self._computing = False
+            self._batcher.count_error("ended_lane")
+            self._batcher.break_down(f"lane {self._index} has ended: {type(error).__name__}: {error}")
 
     def _step(self) -> None:
         if not self._under_way:
@@ -153,11 +158,18 @@ class Lane(threading.Thread):
     def _look_ahead(self) -> Batch | None:
         """Return a further batch if one forms before the oldest one under way is computed."""
         handle = self._under_way[0].handle
-        while not self._backend.done(handle) and not self._batcher.closed:
+        while not self._done_with(handle) and not self._batcher.closed:
             batch = self._batcher.next_batch(self._index, _GLANCE_S)
             if batch is not None:
                 return batch
         return None
+
+    def _done_with(self, handle: Any) -> bool:
+        """Whether a batch is computed, or its device has a fault to tell: `finish` raises it again."""
+        try:
+            return self._backend.done(handle)
+        except Exception:
+            return True
 
     def _launch(self, batch: Batch) -> None:
         started_ns = time.monotonic_ns()

@@ -126,6 +126,8 @@ class ZmqChannel:
                     self._tick()
                     next_tick_ns = time.monotonic_ns() + _TICK_MS * 1_000_000
             self._send_replies()
+        except Exception as error:  # nobody would answer any more
+            self._batcher.break_down(f"the channel at {self.endpoint} has ended: {type(error).__name__}: {error}")
         finally:
             self._door.close()
             self._wake_in.close()
@@ -238,7 +240,7 @@ class ZmqChannel:
         session.in_flight.add(header.request)
         try:
             self._batcher.submit(request, rows, header.slot)
-        except ServerGone:
+        except Exception:  # not taken: the repeat is a new one
             session.in_flight.discard(header.request)
             raise
         return True

@@ -21,8 +21,27 @@ class FaultyBackend(ArithmeticBackend):
         self.room = room  # rows of the largest bucket that fits into memory
         self.memory_fault: Callable[[], Exception] = lambda: RuntimeError("CUDA error: out of memory")
         self.broken = False  # no batch is computed any more
+        self.done_fault: Exception | None = None  # what asking whether a batch is done raises
+        self.buffers = 1 << 30  # host buffers that there is memory for
+        self.weights_gone = False
         self.hold = threading.Event()
         self.hold.set()
+
+    def new_host_buffer(self) -> np.ndarray:
+        self.buffers -= 1
+        if self.buffers < 0:
+            raise MemoryError("no room for a host buffer")
+        return super().new_host_buffer()
+
+    def version_of(self, slot: int = 0) -> str:
+        if self.weights_gone:
+            raise KeyError(slot)
+        return super().version_of(slot)
+
+    def done(self, handle: Any) -> bool:
+        if self.done_fault is not None:
+            raise self.done_fault
+        return super().done(handle)
 
     def launch(self, buffer: np.ndarray, rows: int, bucket: int, slot: int = 0) -> Any:
         handle = super().launch(buffer, rows, bucket, slot)

@@ -13,7 +13,7 @@ from arithmetic_network import SPEC, ArithmeticBackend, compute, random_legal, r
 from common.errors import ServerGone
 from inference_server import ServerSettings
 from inference_server.batcher import Batcher
-from inference_server.forming import Batch
+from inference_server.forming import Batch, FormingRows
 from inference_server.request import Port, Request
 from inference_server.results import Results
 from inference_server.stats import difference, percentile, slot_microseconds, summary, time_slot
@@ -110,6 +110,38 @@ def test_sharing_then_growing_keeps_every_row_in_order() -> None:
         total -= rows
     assert len(bench.answered) == 40
     bench.check()
+
+
+def test_a_batch_is_cut_once_a_buffer_is_there() -> None:
+    """Without memory for one, rows wait for a buffer of a batch under way; with none under way the server gives up."""
+    bench = Bench(lanes=2, window=2, min_share_rows=1, max_delay_us=60_000_000)
+    memory = [2]
+
+    def new_buffer() -> np.ndarray:
+        memory[0] -= 1
+        if memory[0] < 0:
+            raise MemoryError("no room")
+        return np.empty((32, *SPEC.observation_shape), np.uint8)
+
+    bench.batcher._rows = FormingRows(32, new_buffer)
+    bench.submit(32)
+    running = bench.batcher.next_batch(0, 0)
+    bench.submit(20)
+    with pytest.raises(MemoryError, match="no room"):
+        bench.submit(20)
+    del bench.sent[2]
+    assert bench.batcher.snapshot()["waiting_rows"] == 20
+    bench.batcher.set_window(bench.port, 1)
+    bench.batcher._rows._spare.clear()
+    assert bench.batcher.next_batch(1, 0) is None
+    assert bench.batcher.fault == ""
+    bench.run(running)
+    bench.run(bench.batcher.next_batch(1, 0))
+    assert len(bench.answered) == 2
+    bench.check()
+    bench.batcher._rows._spare.clear()
+    assert bench.batcher.next_batch(0, 0) is None
+    assert bench.batcher.fault == "there is no memory for another batch (MemoryError: no room)"
 
 
 def test_the_delay_is_kept_by_a_waiting_lane() -> None:

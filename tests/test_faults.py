@@ -154,6 +154,42 @@ def test_a_broken_device_ends_the_server_and_a_fault_that_passes_does_not() -> N
         assert len(server.new_problems()) == 1
 
 
+def test_a_fault_told_when_asked_whether_a_batch_is_done_is_that_of_the_batch() -> None:
+    """CUDA tells of an earlier fault at whichever call comes next."""
+    backend = FaultyBackend(depth=2, seconds=0.05)
+    with InferenceServer(SPEC, [backend]) as server:
+        client, rows = server.connect(1), random_rows(SPEC, 9, 0)
+        backend.done_fault = RuntimeError("CUDA error: an illegal memory access was encountered")
+        check(ask(client, rows), rows, [])  # it was no fault of this batch
+        rows[3, 0, 0, 0] = RAISES
+        check(ask(client, rows), rows, [3])
+        server.check()
+
+
+def test_a_lane_that_ends_ends_the_server(eventually: Eventually) -> None:
+    backend = FaultyBackend()
+    with InferenceServer(SPEC, [backend]) as server:
+        backend.weights_gone = True
+        server.connect(1).submit(random_rows(SPEC, 4, 0))
+        eventually(lambda: server.stats()["errors"].get("ended_lane"))
+        with pytest.raises(PoolError, match="gives up: lane 0 has ended: KeyError: 0"):
+            eventually(server.check)
+
+
+def test_without_memory_for_a_host_buffer_a_request_is_refused_whole_and_others_are_served() -> None:
+    backend = FaultyBackend()
+    with InferenceServer(SPEC, [backend]) as server:
+        client, rows = server.connect(2), random_rows(SPEC, 100, 0)
+        check(ask(client, rows[:9]), rows[:9], [])
+        backend.buffers = 1
+        with pytest.raises(MemoryError, match="no room for a host buffer"):
+            client.submit(rows)
+        check(ask(client, rows[:40]), rows[:40], [])
+        backend.buffers = 1 << 30
+        check(ask(client, rows), rows, [])
+        server.check()
+
+
 def test_a_lane_that_hangs_is_noticed_and_the_server_can_be_left(eventually: Eventually) -> None:
     backend = FaultyBackend()
     server = InferenceServer(SPEC, [backend], ServerSettings(hang_after_s=1))

@@ -107,6 +107,7 @@ class RowsMachine(RuleBasedStateMachine):
         self.decide()
 
     def decide(self) -> None:
+        self.forming.reserve(LANES)
         while not isinstance(decision := self.policy.decide(self.now), Wait):
             self.free.remove(decision.lane)
             assert decision.rows <= decision.bucket <= self.top
@@ -142,8 +143,8 @@ class BatcherMachine(RuleBasedStateMachine):
         super().__init__()
         # Nothing here waits for the clock: rows leave because they fill a batch, or because nothing more will come.
         limits = ServerSettings(max_delay_us=60_000_000, idle_after_ms=3_600_000, min_share_rows=4)
-        buffer = (16, *SPEC.observation_shape)
-        self.batcher = Batcher(SPEC, limits, (4, 8, 16), LANES, lambda: np.zeros(buffer, np.uint8))
+        self.memory = True
+        self.batcher = Batcher(SPEC, limits, (4, 8, 16), LANES, self.new_buffer)
         self.batcher.move_slot("second", SLOTS[1])
         self.ports: list[Port] = []
         self.waiting: dict[int, list[int]] = {slot: [] for slot in SLOTS}
@@ -151,6 +152,15 @@ class BatcherMachine(RuleBasedStateMachine):
         self.running: list[Batch] = []
         self.parked = 0
         self.next_row = self.next_request = 0
+
+    def new_buffer(self) -> np.ndarray:
+        if not self.memory:
+            raise MemoryError
+        return np.zeros((16, *SPEC.observation_shape), np.uint8)
+
+    @rule(there_is=st.booleans())
+    def memory_comes_and_goes(self, there_is: bool) -> None:
+        self.memory = there_is
 
     @rule(window=st.integers(1, 3))
     def join(self, window: int) -> None:
@@ -163,12 +173,16 @@ class BatcherMachine(RuleBasedStateMachine):
     def submit(self, data: st.DataObject, count: int, slot: int) -> None:
         port = data.draw(st.sampled_from(self.ports))
         numbers = list(range(self.next_row, self.next_row + count))
-        self.next_row += count
         request = Request(port, self.next_request, count, None)
+        try:
+            self.batcher.submit(request, numbered(numbers[0], count), slot)
+        except MemoryError:
+            assert not self.memory
+            return
+        self.next_row += count
         self.next_request += 1
         self.due[request.id] = port, numbers, set()
         self.waiting[slot] += numbers
-        self.batcher.submit(request, numbered(numbers[0], count), slot)
 
     def answer(self, request: Request) -> None:
         port, numbers, failed = self.due.pop(request.id)  # a second answer has nothing to pop
@@ -233,6 +247,7 @@ class BatcherMachine(RuleBasedStateMachine):
         assert self.batcher.snapshot()["waiting_rows"] == sum(map(len, self.waiting.values()))
 
     def teardown(self) -> None:
+        self.memory = True
         while self.parked:
             self.unpark()
         self.batcher.drain(0)
