@@ -11,7 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -126,11 +128,34 @@ def test_a_stopped_process_is_ended(tmp_path: Path) -> None:
     child = Child(process)
     os.kill(child.pid, signal.SIGSTOP)
     assert not child.has_ended(0.1)
+    assert child.is_stopped()
     used = child.processor_seconds()
     assert used is not None
     assert used == child.processor_seconds()
     assert child.end(0.0)
     assert child.has_ended()
+
+
+_COMPILE = """
+import subprocess, sys, time
+subprocess.run([sys.executable, "-c", "print('on', flush=True)\\nfor _ in range(10**7): pass"])
+print("over", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_process_that_waits_for_its_compiler_counts_as_computing() -> None:
+    with subprocess.Popen([sys.executable, "-c", _COMPILE], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = Child(cast(BaseProcess, process))
+        assert process.stdout.readline() == "on\n"
+        before = child.processor_seconds()
+        assert process.stdout.readline() == "over\n"  # what was its child's is its own now
+        after = child.processor_seconds()
+        process.kill()
+        assert before is not None
+        assert after is not None
+        assert after > before + 0.05
 
 
 _OWN = """

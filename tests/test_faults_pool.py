@@ -76,9 +76,31 @@ def test_a_server_that_hangs_is_replaced_by_its_standby(tmp_path: Path, monkeypa
         assert pool.host_pids[0] == standby
         before = pool.book.finished
         pump_until(pool, lambda: pool.book.finished > before and len(pool.host_pids) == 2)
-        assert pool.host_pids[1] not in (first, standby)
+        third, present = pool.host_pids[1], pool.host_pids[0]
+        assert third not in (first, standby)
+        os.kill(third, signal.SIGSTOP)
+        os.kill(present, signal.SIGKILL)
+        pump_until(pool, lambda: pool.server_restarted == 2)
+        assert third not in pool.host_pids
+        pump_until(pool, lambda: len(pool.problems) >= 4)
+        assert "the standby of the inference server has ended: somebody stopped it" in pool.problems
     found = indices(tmp_path)
     assert len(found) == len(set(found))
+
+
+def test_a_server_that_hangs_before_it_is_ready_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.restarts.HANG_S", QUICK_HANG_S)
+    with Pool(served(tmp_path, "process"), IndexBook(range(COUNT))) as pool:
+
+        def stop_it() -> bool:
+            for process in pool.host_pids:
+                os.kill(process, signal.SIGSTOP)
+            return False
+
+        with pytest.raises(PoolError, match="said nothing for"):
+            pool.start(stop_it)
 
 
 def test_a_server_that_keeps_dying_is_given_up_with_its_last_error_once(

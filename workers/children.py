@@ -61,14 +61,23 @@ class Child:
             self.kill()
         return self.has_ended(_DEATH_S)
 
+    def is_stopped(self) -> bool:
+        """Return whether somebody stopped it, so that it does nothing until it is continued."""
+        try:
+            return self._watched is not None and bool(self._watched.status() == psutil.STATUS_STOPPED)
+        except psutil.NoSuchProcess:
+            return False
+
     def processor_seconds(self, thread: int = 0) -> float | None:
-        """Return the processor time it has used, or its thread of that native number; None where nobody can tell."""
+        """Return the processor time it has used, or its thread of that native number; None where nobody can tell.
+
+        That of a process includes what its children used: compilers, for which it waits.
+        """
         if self._watched is None:
             return None
         try:
             if not thread:
-                times = self._watched.cpu_times()
-                return float(times.user + times.system)
+                return _used_s(self._watched) + sum(_used_s(child) for child in self._watched.children(recursive=True))
             return next((t.user_time + t.system_time for t in self._watched.threads() if t.id == thread), None)
         except psutil.Error:
             return None
@@ -80,6 +89,13 @@ class Child:
             )
         except psutil.NoSuchProcess:
             return False
+
+
+def _used_s(process: psutil.Process) -> float:
+    """Return the processor time of a process and of its ended children; 0 once it has ended itself."""
+    with suppress(psutil.NoSuchProcess):
+        return float(sum(process.cpu_times()[:4]))
+    return 0.0
 
 
 class Held:

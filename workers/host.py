@@ -212,6 +212,7 @@ def _told_to_begin(job: HostJob, port: Port) -> bool:
     import inference_server.backend  # noqa: F401  (torch, and all that belongs to it)
 
     load_game(job.game_spec)
+    port.send("loaded")
     message = None
     while message is None:
         message = port.receive(_STANDBY_S)

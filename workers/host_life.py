@@ -5,6 +5,7 @@ Beside it a standby may wait, with torch imported: the most part of what a new s
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,13 +23,19 @@ from workers.worker_life import worker_job
 
 STANDBY_AFTER_S = 30.0
 """Seconds a server serves before its standby is started: short runs need none, and importing takes a core for 3 s."""
+_NEXT_AFTER_S = 3.0
+"""The same from the first batch of a server that took over: what killed one may soon kill another."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Process:
     child: Child
     port: Port
     threads: list[Port]
+    fault: str = ""
+    """What it said last of a fault."""
+    loaded: bool = False
+    """Whether it is a standby that has loaded all and waits."""
 
 
 class HostLife:
@@ -66,13 +73,20 @@ class HostLife:
         """When its former life ended, until it has computed a batch again; 0 = none did."""
         self._standby: _Process | None = None
         self._standby_restarts = Restarts()
-        self._serving_since = 0.0
+        self._standby_due = math.inf
+        self._took_over = False
+        """Whether the present life was the standby."""
 
     @property
     def pids(self) -> list[int]:
         """Process numbers of the server and of its standby."""
         both = (self.child, self._standby.child if self._standby else None)
         return [child.pid for child in both if child is not None]
+
+    @property
+    def available(self) -> bool:
+        """Whether it serves, or there is none to wait for."""
+        return self.serving or self.child is None
 
     def start(self, threads: bool, interrupted: Callable[[], bool]) -> list[Port] | None:
         """Start the first life; return the pipes to its search threads, if it may have any. None: interrupted."""
@@ -86,18 +100,24 @@ class HostLife:
     def start_again(self) -> list[Port]:
         """Start the next life, as the former one said it was, by the standby if there is one."""
         self.restarts.due = 0.0
-        process, self._standby = self._standby, None
+        process = self._able_standby()
+        self._took_over = process is not None
         if process is not None:
             process.port.send("go")
         ports = self._take(process or self._make(False, lambda: False))
         assert ports is not None, "nothing interrupts a restart"
         return ports
 
+    def schedule(self) -> None:
+        """Set when the restart just counted is due: the first one at once where a standby waits."""
+        self.restarts.schedule(time.monotonic())
+        if self.restarts.count == 1 and self._standby is not None and self._standby.loaded:
+            self.restarts.due = time.monotonic()
+
     def prepare(self) -> None:
         """Start the standby when it is due."""
-        waited = self.serving and time.monotonic() - self._serving_since >= STANDBY_AFTER_S
-        wanted = self._plan.standby and self._plan.evaluator == "server"
-        if wanted and waited and self._standby is None and self._standby_restarts.count <= MOST_RESTARTS:
+        wanted = self._plan.standby and self._plan.evaluator == "server" and self._standby is None
+        if wanted and self.serving and time.monotonic() >= self._standby_due:
             self._standby = self._make(True, lambda: False)
 
     def waiting_ports(self) -> list[Port]:
@@ -124,26 +144,25 @@ class HostLife:
                 self.problems.append(values[0])
             elif kind == "failed":
                 self.fault = values[0]
-            else:
+            elif kind == "stats":
                 self.stats = values[0]
         return ""
 
     def read_standby(self) -> None:
-        """Notice that the standby has ended; another one is started later."""
-        if self._standby is None:
-            return
-        message = self._standby.port.receive()
-        if message is not None and message[0] == "stop":
-            self._end(self._standby)
-            self._standby, self._serving_since = None, time.monotonic()
-            self._standby_restarts.allow()
+        """Notice that the standby has loaded all, or has ended; then another one is started later."""
+        while self._standby is not None and (message := self._standby.port.receive()) is not None:
+            kind, *values = message
+            if kind == "loaded":
+                self._standby.loaded = True
+            elif kind == "failed":
+                self._standby.fault = values[0]
+            else:
+                self._drop_standby(self._standby.fault or "it was killed")
 
     def hangs(self, elapsed_s: float) -> str:
         """Count silence in which it should have reported; return how it is known to hang, or nothing."""
         if not self.running or self.child is None:
             return ""
-        if not self.serving:
-            return self.silence.is_slow(elapsed_s)
         return self.silence.hangs(elapsed_s, self.child.processor_seconds)
 
     def lost(self) -> bool:
@@ -159,7 +178,8 @@ class HostLife:
         """Return, once, the seconds from the end of the former life to the first batch since then."""
         if not self.ended_at or not self.serving or not self.stats.get("batches"):
             return None
-        seconds, self.ended_at = time.monotonic() - self.ended_at, 0.0
+        now = time.monotonic()
+        seconds, self.ended_at, self._standby_due = now - self.ended_at, 0.0, now + min(_NEXT_AFTER_S, STANDBY_AFTER_S)
         return seconds
 
     def close(self, patience_s: float) -> None:
@@ -175,7 +195,10 @@ class HostLife:
         self._stack.close()
 
     def _is_ready(self, said: dict[str, Any]) -> None:
-        self.ready, self.serving, self.stats, self._serving_since = said, True, {}, time.monotonic()
+        self.ready, self.serving, self.stats = said, True, {}
+        self._standby_due = math.inf if self.ended_at else time.monotonic() + STANDBY_AFTER_S
+        if self._took_over:
+            self._standby_restarts.count = 0
         # The next life shall be what this one was.
         threads = self._job.threads if said["pool"] == "thread" else ()
         self._job = replace(self._job, pool=said["pool"], endpoint=said["endpoint"], threads=threads)
@@ -204,6 +227,24 @@ class HostLife:
         self.running, self.serving = True, False
         self.silence.broken()
         return process.threads
+
+    def _able_standby(self) -> _Process | None:
+        """Return the standby, which is one no more; None if it cannot serve."""
+        if self._standby is not None and self._standby.child.is_stopped():
+            self._drop_standby("somebody stopped it")
+        self.read_standby()
+        process, self._standby = self._standby, None
+        return process
+
+    def _drop_standby(self, why: str) -> None:
+        """End what is left of the standby and say why; the next one is due later, if there is to be one."""
+        assert self._standby is not None
+        self._end(self._standby)
+        self._standby, self._standby_due = None, time.monotonic() + STANDBY_AFTER_S
+        fate = "has ended"
+        if not self._standby_restarts.allow():
+            self._standby_due, fate = math.inf, f"is given up after {MOST_RESTARTS} restarts"
+        self.problems.append(f"the standby of the inference server {fate}: {why}")
 
     def _end(self, process: _Process) -> None:
         process.child.end(0.0)

@@ -291,7 +291,7 @@ class Pool:
         self._host.read_standby()
         self._host.prepare()
         for life in list(self._workers.values()):
-            why = life.hangs(elapsed_s, self._host.child)
+            why = life.hangs(elapsed_s, self._host.child, self._host.available and not self.plan.endpoint)
             if why and life.child is None:  # a thread cannot be ended alone
                 self._host_lost(f"search thread {life.worker} hangs: {why}")
                 return
@@ -374,7 +374,7 @@ class Pool:
         if not self._host.restarts.allow():
             raise given_up(self._host, why)
         self.problems.append(f"the inference server is started again: {why}")
-        self._host.restarts.schedule(time.monotonic())
+        self._host.schedule()
 
     def _host_is_back(self, former_model: str) -> None:
         """Let the worker processes shake hands with the restarted server at once."""
@@ -392,8 +392,7 @@ class Pool:
         if self.draining:
             return
         for life in list(self._workers.values()):
-            served = self._host.serving or self._host.child is None  # a new worker would wait for it in vain
-            if served and life.restarts.is_due(now):
+            if self._host.available and life.restarts.is_due(now):  # otherwise a new worker would wait for it in vain
                 self.restarted += 1
                 self._start_process(life.worker, life)
         if self._workers and not self.alive:

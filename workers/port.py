@@ -5,7 +5,7 @@
     from a worker      ready thread | finished [..] | stats {..} | rest {..} | bye {..}
                        failed text | unwritable text (its games cannot be saved)
     to the host        report | gone client | go (to a standby) | stop
-    from the host      ready {..} | stats {..} | problem text | failed text
+    from the host      loaded (a standby) | ready {..} | stats {..} | problem text | failed text
 
 One whose pipe ends has lost its supervisor and stops.
 """

@@ -14,9 +14,8 @@ FIRST_PAUSE_S = 0.25
 HANG_S = 20.0
 """Seconds of silence after which a child that uses no processor time hangs: forty times its interval of reports."""
 STUCK_S = 300.0
-"""Seconds of silence after which a child hangs although it computes; a slow game's turn may take minutes."""
-START_S = 300.0
-"""Longest time until a child is ready; compiling a large user network takes minutes."""
+"""Seconds of silence after which a child hangs although it computes; a slow game's turn may take minutes, and so may
+compiling a large user network before a child is ready."""
 BLINK_S = 1.0
 """Longest time that one look counts for: a supervisor that was itself held up blames nobody."""
 _USED_S = 0.05
@@ -67,11 +66,6 @@ class Silence:
     def broken(self) -> None:
         """It said something."""
         self.seconds, self.used_s = 0.0, None
-
-    def is_slow(self, elapsed_s: float) -> str:
-        """Count `elapsed_s` more of silence before it was ready; return what is wrong, or nothing."""
-        self.seconds += min(elapsed_s, BLINK_S)
-        return f"it was not ready within {START_S:.0f} s" if self.seconds >= START_S else ""
 
     def hangs(self, elapsed_s: float, processor_seconds: Callable[[], float | None]) -> str:
         """Count `elapsed_s` more of silence; return how the child is known to hang, or nothing.

@@ -65,15 +65,17 @@ class WorkerLife:
         """It said something."""
         self.silence.broken()
 
-    def hangs(self, elapsed_s: float, host: Child | None) -> str:
-        """Count silence in which it should have reported; return how it is known to hang, or nothing."""
+    def hangs(self, elapsed_s: float, host: Child | None, served: bool) -> str:
+        """Count silence in which it should have reported; return how it is known to hang, or nothing.
+
+        `served`: whether its server is known to serve; until then a worker that starts waits for it and does nothing.
+        """
         child = self.child or host
         if not self.running or self.at_rest or (self.child is None and not self.ready):
             self.silence.broken()
             return ""
-        if not self.ready:
-            return self.silence.is_slow(elapsed_s)
-        return self.silence.hangs(elapsed_s, lambda: child.processor_seconds(self.thread) if child else None)
+        watched = child if self.ready or served else None
+        return self.silence.hangs(elapsed_s, lambda: watched.processor_seconds(self.thread) if watched else None)
 
     def hand_out(self, book: IndexBook, count: int) -> None:
         """Give it up to `count` games to play, as many as its pipe takes without waiting for it."""
