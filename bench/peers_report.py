@@ -56,23 +56,31 @@ def write_peers(
 
 
 def print_peers(found: Sequence[Row], console: Console) -> None:
-    """Print the tables of players and servers, and what was not measured."""
-    players = [row for row in found if row.get("kind") == "player"]
-    peers = [name for name, spread in players[0]["against"].items() if spread]
-    heads = (*_PLAYERS, *_MORE, *(f"by {name}" for name in peers))
-    print_lines(heads, [_player(row, peers) for row in players], console)
-    servers = [row for row in found if row.get("kind") == "batcher"]
-    if servers:
-        console.print()
-        print_lines(_BATCHERS, [_batcher(row, servers) for row in servers], console)
-    for what, measured in (("players", players), ("servers", servers)):
-        if measured:
-            console.print(f"{what}: {measured[0]['rounds']} rounds, {measured[0]['rounds_dropped']} dropped")
+    """Print the tables of players and servers, their rounds, and what was not measured."""
+    for kind, (heads, texts) in (("player", player_table(found)), ("batcher", server_table(found))):
+        if texts:
+            print_lines(heads, texts, console)
+            first = next(row for row in found if row.get("kind") == kind)
+            console.print(f"{first['rounds']} rounds, {first['rounds_dropped']} dropped\n")
     for row in found:
         if row["not_measured"]:
             console.print(f"{FULL_NAMES[row['mode']]}: not measured: {row['not_measured']}", soft_wrap=True)
         elif row.get("note"):
             console.print(f"{FULL_NAMES[row['mode']]}: {row['note']}", soft_wrap=True)
+
+
+def player_table(found: Sequence[Row]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Return headings and one line of texts a player, with what each makes by every peer."""
+    players = [row for row in found if row.get("kind") == "player"]
+    peers = [name for name, spread in players[0]["against"].items() if spread] if players else []
+    heads = (*_PLAYERS, *_MORE, *(f"by {name}" for name in peers))
+    return heads, [_player(row, peers) for row in players]
+
+
+def server_table(found: Sequence[Row]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Return headings and one line of texts a batching server and size of its messages."""
+    servers = [row for row in found if row.get("kind") == "batcher"]
+    return _BATCHERS, [_batcher(row, servers) for row in servers]
 
 
 def _player(row: Row, peers: Sequence[str]) -> tuple[str, ...]:

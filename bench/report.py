@@ -58,7 +58,7 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
     units = counted(measured[0])
     ruled = any(row.get("ours_by_rule") for row in measured)
     heads = (*_COLUMNS, *(f"{unit}/min" for unit in units), *_MORE_COLUMNS, *(_RULE_COLUMNS if ruled else ()))
-    print_lines(heads, [_texts(row, units) + (_rule_texts(row) if ruled else ()) for row in measured], console)
+    print_lines(heads, [_texts(row, units) + (rule_texts(row) if ruled else ()) for row in measured], console)
     for row in rows:
         if row["not_measured"]:
             console.print(f"{row['mode']}: not measured: {row['not_measured']}", soft_wrap=True)
@@ -101,15 +101,19 @@ def _texts(row: Row, units: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _rule_texts(row: Row) -> tuple[str, ...]:
+def rule_texts(row: Row) -> tuple[str, ...]:
+    """Return our rate by a rule's and its spread as texts."""
     if row["ours_by_rule"] is None:
         return "-", "-"
     return f"{row['ours_by_rule']:.2f}x", f"{row['ours_by_rule_low']:.2f}..{row['ours_by_rule_high']:.2f}"
 
 
-def busy_warning(others_cpu: float | None) -> str:
-    """Return a line when other programs used this many processors meanwhile and that is too many, else nothing."""
-    cores = machine.usable_cores()
+def busy_warning(others_cpu: float | None, cores: int | None = None) -> str:
+    """Return a line when other programs used this many of the `cores` (this machine's by default) and that is too many.
+
+    An empty text when it is not.
+    """
+    cores = machine.usable_cores() if cores is None else cores
     if others_cpu is None:
         return "how much other programs used meanwhile is not known: a CPU quota hides it"
     if others_cpu <= BUSY * cores:
@@ -129,10 +133,11 @@ def print_days(plan: Plan, rows: Sequence[tuple[str, Row]], console: Console) ->
     """Print the days of named rows that have `plan_columns`; training and evaluation of a model come on top."""
     units = {str(row["unit"]) for _, row in rows if row.get("unit")}
     heads = (f"{plan} {'/'.join(sorted(units)) or 'games'}", "days of self-play", "95 % interval")
-    print_lines(heads, [(name, *_days_texts(row)) for name, row in rows], console)
+    print_lines(heads, [(name, *days_texts(row)) for name, row in rows], console)
 
 
-def _days_texts(row: Row) -> tuple[str, str]:
+def days_texts(row: Row) -> tuple[str, str]:
+    """Return the days of a row with `plan_columns` and their 95 % interval as texts."""
     if row["plan_days"] is None:
         return "-", "-"
     low, high = row["plan_days_low"], row["plan_days_high"]

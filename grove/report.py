@@ -21,6 +21,7 @@ from grove.run_folder import write_whole
 _KIND_NAMES = {
     "selfplay": "self-play run",
     "compare": "comparison",
+    "peers": "comparison with peers",
     "sweep": "sweep",
     "limit": "limit",
     "profile": "profile",

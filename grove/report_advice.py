@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bench.probe import MOVED
+from bench.report import busy_warning
 from grove.numbers import amount, percent
 from workers.figures import counted
 
@@ -22,6 +24,9 @@ _COMPILING = 0.1
 """Share of the lock from which compiling disturbs what is measured."""
 _LOCK = 0.5
 """Share of one interpreter lock from which threads wait for it."""
+
+_NOTES = 5
+"""Notes on points of a sweep that are shown."""
 
 Figures = Mapping[str, Any]
 
@@ -174,6 +179,50 @@ def _of_the_rounds(rows: Sequence[Figures]) -> Iterator[str]:
     for row in rows:
         if row.get("note"):
             yield f"{row['mode']}: {row['note']}."
+
+
+def peers_advice(rows: Sequence[Figures]) -> list[str]:
+    """Return what to know about a comparison with peers."""
+    measured = [row for row in rows if not row.get("not_measured")]
+    return list(_of_the_rounds(measured)) if measured else []
+
+
+def quiet_advice(head: Figures) -> list[str]:
+    """Return a warning when other programs used the machine of `head` (`machine`, `others_cpu`), or nobody can know."""
+    if "others_cpu" not in head:
+        return []
+    warning = busy_warning(head["others_cpu"], int((head.get("machine") or {}).get("cores") or 1))
+    return [f"{warning[0].upper()}{warning[1:]}."] if warning else []
+
+
+def points_advice(points: Sequence[tuple[str, Figures]]) -> list[str]:
+    """Return what to know about the points of a sweep, each given with its name; the same note once."""
+    notes: dict[str, list[str]] = {}
+    for name, row in points:
+        for note in filter(None, str(row.get("note") or "").split("; ")):
+            notes.setdefault(note, []).append(name)
+    found = [f"{_some(names, len(points))}: {note}." for note, names in notes.items()]
+    return found if len(found) <= _NOTES else [*found[:_NOTES], f"{len(found) - _NOTES} more notes are in the table."]
+
+
+def _some(names: Sequence[str], points: int) -> str:
+    if len(names) == points > 1:
+        return "All points"
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
+def limit_advice(content: Figures) -> list[str]:
+    """Return what speaks against trusting a limit."""
+    measured, found = content.get("measured") or {}, []
+    if measured.get("idle_cores") is not None:
+        used = measured["whole_rate"] * measured["whole_cpu"] + measured["idle_cores"]
+        if (others := measured["cores"] - used) > MOVED * measured["cores"]:
+            found.append(
+                f"Beware: other programs used {others:.1f} of {measured['cores']} cores while the whole played."
+            )
+    if (moved := content.get("probe_moved") or 0.0) > MOVED:
+        found.append(f"Beware: the burn probe moved by {percent(moved)}: measure again on a quiet machine.")
+    return found
 
 
 def profile_advice(content: Figures) -> list[str]:

@@ -31,6 +31,7 @@ _EXPECTED = {
     "profile": ("profile.json", "stages.txt", "worker.pstats"),
     "tune": ("results.json", "run.json", "trials.csv", "chart.png"),
     "compare": ("results.json", "run.json", "chart.png"),
+    "peers": ("results.json", "run.json", "chart.png"),
     "selfplay": ("config.toml", "run.json", "metrics.jsonl", "summary.json", "games"),
 }
 _WHY = {
@@ -99,6 +100,8 @@ def _read(path: Path) -> Source:
     _look_for_expected(source, names)
     for name in names:
         _read_file(source, name)
+    if kind == "compare" and any(row.get("kind") in ("player", "batcher") for row in source.rows("results.json")):
+        source.kind = "peers"  # its files have the names of a comparison's
     source.pictures = [path / name for name in names if name.endswith(_PICTURES) and not name.startswith(OWN_PREFIX)]
     _check_pictures(source)
     if kind == "selfplay":

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from bench.report import days_texts
+from bench.sweep_finding import best_point, rank_column
 from grove import report_advice as advice
 from grove.numbers import amount, percent
+from grove.report_generic import POINT, STARTS, generic, inner_rows, rest, rows_table, transposed, varying
 from grove.report_html import Html, Part, details, join, pairs, shown, table, tag
 from grove.report_read import Source
 from grove.summary import summary_rows
@@ -16,9 +20,6 @@ from workers.figures import counted
 
 Figures = Mapping[str, Any]
 _MACHINE = ("cpu", "cores", "memory", "gpus", "system", "python", "numpy", "numba", "torch", "host")
-_STARTS = ("version", "commit", "dirty", "machine", "command", "time", "seed", "settings", "resumes")
-_MOST_ROWS = 400
-"""Rows of a table of unknown content that are shown."""
 
 
 @dataclass
@@ -96,7 +97,25 @@ def _compare(made: Section) -> None:
         made.tables.append(details("The variants of direct, in short rounds of their own", _modes_table(variants)))
     missing = [f"{row.get('mode')}: {row['not_measured']}" for row in rows if row.get("not_measured")]
     made.source.problems += [f"not measured: {line}" for line in missing]
-    made.tables.append(details("All figures of results.json", _transposed(measured, "mode")))
+    made.tables.append(details("All figures of results.json", transposed(measured, "mode")))
+    made.advice += advice.quiet_advice(made.head)
+
+
+def _peers(made: Section) -> None:
+    from bench.peers_report import player_table, server_table  # these import all that is measured
+    from bench.peers_results import finding
+
+    rows = made.source.rows("results.json")
+    made.finding, made.advice = finding(rows), advice.peers_advice(rows)
+    for title, (heads, texts) in (("Players", player_table(rows)), ("Batching servers", server_table(rows))):
+        if texts:
+            made.tables += [tag("h3", title), table(heads, texts)]
+    made.source.problems += [
+        f"not measured: {row['mode']}: {row['not_measured']}" for row in rows if row["not_measured"]
+    ]
+    measured = [row for row in rows if not row["not_measured"]]
+    made.tables.append(details("All figures of results.json", transposed(measured, "mode")))
+    made.advice += advice.quiet_advice(made.head)
 
 
 def _modes_table(rows: Sequence[Figures], best: int = -1) -> Html:
@@ -130,8 +149,14 @@ def compare_columns(rows: Sequence[Figures]) -> dict[str, Callable[[Figures], st
     if any(row.get("ours_by_rule") for row in rows):
         columns["our rule by this"] = lambda row: shown(row.get("ours_by_rule"))
     if any(row.get("plan_days") is not None for row in rows):
-        columns["days of the plan"] = lambda row: shown(row.get("plan_days"))
+        columns["days of the plan"] = _days
     return columns
+
+
+def _days(row: Figures) -> str:
+    numbers = {name: _float(row.get(name)) or None for name in ("plan_days", "plan_days_low", "plan_days_high")}
+    middle, ends = days_texts(numbers)
+    return f"{middle} ({ends})" if ends != "-" else middle
 
 
 def _ratio(row: Figures) -> str:
@@ -145,41 +170,36 @@ def _ratio(row: Figures) -> str:
 def _sweep(made: Section) -> None:
     files = made.source.files
     name = next((name for name in ("results.json", "sweep.json", "results.csv", "sweep.csv") if name in files), "")
-    rows = _inner_rows(files.get(name))
+    rows = inner_rows(files.get(name))
     rates = [{**row, "evaluations_per_second": _float(row.get("evaluations_per_second"))} for row in rows]
-    best = advice.best_row(rates)
-    axes = [key for key in _POINT if len({str(row.get(key)) for row in rows}) > 1] or list(_POINT)
+    best = best_point(rates)
+    axes = [key for key in POINT if len({str(row.get(key)) for row in rows}) > 1] or list(POINT)
     if best >= 0:
         rate = amount(rates[best]["evaluations_per_second"])
-        made.finding = f"{rate} evaluations/s at the fastest of {len(rows)} points: {_point(rows[best], axes)}"
+        share = (
+            f", {percent(_float(rows[best]['roof_share']))} of the roof" if rank_column(rates) == "roof_share" else ""
+        )
+        made.finding = f"{rate} evaluations/s{share} at the fastest of {len(rows)} points: {_point(rows[best], axes)}"
         made.advice = advice.sweep_advice(rates, best)
     else:
         made.finding = "No point was measured."
-    failed = [row for row in rows if row.get("error") not in (None, "")]
-    made.source.problems += [f"point {_point(row, axes)}: {row['error']}" for row in failed]
+    # Sweeps of earlier versions say `error`.
+    failures = [(row, row.get("failure") or row.get("error")) for row in rows]
+    made.source.problems += [f"point {_point(row, axes)}: {why}" for row, why in failures if why]
+    made.advice += advice.points_advice([(_point(row, axes), row) for row in rows])
+    known = [_float(row["others_cpu"]) for row in rows if row.get("others_cpu") not in (None, "")]
+    if known:
+        made.advice += advice.quiet_advice({**made.head, "others_cpu": fmean(known)})
     if rows and name.endswith(".json"):
-        made.tables += [_points_table(rows, axes, best), details("All columns", _varying(rows, best))]
+        made.tables += [_points_table(rows, axes, best), details("All columns", varying(rows, best))]
     else:
-        made.tables.append(_varying(rows, best))
-    made.tables.append(details(f"What else {name} says", _rest(files.get(name))))
-
-
-_POINT = {
-    "mode": "mode",
-    "workers": "workers",
-    "games_per_worker": "games a worker",
-    "batch_size": "batch cap",
-    "max_batch": "batch cap",
-    "window_us": "delay us",
-    "max_delay_us": "delay us",
-    "lanes": "lanes",
-}
-"""The axes of a sweep and what they are called."""
+        made.tables.append(varying(rows, best))
+    made.tables.append(details(f"What else {name} says", rest(files.get(name))))
 
 
 def _point(row: Figures, axes: Sequence[str]) -> str:
     """Return what tells a point from others, in words."""
-    named = [f"{_POINT[key]} {shown(row[key])}" for key in axes if row.get(key) not in (None, "")]
+    named = [f"{POINT[key]} {shown(row[key])}" for key in axes if row.get(key) not in (None, "")]
     return ", ".join(named).removeprefix("mode ")
 
 
@@ -191,7 +211,7 @@ def _points_table(rows: Sequence[Figures], axes: Sequence[str], best: int) -> Ht
         columns["threads a core"] = lambda row: shown(row.get("over_subscription"))
     used = {name: form for name, form in columns.items() if any(form(row) not in ("-", "") for row in rows)}
     texts = [[*(shown(row.get(key)) for key in axes), *(form(row) for form in used.values())] for row in rows]
-    return table((*(_POINT[key] for key in axes), *used), texts, best)
+    return table((*(POINT[key] for key in axes), *used), texts, best)
 
 
 def _float(value: Any) -> float:
@@ -211,7 +231,8 @@ def _limit(made: Section) -> None:
         made.advice = [_knob_line(knob, said.get("gain") or content.get("gain"))]
     elif knob:
         made.advice = [shown(knob)]
-    made.tables += [_roofs(content), details("Everything in limit.json", *generic(content, skip=_STARTS))]
+    made.advice += advice.limit_advice(content)
+    made.tables += [_roofs(content), details("Everything in limit.json", *generic(content, skip=STARTS))]
 
 
 def _roofs(content: Figures) -> Html:
@@ -246,7 +267,7 @@ def _profile(made: Section) -> None:
         if part.get("stages"):
             made.tables += [tag("h3", "Workers" if name == "workers" else f"Server, thread {name}"), _stages(part)]
     top = (content.get("cprofile") or {}).get("top") or []
-    made.tables.append(details("One worker's loop by cProfile", _rows_table(top)))
+    made.tables.append(details("One worker's loop by cProfile", rows_table(top)))
     rest = {key: content.get(key) for key in ("load", "passes", "timers", "interpreter", "py_spy") if content.get(key)}
     made.tables.append(details("Load, rates, interpreter", *generic(rest)))
 
@@ -272,7 +293,7 @@ def _tune(made: Section) -> None:
         made.advice = [f"Use {content['best_flags']}."]
     trials = [row for row in content.get("trials") or [] if isinstance(row, dict)]
     trials.sort(key=lambda row: -_float(row.get("by_default")))
-    made.tables += [_varying(trials, 0 if trials else -1)]
+    made.tables += [varying(trials, 0 if trials else -1)]
     made.tables.append(details("Everything else in results.json", *generic(content, skip=("trials",))))
 
 
@@ -281,90 +302,18 @@ def _other(made: Section) -> None:
     made.finding = "Figures of a kind that this version does not know, as they are"
     for name, content in made.source.files.items():
         if name.endswith(".json"):
-            made.tables += [tag("h3", name), *generic(content, skip=_STARTS)]
+            made.tables += [tag("h3", name), *generic(content, skip=STARTS)]
 
 
 _BUILDERS: dict[str, Callable[[Section], None]] = {
     "selfplay": _selfplay,
     "compare": _compare,
+    "peers": _peers,
     "sweep": _sweep,
     "limit": _limit,
     "profile": _profile,
     "tune": _tune,
 }
-
-
-# -- what is not known by name -----------------------------------------------------------------------------------------
-
-
-def generic(content: Any, skip: Sequence[str] = ()) -> list[Html]:
-    """Return tables for any content: single values together, each list of tables by itself under its name."""
-    if isinstance(content, list):
-        rows = [row for row in content if isinstance(row, dict)]
-        return [_rows_table(rows) if len(rows) == len(content) else tag("p", shown(content))]
-    if not isinstance(content, Mapping):
-        return [tag("p", shown(content))]
-    flat: dict[str, Any] = {}
-    out: list[Html] = []
-    for key, value in content.items():
-        if key in skip:
-            continue
-        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-            out += [tag("h3", str(key)), _rows_table(value)]
-        elif isinstance(value, Mapping) and any(isinstance(item, list | Mapping) for item in value.values()):
-            out += [tag("h3", str(key)), *generic(value)]
-        else:
-            flat[key] = value
-    return [pairs(flat), *out] if flat else out
-
-
-def _rows_table(rows: Sequence[Figures]) -> Html:
-    if not rows:
-        return Html("")
-    heads = list(dict.fromkeys(str(key) for row in rows for key in row))
-    made = table(heads, [[shown(row.get(key), key) for key in heads] for row in rows[:_MOST_ROWS]])
-    left = len(rows) - _MOST_ROWS
-    return join((made, tag("p", f"{left} more rows are in the file", class_="faint"))) if left > 0 else made
-
-
-def _varying(rows: Sequence[Figures], best: int) -> Html:
-    """Return the columns in which rows differ as a table, and those in which they agree below it."""
-    heads = list(dict.fromkeys(str(key) for row in rows for key in row))
-    simple = [key for key in heads if not any(isinstance(row.get(key), list | Mapping) for row in rows)]
-    vary = [key for key in simple if len({str(row.get(key)) for row in rows}) > 1] if len(rows) > 1 else simple
-    first = [key for key in (*_POINT, "evaluations_per_second") if key in vary]
-    columns = first + [key for key in vary if key not in first]
-    if not columns:
-        return Html("")
-    texts = [[shown(row.get(key), key) for key in columns] for row in rows[:_MOST_ROWS]]
-    same = {key: rows[0].get(key) for key in simple if key not in vary}
-    return join((table(columns, texts, best), details("The same in all rows", pairs(same)) if same else Html("")))
-
-
-def _transposed(rows: Sequence[Figures], name: str) -> Html:
-    """Return one column per row, for rows of many keys."""
-    if not rows:
-        return Html("")
-    keys = [key for key in dict.fromkeys(str(key) for row in rows for key in row) if key != name]
-    heads = ("", *(shown(row.get(name)) for row in rows))
-    return table(heads, [[key, *(shown(row.get(key), key) for row in rows)] for key in keys], kind="words")
-
-
-def _inner_rows(content: Any) -> list[dict[str, Any]]:
-    """Return the list of tables that a file is, or the first one within it."""
-    lists = [content, *(content.values() if isinstance(content, dict) else ())]
-    for found in lists:
-        if isinstance(found, list) and found and all(isinstance(row, dict) for row in found):
-            return list(found)
-    return []
-
-
-def _rest(content: Any) -> Html:
-    rows = _inner_rows(content)
-    if not isinstance(content, dict):
-        return Html("")
-    left = {key: value for key, value in content.items() if value is not rows and value != rows and key not in _STARTS}
-    return join(generic(left))
 
 
 def provenance(made: Section) -> Html:

@@ -179,6 +179,74 @@ def test_limits_sweeps_and_profiles_are_read_as_they_are(tmp_path: Path) -> None
     assert imread(tmp_path / "report-prof.png").shape[1] == 1500
 
 
+def peers_rows() -> list[dict[str, Any]]:
+    """What `grove bench peers` writes of two players, a peer and a batching server."""
+    against = {"open_spiel": {"middle": 12.34, "low": 11.0, "high": 13.0}}
+    player = dict.fromkeys(("games_per_minute", "mean_game_moves", "simulations_per_move", "mean_visit_entropy"))
+    player |= {"kind": "player", "simulations_per_second": 34567.0, "simulations_low": 30000.0, "rounds": 6,
+               "simulations_high": 36000.0, "evaluations_per_second": 33000.0, "cpu_us_per_evaluation": None,
+               "against": against, "not_measured": None, "rounds_dropped": 1, "note": None}  # fmt: skip
+    served = {"kind": "batcher", "message_rows": 16, "evaluations_per_second": 8765.0, "evaluations_low": 8e3,
+              "evaluations_high": 9e3, "requests_per_second": 500.0, "cpu_us_per_evaluation": 9.0,
+              "not_measured": None, "note": None}  # fmt: skip
+    return [
+        *({**player, "mode": mode} for mode in ("server-thread", "server-thread-cache")),
+        {**player, "mode": "open_spiel", "against": {}},
+        {**served, "mode": "grove", "against": {"mosec": against["open_spiel"]}},
+        {**served, "mode": "mosec", "against": {}},
+        {"mode": "lightzero", "not_measured": "by its declared requirement"},
+    ]
+
+
+def test_peers_are_two_tables_and_no_comparison_of_modes(tmp_path: Path) -> None:
+    head = {**HEAD, "others_cpu": 1.4}
+    page = written(write(tmp_path / "peers", results_json=peers_rows(), run_json=head, chart_png=""))
+    page.works_offline()
+    for text in (
+        "Grove makes 12 (12 with its cache) times OpenSpiel's Python MCTS, in simulations a second",
+        "Players",
+        "Grove, search threads",
+        "34,567",
+        "12.34x (11.00..13.00)",
+        "Batching servers",
+        "8,765",
+        "not measured: lightzero: by its declared requirement",
+        "Beware: other programs used 1.4 of 2 cores meanwhile",
+    ):
+        assert text in page.text
+    assert "Play with" not in page.text
+    assert "evaluations of a decision" not in page.text
+
+
+def test_what_speaks_against_trust_is_said(tmp_path: Path) -> None:
+    plan = {"plan_days": 80.2, "plan_days_low": 57.9, "plan_days_high": None}
+    compared = write(tmp_path / "cmp", results_json=[{**COMPARED, **plan}], run_json={**HEAD, "others_cpu": 0.9})
+    measured = {"cores": 2, "whole_rate": 1e4, "whole_cpu": 5e-5, "idle_cores": 0.2}
+    limit = write(tmp_path / "limit", limit_json={**HEAD, "verdict": "x", "measured": measured, "probe_moved": 0.3})
+    note = "the burn probe moved by 30%: the machine was busy, visit it again"
+    points = [
+        {
+            "mode": "local",
+            "workers": n,
+            "evaluations_per_second": rate,
+            "roof_share": share,
+            "note": note if n else None,
+        }
+        for n, rate, share in ((0, 900.0, 0.9), (1, 1000.0, 0.5), (2, 800.0, 0.6))
+    ]
+    sweep = write(tmp_path / "sweep", results_json=points, run_json=HEAD, results_csv="mode,workers\n")
+    page = written(compared, limit, sweep, out=tmp_path / "page.html")
+    for text in (
+        "80.2 (57.9 or more)",
+        "Beware: other programs used 0.9 of 2 cores meanwhile",
+        "Beware: other programs used 1.3 of 2 cores while the whole played.",
+        "Beware: the burn probe moved by 30 %",
+        f"workers 1 and 1 more: {note}.",
+        "900 evaluations/s, 90 % of the roof at the fastest of 3 points: workers 0",
+    ):
+        assert text in page.text
+
+
 def test_nothing_in_a_folder_becomes_markup(tmp_path: Path) -> None:
     row = {**COMPARED, "mode": HOSTILE, HOSTILE: HOSTILE}
     head = {**HEAD, "commit": HOSTILE, "settings": {HOSTILE: HOSTILE}, "command": [HOSTILE]}
