@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from bench.soak_check import Check, check_games
+from bench.soak_check import Check, Served, check_games
 from bench.soak_faults import FAULTS, KILLS, release
 from bench.soak_look import Look, Watch
 from bench.soak_memory import Sample
@@ -32,10 +32,12 @@ REST, KILL, OTHER = "rest", "kills", "others"
 _CYCLE_S = 180.0
 _SHARES = ((REST, 1), (KILL, 2), (REST, 1), (OTHER, 2))
 """Phases of a cycle and their lengths."""
+_LAST_S = 120.0
+"""Longest rest at the end, a tenth of all at most: lives that nothing ends, so that their memory tells something."""
 _SLOW_S, _FAST_S = 0.25, 0.05
 """Seconds between looks: at rest, and while a recovery is timed."""
 _GAMES_S, _MEMORY_S = 0.5, 1.0
-_PAUSE_S = 1.0
+_PAUSE_S = 0.5
 """Rest between two faults that are not kills."""
 _START_S, _END_S = 300.0, 300.0
 _GONE_S = 10.0
@@ -115,9 +117,9 @@ class Soaked:
 
 def plan_phases(seconds: float) -> list[tuple[str, float]]:
     """Return kind and seconds of each phase: cycles of about three minutes, and a rest at the end."""
-    cycles = max(1, round(seconds / _CYCLE_S))
-    part = seconds / (cycles * sum(share for _, share in _SHARES) + 1)
-    return [*((kind, share * part) for _ in range(cycles) for kind, share in _SHARES), (REST, part)]
+    cycles, last = max(1, round(seconds / _CYCLE_S)), min(_LAST_S, seconds / 10)
+    part = (seconds - last) / (cycles * sum(share for _, share in _SHARES))
+    return [*((kind, share * part) for _ in range(cycles) for kind, share in _SHARES), (REST, last)]
 
 
 def run_soak(asked: SoakAsked, say: Callable[[str], None]) -> Soaked:
@@ -141,7 +143,7 @@ class _Soak:
             random.Random(asked.seed),
             row_spec(load_game(asked.game_spec)),
             asked.models,
-            [asked.models.first],
+            [Served(asked.models.first, time.monotonic())],
         )
         self._written = Written(folder / "games")
         self._lives: dict[tuple[str, int], list[Sample]] = {}

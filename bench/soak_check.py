@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,23 @@ from workers.versions import JOINT
 
 _AT_ONCE = 512
 _EXACT = 1e-6
+_LATE_S = 5.0
+"""Longest time that a game may lie between its last move and its line on disk."""
+
+Span = tuple[float, float]
+"""Monotonic seconds between which something has happened."""
+
+
+@dataclass
+class Served:
+    """A model from when it was given to a run."""
+
+    version: str
+    """Content hash."""
+    given_at: float
+    """Monotonic seconds just before it was given."""
+    taken_at: float | None = None
+    """Monotonic seconds at which the server was first seen to serve it."""
 
 
 @dataclass
@@ -29,7 +46,7 @@ class Check:
     """Indices of 0..N-1, or seen on disk while the run went on, that no line holds."""
     duplicates: list[int] = field(default_factory=list)
     wrong_models: list[str] = field(default_factory=list)
-    """Models that were never pushed, and games whose models change to and fro; each with its game."""
+    """Games with a model that was not served while they were played, or with models in another order than served."""
     against_rules: list[str] = field(default_factory=list)
     """Games that do not replay, or that are not the game of their index."""
     torn: int = 0
@@ -42,11 +59,13 @@ class Check:
         return not (self.lost or self.duplicates or self.wrong_models or self.against_rules)
 
 
-def check_games(games: Path, game: Game, count: int, seed: int, models: Sequence[str], seen: Collection[int]) -> Check:
+def check_games(
+    games: Path, game: Game, count: int, seed: int, served: Sequence[Served], seen: Mapping[int, Span]
+) -> Check:
     """Check the logs in `games`, which shall hold 0..count-1.
 
-    `seed`: of the run. `models`: content hashes in the order in which they were served. `seen`: indices that were on
-    disk earlier.
+    `seed`: of the run. `served`: all models that it was given, in order. `seen`: indices that were on disk earlier, and
+    when each came there.
     """
     check, indices, by_model = Check(), Counter[int](), Counter[str]()
     problems: list[Problem] = []
@@ -54,7 +73,8 @@ def check_games(games: Path, game: Game, count: int, seed: int, models: Sequence
     for record in read_folder(games, problems):
         indices[record.index] += 1
         by_model.update("several at once" if JOINT in model else model for model in record.models if model is not None)
-        wrong = wrong_models(record.models, models)
+        span = seen.get(record.index)
+        wrong = wrong_models(record.models, served_during(served, span, record.seconds) if span else [])
         if wrong:
             check.wrong_models.append(f"game {record.index}: {wrong}")
         part.append(record)
@@ -68,15 +88,26 @@ def check_games(games: Path, game: Game, count: int, seed: int, models: Sequence
     return check
 
 
+def served_during(served: Sequence[Served], ended: Span, seconds: float) -> list[str]:
+    """Return the models that may have answered a game of `seconds` whose line came within `ended`, in their order."""
+    began = ended[0] - seconds - _LATE_S
+    followers = [model.taken_at for model in served[1:]]
+    return [
+        model.version
+        for model, gone_at in zip(served, [*followers, None], strict=True)
+        if model.given_at <= ended[1] and (gone_at is None or gone_at >= began)
+    ]
+
+
 def wrong_models(of_moves: Sequence[str | None], known: Sequence[str]) -> str:
-    """Return what is wrong with the models of a game's moves, or nothing; they come in the order they were served.
+    """Return what is wrong with the models of a game's moves, or nothing; they come in the order of `known`.
 
     A move that was searched while a model took over names both, joined by JOINT.
     """
     named = [model for move in of_moves if move is not None for model in move.split(JOINT)]
     unknown = set(named) - set(known)
     if unknown:
-        return f"model {min(unknown)} was never served"
+        return f"model {min(unknown)} was not served then"
     place = 0
     for model in named:
         if model not in known[place:]:

@@ -111,18 +111,19 @@ FAULTS: dict[str, Fault] = {
     "standby": Fault("kill -9 of the standby server", kill_standby, "next batch", waits_s=0.0),
     "supervisor": Fault("kill -9 of the supervisor, the same command again", kill_supervisor, _BATCH),
     "swap": Fault("a model pushed", swap_model, _SERVES),
-    "all-at-once": Fault("kill -9 of everything, the same command again", kill_all, _BATCH),
-    "kill-in-swap": Fault("a model pushed, kill -9 of the server at once", kill_in_swap, "the new server serves it"),
-    "forkserver": Fault("kill -9 of forkserver and a worker", kill_forkserver, _FULL),
     "rollback": Fault("back to the model before", roll_back, _SERVES),
-    "flood": Fault("bad messages, 1,000/s for 5 s", flood_server, "the end of it"),
     "bad-model": Fault("a bad model pushed", push_bad_model, "refused, the former serves on"),
-    "stop": Fault("SIGTERM, the same command again", stop_and_continue, _BATCH),
+    "flood": Fault("bad messages, 1,000/s for 5 s", flood_server, "the end of it"),
     "full-disk": Fault("a small disk full, then room", full_disk, "its exact end", 2 * 60, impossible=no_small_disk),
+    "kill-in-swap": Fault("a model pushed, kill -9 of the server at once", kill_in_swap, "the new server serves it"),
     "hang-worker": Fault("SIGSTOP of a worker", hang("worker", full_batch), _FULL),
+    "forkserver": Fault("kill -9 of forkserver and a worker", kill_forkserver, _FULL),
     "hang-server": Fault("SIGSTOP of the server", hang("server", first_batch), _BATCH),
+    "all-at-once": Fault("kill -9 of everything, the same command again", kill_all, _BATCH),
+    "stop": Fault("SIGTERM, the same command again", stop_and_continue, _BATCH),
 }
-"""All faults; those not in `KILLS` are injected one after the other in phases of their own, in this order."""
+"""All faults; those not in `KILLS` are injected one after the other in phases of their own, in this order:
+first those that end no process of the run, so that there are long lives."""
 
 
 def parse_faults(text: str) -> tuple[str, ...]:

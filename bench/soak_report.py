@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from statistics import mean, median
-from typing import Any
+from statistics import mean, median, stdev
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from bench.report import form, print_lines
 from bench.soak import KILL, OTHER, REST, Phase, SoakAsked, Soaked
 from bench.soak_faults import FAULTS
-from bench.soak_memory import Slope, slope
+from bench.soak_memory import LEAST_S, Slope, slope, student
 from common import machine
 
 AIM = 0.8
@@ -57,6 +57,29 @@ def kept_shares(phases: Sequence[Phase], kind: str, what: str) -> list[float]:
     return shares
 
 
+class Kept(NamedTuple):
+    """The mean share that was kept, with its 95 % interval; without one for a single phase."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    phases: int
+
+    @classmethod
+    def of(cls, shares: Sequence[float]) -> Kept:
+        """Return what the shares of one phase at least come to; phases differ by which faults they drew."""
+        middle, freedom = mean(shares), len(shares) - 1
+        if not freedom:
+            return cls(middle, None, None, 1)
+        error = student(freedom) * stdev(shares) / len(shares) ** 0.5
+        return cls(middle, middle - error, middle + error, len(shares))
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.mean:.0%} (one phase, no interval)"
+        return f"{self.mean:.0%} [{self.low:.0%}, {self.high:.0%}] over {self.phases} phases"
+
+
 def write_soak(asked: SoakAsked, found: Soaked, settings: dict[str, Any], command: Sequence[str]) -> Path:
     """Write soak.json below `asked.out` and return its path."""
     content = {
@@ -69,11 +92,12 @@ def write_soak(asked: SoakAsked, found: Soaked, settings: dict[str, Any], comman
         "starts": found.starts,
         "faults": fault_rows(found),
         "kept": {
-            f"{what}_{kind}": kept_shares(found.phases, kind, what)
+            f"{what}_{kind}": _kept_figures(kept_shares(found.phases, kind, what))
             for kind in (KILL, OTHER)
             for what in ("games", "evaluations")
         },
         "memory": {role: _plain(slope(lives)) for role, lives in found.memory.items()},
+        "lives": {role: len(lives) for role, lives in found.memory.items()},
         "check": asdict(found.check),
         "changed_logs": found.changed,
         "left_behind": found.left_behind,
@@ -102,6 +126,8 @@ def _texts(row: dict[str, Any]) -> tuple[str, ...]:
 def _losses(found: Soaked) -> Iterator[str]:
     check = found.check
     yield f"{found.games:,} games asked for, {check.games:,} on disk, {found.starts} starts of the command"
+    recovered = len(found.injected) - len(found.unrecovered)
+    yield f"faults injected {len(found.injected)}, recovered {recovered}"
     counted = (
         ("games lost", check.lost),
         ("duplicates", check.duplicates),
@@ -123,27 +149,25 @@ def _losses(found: Soaked) -> Iterator[str]:
 def _kept(asked: SoakAsked, found: Soaked) -> Iterator[str]:
     for kind, text in ((KILL, f"a kill each {asked.every_s:g} s"), (OTHER, "the other faults")):
         games, evaluations = (kept_shares(found.phases, kind, what) for what in ("games", "evaluations"))
-        if games:
-            aim = f" (the aim is {AIM:.0%})" if kind == KILL else ""
-            yield f"with {text}: {_spread(games)} of the undisturbed games/min{aim}"
-            yield f"with {text}: {_spread(evaluations)} of the undisturbed evaluations/s"
+        if games and evaluations:
+            aim = f"; the aim is {AIM:.0%}" if kind == KILL else ""
+            yield f"with {text}: {Kept.of(games)} of the undisturbed games/min{aim}"
+            yield f"with {text}: {Kept.of(evaluations)} of the undisturbed evaluations/s"
 
 
-def _spread(shares: Sequence[float]) -> str:
-    middle = f"{median(shares):.0%}"
-    return middle if len(shares) == 1 else f"{middle} ({min(shares):.0%}..{max(shares):.0%}, {len(shares)} phases)"
+def _kept_figures(shares: Sequence[float]) -> dict[str, Any]:
+    return {"shares": shares, **(Kept.of(shares)._asdict() if shares else {})}
 
 
 def _memory(found: Soaked) -> Iterator[str]:
-    for role in ("server", "worker", "supervisor"):
-        of_lives = slope(found.memory.get(role, []))
+    for role, lives in found.memory.items():
+        of_lives = slope(lives)
         if of_lives is None:
-            yield f"memory of {role}: its lives were too short to say"
+            yield f"memory of {role}: too few of its {len(lives)} lives lasted {LEAST_S:.0f} s to say"
         else:
-            yield (
-                f"memory of {role}: {of_lives.mb_per_hour:+.1f} MB/hour [{of_lives.low:+.1f}, {of_lives.high:+.1f}] "
-                f"over {of_lives.lives} lives, {of_lives.seconds:.0f} s"
-            )
+            growth = f"{of_lives.mb_per_hour:+.1f} MB/hour [{of_lives.low:+.1f}, {of_lives.high:+.1f}]"
+            told = f"{of_lives.lives} of its {len(lives)} lives, {of_lives.seconds:.0f} s"
+            yield f"memory of {role}: {growth} over {told}, the first minute of each left out"
 
 
 def _plain(of_lives: Slope | None) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.soak_check import Span
 from common.errors import RecordError
 from workers.records import decode_line, log_paths
 
@@ -184,12 +185,14 @@ class Written:
     """The whole lines of a run's logs, noted while they are written, so that one that is gone later is missed."""
 
     games: Path
-    seen: set[int] = field(default_factory=set)
-    """Indices of the finished games."""
+    seen: dict[int, Span] = field(default_factory=dict)
+    """Indices of the finished games, and between which two looks the line of each came."""
+    _looked_at: float = field(default_factory=time.monotonic)
     _tails: dict[Path, _Tail] = field(default_factory=dict)
 
     def read(self) -> None:
         """Note the lines that came since."""
+        looks_at = time.monotonic()
         for path in log_paths(self.games):
             tail = self._tails.setdefault(path, _Tail())
             with suppress(FileNotFoundError), path.open("rb") as file:
@@ -198,15 +201,17 @@ class Written:
                 data = data[: data.rfind(b"\n") + 1]
                 tail.read, tail.crc32 = tail.read + len(data), zlib.crc32(data, tail.crc32)
                 self._note(data)
+        self._looked_at = looks_at
 
     def changed(self) -> list[str]:
         """Return the logs that no longer begin with what was read of them."""
         return [path.name for path, tail in self._tails.items() if not _begins_with(path, tail)]
 
     def _note(self, data: bytes) -> None:
+        came = self._looked_at, time.monotonic()
         for line in data.splitlines(keepends=True):
             with suppress(RecordError):  # torn by a kill; its game is played again
-                self.seen.add(decode_line(line).index)
+                self.seen.setdefault(decode_line(line).index, came)
 
 
 def _begins_with(path: Path, tail: _Tail) -> bool:

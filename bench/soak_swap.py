@@ -18,25 +18,24 @@ REFUSED = "refused_model"
 
 def swap_model(trial: Trial) -> Sign:
     """Push the next model; recovered when the server says that it serves it, and batches go on."""
-    sign = goes_on(trial)
-    version = _push_next(trial)
-    return lambda look: look is not None and look.model == version and sign(look)
+    goes, serves = goes_on(trial), _push_next(trial)
+    return lambda look: serves(look) and goes(look)
 
 
 def kill_in_swap(trial: Trial) -> Sign:
     """Push the next model and `kill -9` the server at once; recovered when another life of it serves that model."""
-    server, sign = trial.victim("server"), first_batch(trial)
-    version = _push_next(trial)
+    server, computes = trial.victim("server"), first_batch(trial)
+    serves = _push_next(trial)
     server.kill()
-    return lambda look: look is not None and look.model == version and sign(look)
+    return lambda look: computes(look) and serves(look)
 
 
 def push_bad_model(trial: Trial) -> Sign:
     """Push a file that must be refused; recovered when it was, the model is the same, and batches go on."""
-    last, sign = trial.watch.last, goes_on(trial)
+    last, goes = trial.watch.last, goes_on(trial)
     if last is None:
         raise NotNow("no server has answered yet")
-    refused, model = last.errors.get(REFUSED, 0), trial.served[-1]
+    refused, model = last.errors.get(REFUSED, 0), trial.served[-1].version
     path = _push(trial, trial.draw.choice(trial.models.bad))
 
     def refused_and_gone(look: Look | None) -> bool:
@@ -45,30 +44,29 @@ def push_bad_model(trial: Trial) -> Sign:
         if look.model != model:
             raise Unrecovered(f"{path.name} is no good, and model {look.model} took over from {model}")
         path.unlink(missing_ok=True)
-        return sign(look)
+        return goes(look)
 
     return refused_and_gone
 
 
 def roll_back(trial: Trial) -> Sign:
     """Make the file of the model before the newest one; recovered when the server says that it serves that model."""
-    folder, sign = _folder(trial), goes_on(trial)
+    folder, goes = _folder(trial), goes_on(trial)
     slot = folder.read_status()["slots"].get(DEFAULT)
     if slot is None or not slot["history"] or not slot["history"][-1]["file"]:
         raise NotNow("there is no model to go back to")
     former = slot["history"][-1]
-    version = str(former["version"])
-    trial.served.append(version)
+    serves = trial.serves(former["version"])
     folder.promote(former["file"], DEFAULT)
-    return lambda look: look is not None and look.model == version and sign(look)
+    return lambda look: serves(look) and goes(look)
 
 
-def _push_next(trial: Trial) -> str:
-    """Push the next good model and return its content hash, which counts as served from just before."""
+def _push_next(trial: Trial) -> Sign:
+    """Push the next good model; the sign is that the server says that it serves it."""
     version, path = trial.next_model()
-    trial.served.append(version)
+    serves = trial.serves(version)
     _push(trial, path)
-    return version
+    return serves
 
 
 def _push(trial: Trial, path: Path) -> Path:

@@ -6,11 +6,12 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from bench.soak_check import Served
 from bench.soak_look import Look, Watch
 from bench.soak_models import MadeModels
 from bench.soak_run import RunUnderTest
@@ -43,8 +44,8 @@ class Trial:
     draw: random.Random
     row_spec: RowSpec
     models: MadeModels
-    served: list[str] = field(default_factory=list)
-    """Content hashes of the models in the order in which it was given them; one that came back is there again."""
+    served: list[Served]
+    """The models in the order in which it was given them; one that came back is there again."""
     _pushed: int = 0
 
     def victim(self, role: str) -> psutil.Process:
@@ -58,6 +59,19 @@ class Trial:
         """Return content hash and file of the next model to push; after the last comes the first."""
         self._pushed += 1
         return self.models.files[(self._pushed - 1) % len(self.models.files)]
+
+    def serves(self, version: str) -> Sign:
+        """Call it just before a model is given; then: the server says that it serves it."""
+        given = Served(version, time.monotonic())
+        self.served.append(given)
+
+        def sign(look: Look | None) -> bool:
+            if look is None or look.model != version:
+                return False
+            given.taken_at = given.taken_at or look.time
+            return True
+
+        return sign
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import pytest
 from conftest import Grove
 
 from bench.soak import KILL, OTHER, REST, Injected, Phase, Soaked, plan_phases
-from bench.soak_check import Check, check_games, replay, wrong_models
+from bench.soak_check import Check, Served, Span, check_games, replay, served_during, wrong_models
 from bench.soak_faults import FAULTS, parse_faults
 from bench.soak_look import Look, Watch, read_metrics
 from bench.soak_memory import slope
-from bench.soak_report import fault_rows, kept_shares
+from bench.soak_report import Kept, fault_rows, kept_shares
 from bench.soak_run import Written
 from common.errors import SettingError
 from game import load_game
@@ -75,7 +75,7 @@ def life(seconds: int, mb_per_hour: float, level: float, noise: float = 0.0) -> 
 
 
 def test_growth_is_found_over_lives_of_different_levels() -> None:
-    found = slope([life(100, 360.0, 200, 0.1), life(150, 360.0, 90, 0.1), life(10, 0.0, 500)])
+    found = slope([life(140, 360.0, 200, 0.1), life(190, 360.0, 90, 0.1), life(70, 3600.0, 500)])
     assert found is not None
     assert found.lives == 2
     assert found.low < 360.0 < found.high
@@ -86,8 +86,15 @@ def test_flat_memory_is_not_called_growth_and_short_lives_say_nothing() -> None:
     found = slope([life(300, 0.0, 100, 0.5)])
     assert found is not None
     assert found.low < 0.0 < found.high
-    assert slope([life(30, 100.0, 100), life(40, 100.0, 100)]) is None
+    assert slope([life(70, 100.0, 100), life(74, 100.0, 100)]) is None
     assert slope([]) is None
+
+
+def test_what_a_process_takes_in_its_first_minute_is_no_leak() -> None:
+    filling = [(t, 100 + min(t, 55)) for t in range(200)]
+    found = slope([[(float(t), float(mb)) for t, mb in filling]])
+    assert found is not None
+    assert abs(found.mb_per_hour) < 1e-6
 
 
 # -- records ---------------------------------------------------------------------------------------------------------
@@ -110,9 +117,16 @@ def written(folder: Path, records: list[GameRecord], name: str = "worker-000.jso
     return folder
 
 
+def served(records: list[GameRecord]) -> list[Served]:
+    return [Served(model, 0.0, 0.0) for model in {model for record in records for model in record.models if model}]
+
+
+def seen(count: int) -> dict[int, Span]:
+    return dict.fromkeys(range(count), (0.0, 1.0))
+
+
 def test_sound_records_pass(played: list[GameRecord], tmp_path: Path) -> None:
-    models = sorted({model for record in played for model in record.models if model is not None})
-    check = check_games(written(tmp_path / "games", played), load_game(SPEC), 12, 3, models, {0, 11})
+    check = check_games(written(tmp_path / "games", played), load_game(SPEC), 12, 3, served(played), seen(12))
     assert check.sound
     assert check.games == 12
     assert sum(check.moves_by_model.values()) == sum(model is not None for game in played for model in game.models)
@@ -122,7 +136,7 @@ def test_lost_doubled_and_torn_games_are_found(played: list[GameRecord], tmp_pat
     games = written(tmp_path / "games", [*played[:5], *played[6:], played[2]])
     with (games / "worker-001.jsonl").open("ab") as file:
         file.write(encode(played[5])[:-20])
-    check = check_games(games, load_game(SPEC), 12, 3, list({m for g in played for m in g.models if m}), {20})
+    check = check_games(games, load_game(SPEC), 12, 3, served(played), {**seen(12), 20: (0.0, 1.0)})
     assert (check.lost, check.duplicates, check.torn) == ([5, 20], [2], 1)
     assert not check.sound
 
@@ -147,8 +161,8 @@ def test_games_against_the_rules_are_found(played: list[GameRecord]) -> None:
         (["b", "a"], ""),
         (["b", "a", "b"], "came back"),
         (["c", "b"], "came back"),
-        (["a", "x"], "never served"),
-        (["a+x"], "never served"),
+        (["a", "x"], "not served"),
+        (["a+x"], "not served"),
         ([None], ""),
     ],
 )
@@ -158,6 +172,16 @@ def test_models_of_a_game_come_in_the_order_they_were_served(moves: list[str | N
     assert bool(said) == bool(wrong)
 
 
+def test_only_the_models_that_were_served_while_a_game_was_played_may_be_in_it() -> None:
+    models = [Served("a", 0, 1), Served("b", 100, 101), Served("a", 200, 201), Served("c", 300)]
+    assert served_during(models, (50, 51), 10) == ["a"]
+    assert served_during(models, (99, 100), 10) == ["a", "b"]
+    assert served_during(models, (150, 151), 10) == ["b"]
+    assert served_during(models, (150, 151), 60) == ["a", "b"]
+    assert served_during(models, (250, 400), 1) == ["a", "c"]
+    assert served_during(models, (500, 501), 1) == ["a", "c"]  # c was never seen to be served
+
+
 def test_written_lines_that_vanish_or_change_are_missed(played: list[GameRecord], tmp_path: Path) -> None:
     games = written(tmp_path / "games", played[:3])
     log = games / "worker-000.jsonl"
@@ -165,11 +189,12 @@ def test_written_lines_that_vanish_or_change_are_missed(played: list[GameRecord]
         file.write(encode(played[3])[:30])  # not whole yet
     noted = Written(games)
     noted.read()
-    assert noted.seen == {0, 1, 2}
+    assert noted.seen.keys() == {0, 1, 2}
     with log.open("ab") as file:
         file.write(encode(played[3])[30:])
     noted.read()
-    assert noted.seen == {0, 1, 2, 3}
+    assert noted.seen.keys() == {0, 1, 2, 3}
+    assert all(first <= last for first, last in noted.seen.values())
     assert noted.changed() == []
     whole = log.read_bytes()
     for spoiled in (whole[:-50], whole.replace(b'"index":1', b'"index":7')):
@@ -199,6 +224,17 @@ def test_what_is_kept_is_measured_against_the_rests_beside() -> None:
     assert kept_shares(phases, KILL, "games") == [pytest.approx(0.8)]
     assert kept_shares(phases, OTHER, "games") == [pytest.approx(0.5)]
     assert kept_shares(phases, KILL, "evaluations") == []
+
+
+def test_a_share_that_was_kept_has_an_interval_from_two_phases_on() -> None:
+    assert Kept.of([0.9]) == (0.9, None, None, 1)
+    found = Kept.of([0.7, 0.9])
+    assert found.low is not None
+    assert found.high is not None
+    assert (found.mean, found.phases) == (pytest.approx(0.8), 2)
+    assert found.low < 0.0  # two say little
+    assert found.high > 1.6
+    assert str(Kept.of([0.8] * 4)) == "80% [80%, 80%] over 4 phases"
 
 
 def test_one_fault_that_is_not_survived_spoils_the_soak() -> None:
