@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
-from bench.rounds import LEAST_ROUNDS, Round, kept
+from bench.rounds import Round, kept
 from bench.slices import Slice
 
 CONFIDENCE = 0.95
+LEAST_QUIET = 6
+"""Fewest quiet rounds from which something is concluded: of fewer no interval has `CONFIDENCE`."""
 WORTH = 1.02
 """Gain below which settings count as good as the default: nobody would notice, and machines drift by more."""
 
@@ -28,21 +30,22 @@ class Gain(NamedTuple):
     dropped: int
     """Rounds left out because the burn probe moved; none where too few would have been left."""
     busy: bool
-    """Whether too few rounds were quiet, so that all were taken."""
+    """Whether fewer than `LEAST_QUIET` rounds were quiet, so that all were taken and nothing is concluded."""
 
     @property
     def better(self) -> bool:
-        """Whether the gain is worth having and larger than chance."""
-        return self.middle >= WORTH and self.low > 1
+        """Whether the gain is worth having and larger than chance, by quiet rounds."""
+        return not self.busy and self.middle >= WORTH and self.low > 1
 
     def __str__(self) -> str:
-        return f"{self.middle:.2f}x the default [{self.low:.2f}, {self.high:.2f}]"
+        sure = f"{100 * self.confidence:.0f} %, {self.rounds} rounds"
+        return f"{self.middle:.2f}x the default [{self.low:.2f}, {self.high:.2f}] ({sure})"
 
 
 def gain_of(rounds: Sequence[Round], name: str, base: str, probe_limit: float) -> Gain:
     """Return what mode `name` brings over mode `base`."""
     quiet = kept(rounds, probe_limit)
-    busy = len(quiet) < LEAST_ROUNDS
+    busy = len(quiet) < LEAST_QUIET
     counted = list(rounds) if busy else quiet
     ratios = [ratio([done.slices[name]], [done.slices[base]]) for done in counted]
     low, high, confidence = interval(ratios)

@@ -126,7 +126,8 @@ def main() -> None:
     for name in results:
         best, gain = judge(rounds, entries, f"tune {name}")
         gains[name] = {"best_of_grid": best, **gain._asdict()}
-        print(f"tune {name} by {best}: {gain.middle:.3f} [{gain.low:.3f}, {gain.high:.3f}], {gain.rounds} rounds")
+        ends, sure = f"[{gain.low:.3f}, {gain.high:.3f}]", f"{gain.confidence:.0%}, {gain.rounds} rounds"
+        print(f"tune {name} by {best}: {gain.middle:.3f} {ends} ({sure})")
     if given.out:
         content = {
             **machine.provenance(),

@@ -15,7 +15,7 @@ from bench.report import form, print_lines
 from bench.results import raw_rounds
 from bench.sweep_rows import to_csv
 from bench.tune_found import Trial, TuneAsked, Tuned
-from bench.tune_gain import rate
+from bench.tune_gain import LEAST_QUIET, rate
 from bench.tune_screen import verdict
 from bench.tune_space import Choice
 from common import machine
@@ -24,6 +24,7 @@ from workers.figures import search_text
 
 _SHOWN = 10
 """Trials in the printed table: the best ones."""
+NOT_QUIET = f"fewer than {LEAST_QUIET} rounds were quiet by the burn probe"
 Row = dict[str, Any]
 
 
@@ -33,6 +34,8 @@ def finding(tuned: Tuned) -> str:
     tried = f"{sum(bool(trial.pairs) for trial in tuned.trials)} settings tried"
     if gain and gain.better:
         return f"Tuned settings play at {gain} ({tried})"
+    if gain and gain.busy:
+        return f"Nothing is concluded: {NOT_QUIET}; the best of {tried} came to {gain}"
     if gain:
         return f"The default is as good: the best of {tried} came to {gain}"
     if tuned.interrupted:
@@ -145,8 +148,6 @@ def print_tuned(tuned: Tuned, units: figures.Units, console: Console) -> None:
         rates = per_minute(base * times, cost, units)
         words = ", ".join(f"{form(rates[f'{unit}_per_minute'], '{:,.0f}')} {unit}/min" for unit in units)
         console.print(f"{name}: {base * times:,.0f} simulations/s, {words}")
-    if gain and gain.busy:
-        console.print("the machine was busy: the burn probe moved beside most rounds, so all of them were counted")
     best = tuned.best
     if best and best.choice:
         console.print(f"the best differs by: {best.choice.flags(tuned.default)}", soft_wrap=True)

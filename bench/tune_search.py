@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from statistics import mean
@@ -14,10 +14,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from bench.compare import play_round, slice_length
 from bench.estimate import Played
-from bench.rounds import LEAST_ROUNDS
+from bench.rounds import LEAST_ROUNDS, Round, kept
 from bench.slices import WarmPool
 from bench.tune_found import DEFAULT, Screen, Trial, TuneAsked, Tuned
-from bench.tune_gain import gain_of
+from bench.tune_gain import LEAST_QUIET, gain_of
 from bench.tune_seeds import make_seeds
 from bench.tune_space import Choice, Space
 from common.errors import PoolError, SettingError
@@ -173,10 +173,11 @@ class Search:
         tuned, limit = self._tuned, self._asked.probe_limit
         left_s = max(AGAIN_SHARE * self._budget_s, began + self._budget_s - time.monotonic())
         slice_s, count = slice_length(left_s, len(pools))
-        self._screen.say(f"{count} rounds of {slice_s:.1f} s each")
+        count = max(count, LEAST_QUIET)
+        self._screen.say(f"{count} rounds of {slice_s:.1f} s each, more while fewer than {LEAST_QUIET} are quiet")
         try:
-            for number in range(count):
-                tuned.rounds.append(play_round(pools, None, slice_s, number))
+            while not enough(tuned.rounds, count, limit):
+                tuned.rounds.append(play_round(pools, None, slice_s, len(tuned.rounds)))
         finally:  # an interrupt leaves the rounds so far
             if len(tuned.rounds) >= LEAST_ROUNDS:
                 tuned.gains = {name: gain_of(tuned.rounds, name, DEFAULT, limit) for name in tuned.finalists}
@@ -185,6 +186,12 @@ class Search:
 
 def _decisions(warm: WarmPool) -> float:
     return warm.pool.totals().get("decisions", 0)
+
+
+def enough(rounds: Sequence[Round], count: int, limit: float) -> bool:
+    """Return whether `count` rounds were played and enough of them are quiet, or twice as many without avail."""
+    quiet = len(kept(rounds, limit)) if rounds else 0
+    return len(rounds) >= count and (quiet >= LEAST_QUIET or len(rounds) >= 2 * count)
 
 
 def make_study(seed: int, seeds: int) -> optuna.Study:

@@ -102,12 +102,12 @@ def tune(settings: Tune) -> int:
 
 def _tune(asked: TuneAsked, settings: Tune, game: Game, console: Console) -> int:
     from bench.tune import run_tune
-    from bench.tune_report import print_tuned, write_tuned
+    from bench.tune_report import NOT_QUIET, print_tuned, write_tuned
     from bench.tune_screen import TuneScreen
 
     with TuneScreen(console, settings.budget_s) as screen:
         tuned = run_tune(asked, screen)
-    written = _write_preset(settings, tuned)
+    written = save_preset(settings, tuned)
     about = {
         "settings": flatten(settings) | {"out": str(asked.load.out)},
         "preset": str(written) if written else None,
@@ -116,6 +116,8 @@ def _tune(asked: TuneAsked, settings: Tune, game: Game, console: Console) -> int
     paths = write_tuned(asked, tuned, about, sys.argv)
     console.print()
     print_tuned(tuned, game.units, console)
+    if tuned.gain and tuned.gain.busy:
+        console.print(f"no preset was written: {NOT_QUIET}; tune again on a quiet machine")
     if written:
         console.print(f"{written}: use it as `grove selfplay --preset {written.stem}`")
     console.print(", ".join(map(str, paths)))
@@ -131,9 +133,11 @@ def _check_optuna() -> None:
 # -- the preset --------------------------------------------------------------------------------------------------------
 
 
-def _write_preset(settings: Tune, tuned: Tuned) -> Path | None:
-    """Write the preset where it was asked for or is worth having; return its file."""
+def save_preset(settings: Tune, tuned: Tuned) -> Path | None:
+    """Write the preset where it was asked for or is worth having; return its file. None of a proof that is none."""
     gain = tuned.gain
+    if gain and gain.busy:
+        return None
     if settings.name is None and not (gain and gain.better):
         return None
     name = settings.name or _free_name(settings)

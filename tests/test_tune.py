@@ -34,14 +34,14 @@ from bench.tune_gain import gain_of, interval
 from bench.tune_proof import Entry, grid_entries, judge
 from bench.tune_report import finding, rows
 from bench.tune_screen import TuneScreen
-from bench.tune_search import distributions, make_study
+from bench.tune_search import distributions, enough, make_study
 from bench.tune_seeds import make_seeds, smallest_good_batch
 from bench.tune_space import KNOBS, Choice, Space, make_space, parse_knobs
 from common.errors import SettingError
 from grove import preset
 from grove.cli import main
 from grove.settings import SelfPlay, flatten, parse
-from grove.tune import Tune, preset_settings
+from grove.tune import Tune, preset_settings, save_preset
 from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
 from mcts import SearchSettings
@@ -240,7 +240,9 @@ def test_a_gain_must_be_worth_it_and_no_chance() -> None:
     assert good.gain.middle == pytest.approx(1.27)
     assert (good.gain.low, good.gain.rounds, good.gain.dropped) == (1.22, 6, 1)
     assert good.winner == BASE._replace(groups=2)
-    assert finding(good).startswith("Tuned settings play at 1.27x the default [1.22, 1.90] (1 settings")
+    assert finding(good).startswith(
+        "Tuned settings play at 1.27x the default [1.22, 1.90] (97 %, 6 rounds) (1 settings"
+    )
     for ratios in ([1.01] * 7, [1.2, 1.3, 0.9, 1.2, 1.2, 1.2, 1.2]):
         same = tuned(ratios)
         assert same.winner == BASE
@@ -258,10 +260,29 @@ def test_without_the_last_measurement_nothing_is_claimed() -> None:
     assert finding(found) == "The default is as good: none of 1 settings tried was ahead of it"
 
 
-def test_busy_rounds_are_counted_when_too_few_quiet_ones_are_left() -> None:
-    rounds = [a_round(100, 120, probe) for probe in (1.0, 2.0, 3.0, 4.0)]
-    gain = gain_of(rounds, "trial 1", DEFAULT, 0.1)
-    assert (gain.rounds, gain.busy, gain.middle) == (4, True, 1.2)
+def test_of_too_few_quiet_rounds_nothing_is_concluded() -> None:
+    busy = tuned([1.2, 1.3, 1.26, 1.22, 1.28, 1.24], probe=2.0)
+    assert busy.gain is not None
+    assert (busy.gain.rounds, busy.gain.busy, busy.gain.better, busy.winner) == (6, True, False, BASE)
+    assert finding(busy).startswith("Nothing is concluded: fewer than 6 rounds were quiet by the burn probe; the best")
+    assert "1.20x the default [1.20, 1.20] (75 %, 3 rounds)" in finding(tuned([1.2] * 3))
+
+
+def test_the_last_measurement_goes_on_until_enough_is_quiet_but_not_for_ever() -> None:
+    quiet, busy = a_round(100, 120), [a_round(100, 120, probe) for probe in (1.5, 2.0)]
+    assert not enough([], 6, 0.1)
+    assert not enough([quiet] * 5, 6, 0.1)
+    assert enough([quiet] * 6, 6, 0.1)
+    assert not enough([*[quiet] * 5, *busy], 6, 0.1)
+    assert enough([*[quiet] * 6, *busy], 6, 0.1)
+    assert enough([*[quiet] * 5, *busy * 4], 6, 0.1)
+
+
+def test_no_preset_of_a_proof_that_is_none(own: Path) -> None:
+    asked_for = parse(Tune, ["--name", "mine"], "grove")
+    assert save_preset(asked_for, tuned([1.2] * 5)) is None
+    assert not own.exists()
+    assert save_preset(asked_for, tuned([1.2] * 6)) == own / "mine.toml"
 
 
 STEADY = {"games": 40.0, "decisions": 400.0, "in_progress": 100.0, "simulations": 50 * 450.0, "moves": 400.0}
