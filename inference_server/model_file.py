@@ -12,14 +12,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import safetensors
+import safetensors.torch
 import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from common.errors import ModelError, SettingError
+from inference_server.model_folder import MOST_HEADER
 from inference_server.network_settings import NetworkSettings
 from inference_server.networks import build_network, check_network, is_user_class
 from inference_server.rows import RowSpec
@@ -85,17 +86,20 @@ def load_model(path: str | Path, row_spec: RowSpec, trusted_class: str = "") -> 
         ModelError: no such file, truncated, not safetensors (pickles are never opened), other shapes, missing keys.
     """
     path = Path(path)
-    _refuse_other_formats(path)
     try:
-        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            spec = _checked_description(path, file.metadata() or {}, row_spec)
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            shapes = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+        with path.open("rb") as file:
+            start = _start(path, file)
+            metadata, found = _header(path, start)
+            spec = _checked_description(path, metadata, row_spec)
             network = _empty_network(path, spec, row_spec, trusted_class)
-            _check_shapes(path, network.state_dict(), shapes)
-            state = {name: file.get_tensor(name) for name in shapes}
+            _check_shapes(path, network.state_dict(), found)
+            _check_size(path, network, os.fstat(file.fileno()).st_size - len(start))
+            blob = start + file.read()  # never a mapped file: what is written to it later must not reach the weights
+        state = safetensors.torch.load(blob)
+    except OSError as error:
+        raise ModelError(f"model {path} cannot be read ({error.strerror}); check the path of --model") from error
     except safetensors.SafetensorError as error:
-        raise ModelError(f"model {path} is truncated or not safetensors ({error}); copy or export it again") from error
+        raise _no_safetensors(path, error) from error
     network.load_state_dict(state, assign=True)
     network.requires_grad_(False).eval()
     _check_outputs(path, network, row_spec)
@@ -117,15 +121,31 @@ def _description(spec: str, row_spec: RowSpec) -> str:
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
 
-def _refuse_other_formats(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise ModelError(f"model {path} cannot be read ({error.strerror}); check the path of --model") from error
+def _start(path: Path, file: BinaryIO) -> bytes:
+    """Return the header of a file with its length before it, as it was read."""
+    start = file.read(9)
     # A safetensors file may begin with 0x80 too, the length of its header, but then an opening brace follows.
     if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:] != b"{"):
         raise ModelError(f"model {path} is a pickle, which can run code and is never opened; use save_model")
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 9 or not 0 < length <= MOST_HEADER:
+        raise _no_safetensors(path, f"a header of {length} bytes")
+    return start + file.read(length - 1)
+
+
+def _header(path: Path, start: bytes) -> tuple[Mapping[str, str], dict[str, tuple[tuple[int, ...], str]]]:
+    """Return the metadata of a header, and shape and dtype of every tensor by name."""
+    try:
+        entries: dict[str, Any] = json.loads(start[8:])
+        metadata = dict(entries.pop("__metadata__", {}))
+        return metadata, {name: (tuple(entry["shape"]), str(entry["dtype"])) for name, entry in entries.items()}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _no_safetensors(path, f"header: {error}") from error
+
+
+def _no_safetensors(path: Path, why: object) -> ModelError:
+    why = " ".join(str(why).split())
+    return ModelError(f"model {path} is truncated or not safetensors ({why}); copy or export it again")
 
 
 def _checked_description(path: Path, metadata: Mapping[str, str], row_spec: RowSpec) -> str:
@@ -166,6 +186,13 @@ def _check_shapes(path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, 
         if shape != tuple(tensor.shape) or _DTYPES.get(dtype) != tensor.dtype:
             expected = f"{tuple(tensor.shape)} {tensor.dtype}"
             raise ModelError(f"model {path}: {name} is {shape} {dtype}, its network needs {expected}; export it again")
+
+
+def _check_size(path: Path, network: nn.Module, found: int) -> None:
+    """Refuse a file whose tensors would not fill it exactly, before it is read."""
+    wanted = sum(tensor.nbytes for tensor in network.state_dict().values())
+    if found != wanted:
+        raise _no_safetensors(path, f"{found} bytes of weights instead of {wanted}")
 
 
 def _check_outputs(path: Path, network: nn.Module, row_spec: RowSpec) -> None:

@@ -26,7 +26,8 @@ from inference_server.slots import DEFAULT
 STATUS = "status.json"
 _SUFFIX = ".safetensors"
 _FORMAT = 1
-_MOST_HEADER = 100 << 20  # the limit of the safetensors library
+MOST_HEADER = 100 << 20
+"""Bytes of the longest header, the limit of the safetensors library."""
 _MOST_HISTORY = 100
 
 
@@ -148,9 +149,9 @@ def is_whole(path: Path) -> bool:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or (8 + length > size and length <= _MOST_HEADER):
+        if size < 8 or (8 + length > size and length <= MOST_HEADER):
             return False
-        if length > _MOST_HEADER:
+        if length > MOST_HEADER:
             return True
         header = file.read(length)
     try:
@@ -193,5 +194,3 @@ def note_served(status: dict[str, Any], slot: str, version: str, name: str) -> N
     if version in versions:
         history = history[: versions.index(version)]
     status["slots"][slot] = {**entry, "history": history[-_MOST_HISTORY:]}
-
-

@@ -45,9 +45,22 @@ def test_round_trip_keeps_weights_and_version(saved):
     wanted = network.state_dict()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.network.state_dict().items())
     rows = torch.ones((1, *FOUR.observation_shape), dtype=torch.uint8)
-    # Not bitwise: weights in a mapped file may lie at other alignments, and sums go another way then.
+    # Not bitwise: weights that were read may lie at other alignments, and sums go another way then.
     torch.testing.assert_close(model.network(rows)[0], network(rows)[0], atol=1e-6, rtol=1e-6)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_what_is_written_to_a_file_later_does_not_reach_the_weights(saved):
+    path, network, version = saved
+    model = load_model(path, FOUR)
+    before = path.stat()
+    with path.open("r+b") as file:  # the same file, in place
+        file.seek(before.st_size // 2)
+        file.write(b"\xff" * (before.st_size // 2))
+        file.truncate(100)
+    assert path.stat().st_ino == before.st_ino
+    assert model.version == version == model_version(TINY, FOUR, model.network.state_dict())
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in model.network.state_dict().items())
 
 
 def test_fresh_network_has_the_same_kind_of_version(saved):
