@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from common.errors import ModelError
 from common.machine import usable_cores
 from inference_server import lanes as lanes_room
 from inference_server.backend_cpu import CpuBackend
@@ -71,6 +72,7 @@ class ModelFiles:
     def __init__(self, row_spec: RowSpec, settings: NetworkSettings, backends: list[Backend]) -> None:
         about = backends[0].describe()
         self._row_spec, self._settings = row_spec, settings
+        self._places: dict[str, Path] = {}  # version -> where it was loaded from last
         facts = [str(about[key]) for key in ("device", "dtype", "kind")]
         self.fit = " | ".join([settings.model or settings.network, str(row_spec.to_dict()), *facts, torch.__version__])
         """What a verdict on a file depends on besides its content."""
@@ -82,11 +84,21 @@ class ModelFiles:
             ModelError: it cannot be used.
         """
         torch.set_num_threads(1)  # of the calling thread: the cores belong to the lanes
-        return load_model(path, self._row_spec, trusted_class=self._settings.network)
+        model = load_model(path, self._row_spec, trusted_class=self._settings.network)
+        self._places[model.version] = path
+        return model
 
-    def save_start(self, path: Path) -> None:
-        """Write the model that the backends were made with to a file. Raises OSError."""
-        model = open_model(self._settings, self._row_spec)
+    def save_start(self, version: str, path: Path) -> None:
+        """Write a model that was loaded, or the one that the backends were made with, to another file.
+
+        Raises:
+            OSError: it cannot be written.
+            ModelError: where it came from there is another one now.
+        """
+        place = self._places.get(version)
+        model = open_model(self._settings, self._row_spec) if place is None else self.load(place)
+        if model.version != version:
+            raise ModelError(f"model {version} is not where it was; pass its file to `grove model push`")
         save_model(path, model.spec, model.row_spec, model.network.state_dict())
 
 

@@ -6,6 +6,7 @@ is remembered by its content, in the folder's status, so that thousands of old f
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -23,7 +24,6 @@ from inference_server.model_folder import (
     this_process,
 )
 from inference_server.server import InferenceServer
-from inference_server.slots import DEFAULT
 
 LOOK_S = 0.25
 """Seconds between two looks at the folder."""
@@ -32,6 +32,8 @@ _SETTLED_S = 2.0
 _PATIENCE_S = 5.0
 """How long a file that is shorter than it says may stay as it is before it is refused."""
 _NICENESS = 5
+_END_S = 5.0
+"""Longest wait for a model that is being looked at when the server ends; the thread ends with the process."""
 
 _Place = tuple[str, int, int]
 """A file as it lay there: name, size, time of change."""
@@ -47,8 +49,8 @@ class Source(Protocol):
         """Return the model in a file, with its `version`. Raises ModelError."""
         ...
 
-    def save_start(self, path: Path) -> None:
-        """Write the model that the server began with to a file. Raises OSError."""
+    def save_start(self, version: str, path: Path) -> None:
+        """Write the model `version`, with which a slot began, to a file. Raises OSError, ModelError when it is gone."""
         ...
 
 
@@ -101,7 +103,9 @@ class ModelWatch:
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
-        self._thread.join()
+        self._thread.join(_END_S)
+        if self._thread.is_alive():  # it hangs on the device; the status is its own
+            return
         self._status["server"] = None
         self._write()
 
@@ -157,7 +161,7 @@ class ModelWatch:
     def _serve(self, slot: str, found: Found, digest: str, known: _Verdict | None) -> bool:
         place = found.name, found.size, found.mtime_ns
         try:
-            model = self._loaded[1] if self._loaded and self._loaded[0] == place else self._source.load(found.path)
+            model = self._loaded[1] if self._loaded and self._loaded[0] == place else self._load(found)
             self._loaded = None
             if model.version != self._server.models()[slot]:
                 if not self._server.swap(model, slot, tried=known is not None):
@@ -176,6 +180,15 @@ class ModelWatch:
         self._note(found, digest, _Verdict(True, "", model.version))
         return True
 
+    def _load(self, found: Found) -> Any:
+        """Return the model in a file that did not change meanwhile: its digest was taken before. Raises OSError."""
+        try:
+            return self._source.load(found.path)
+        finally:
+            facts = found.path.stat()
+            if (facts.st_size, facts.st_mtime_ns) != (found.size, found.mtime_ns):
+                raise OSError(errno.EAGAIN, "it changed while it was read")
+
     def _is_whole(self, found: Found, place: _Place) -> bool:
         if is_whole(found.path):
             return True
@@ -183,16 +196,16 @@ class ModelWatch:
         return time.monotonic() - since > _PATIENCE_S
 
     def _keep_start(self, slot: str, found: Found) -> None:
-        """Before the first change, keep the model that the server began with as a file, for a rollback."""
+        """Before the first change, keep the model that a slot began with as a file, for a rollback."""
         served = self._status["slots"].get(slot)
-        if slot != DEFAULT or served is None or served["file"]:
+        if served is None or served["file"]:
             return
-        path = self._folder.path / f"start-{served['version']}.safetensors"
-        with suppress(OSError):  # without it a rollback has one model fewer to go back to
-            self._source.save_start(path)
+        path = found.path.with_name(f"start-{served['version']}.safetensors")
+        with suppress(OSError, ModelError):  # without it a rollback has one model fewer to go back to
+            self._source.save_start(served["version"], path)
             before_ns = min(self._started_ns, found.mtime_ns - 1)
             os.utime(path, ns=(before_ns, before_ns))
-            served["file"] = path.name
+            served["file"] = path.relative_to(self._folder.path).as_posix()
 
     # What is known of files
 

@@ -57,5 +57,3 @@ class Models:
         for key in self._batcher.free_keys():
             for backend in self._backends:
                 backend.remove(key)
-
-

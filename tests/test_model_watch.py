@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from grove.model import List, Push, Rollback, list_models, push, rollback
 from inference_server import InferenceServer, ServerSettings, model_watch
 from inference_server.backend import ModelFiles, make_backends
 from inference_server.model_file import save_model
-from inference_server.model_folder import ModelFolder, is_whole
+from inference_server.model_folder import ModelFolder, file_digest, is_whole
 from inference_server.model_watch import ModelWatch
 from inference_server.network_settings import NetworkSettings
 from inference_server.networks import build_network
@@ -228,6 +229,46 @@ def test_between_games_a_model_waits_for_its_turn(tmp_path: Path, eventually: Ev
         eventually(lambda: house.version == third)
 
 
+def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = [export(tmp_path / f"aside{seed}", seed) for seed in (1, 2)]
+    path, load = tmp_path / "one.safetensors", ModelFiles.load
+    shutil.copy(tmp_path / "aside1", path)
+
+    def load_slowly(files: ModelFiles, place: Path) -> Any:
+        model = load(files, place)
+        monkeypatch.undo()
+        path.write_bytes((tmp_path / "aside2").read_bytes())
+        return model
+
+    monkeypatch.setattr(ModelFiles, "load", load_slowly)
+    with serving(tmp_path, start=False) as house:
+        start = house.version
+        house.watch.look()
+        assert house.version == start
+        house.watch._status["slots"]["default"] = {"version": start, "file": "", "since": 0.0, "history": []}
+        house.watch.look()
+        assert house.version == versions[1]
+        entry = house.watch._status["files"]["one.safetensors"]
+        assert entry["sha256"] == file_digest(path)
+
+
+def test_a_server_can_be_left_while_a_model_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_watch, "_END_S", 0.2)
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def hang(server: InferenceServer, *_: Any, **__: Any) -> bool:
+        hangs.set()
+        return not goes_on.wait(60)
+
+    with serving(tmp_path) as house:
+        monkeypatch.setattr(InferenceServer, "swap", hang)
+        export(tmp_path / "one.safetensors", 1)
+        assert hangs.wait(30)
+    goes_on.set()
+    house.watch._thread.join(30)
+    assert ModelFolder(tmp_path).read_status()["server"] is not None  # its thread was not waited for
+
+
 def test_push_list_and_rollback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files, folder = tmp_path / "files", tmp_path / "run" / "models"
     files.mkdir()
@@ -270,14 +311,17 @@ def test_push_list_and_rollback(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_slots_have_folders_of_their_own(tmp_path: Path, eventually: Eventually) -> None:
     one, two = export(tmp_path / "aside", 1), export(tmp_path / "other", 2)
-    source = NetworkSettings(network=SPEC)
     with serving(tmp_path, start=False) as house:
-        files = ModelFiles(FOUR, source, make_backends(FOUR, NETWORK, 32, 1))
-        house.server.swap(files.load(tmp_path / "aside"), "best")
+        house.server.swap(house.watch._source.load(tmp_path / "aside"), "best")
         with house.watch:
             start = house.version
             assert house.server.models() == {"default": start, "best": one}
             assert push(Push(file=str(tmp_path / "other"), target=str(tmp_path), slot="best")) == 0
+            assert house.server.models() == {"default": start, "best": two}
+            assert rollback(Rollback(target=str(tmp_path), slot="best")) == 0
+            assert house.server.models() == {"default": start, "best": one}
+            assert house.status["slots"]["best"]["file"] == f"best/start-{one}.safetensors"
+            assert rollback(Rollback(target=str(tmp_path), slot="best", to=two)) == 0
             assert house.server.models() == {"default": start, "best": two}
             shutil.copy(tmp_path / "aside", tmp_path / "plain.safetensors")
             eventually(lambda: house.server.models() == {"default": one, "best": two})
