@@ -1,126 +1,89 @@
-"""Batching rules against ours by the number of worker processes, from comparisons that differ in nothing else.
-
-Two loads: with games enough for full batches, and with fewer rows in flight than the largest batch.
-
-    compare="grove bench compare --modes server-process,fixed --seconds 35"
-    for w in 1 2 4 8 16 32; do $compare --workers $w --out runs/rules-$w; done
-    for w in 1 2 4 8 16; do $compare --workers $w --games-per-worker 16 --out runs/few-$w; done
-    python -m bench.rules_chart runs/rules-*/results.json runs/few-*/results.json --out rules.png
-"""
+"""Batching rules of other programs against ours over worker processes: a panel for every load of a sweep."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench.modes import FIXED
 from bench.results import OURS
+from bench.sweep_chart import FAINT, INK, PER_LETTER, STYLES, label_ends
+from bench.sweep_finding import Row, modes_of, rule_cases, rules_finding
 
-_COLOURS, _MARKS = ("#E69F00", "#56B4E9", "#D55E00", "#009E73", "#CC79A7"), "sv^oD"
-_OURS, _INK, _FAINT = "#0072B2", "#222222", "#5F5F5F"
-
-Rows = list[dict[str, Any]]
-"""The rows of one comparison."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """What to draw beside the results."""
-
-    out: Path = Path("rules.png")
-    """PNG to write."""
-    max_batch: int = 512
-    """Rows of the largest batch: what counts as few."""
-    subtitle: str = ""
-    """Machine and load."""
+# Inches.
+_HEIGHT, _ABOVE, _BELOW, _LEFT, _RIGHT, _PANEL, _LABELS, _LEAST = 5.2, 1.5, 0.75, 0.8, 0.2, 3.6, 2.3, 10.0
+_HEADROOM = 1.08
 
 
-def draw(results: list[Path], asked: Rules) -> None:
-    """Draw each rule's rate as a share of ours, medians of paired slices, against workers."""
-    runs = sorted((json.loads(path.read_text()) for path in results), key=lambda rows: int(rows[0]["workers"]))
-    few = [rows for rows in runs if _in_flight(rows) < asked.max_batch]
-    panels = {
-        f"rows enough for full batches of {asked.max_batch}": [rows for rows in runs if rows not in few],
-        f"{few[0][0]['games_per_worker'] if few else 0} games a worker: fewer rows than a full batch": few,
-    }
-    panels = {title: some for title, some in panels.items() if some}
-    figure = Figure(figsize=(10, 5.2), dpi=150, facecolor="white")
+def draw_rules(rows: Sequence[Row], path: Path, *, subtitle: str = "") -> Path | None:
+    """Draw each rule's rate as a share of ours to the PNG `path`; None where no rule was paired with ours.
+
+    Whiskers reach from the lowest to the highest pair of slices. `subtitle` is for the machine and the settings.
+    """
+    cases = rule_cases(rows)
+    if not cases:
+        return None
+    loads = list(dict.fromkeys(map(_load, cases)))
+    title = rules_finding(rows)
+    width = max(_LEAST, _LEFT + _RIGHT + PER_LETTER * len(title), _LEFT + len(loads) * (_PANEL + _LABELS) + _RIGHT)
+    figure = Figure(figsize=(width, _HEIGHT), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    for number, (title, some) in enumerate(panels.items()):
-        axes = figure.add_axes((0.07 + 0.49 * number, 0.13, 0.34, 0.62))
-        _draw_panel(axes, title, some)
-    figure.text(0.02, 0.925, finding(runs), fontsize=14, weight="bold", color=_INK)
-    figure.text(0.02, 0.865, asked.subtitle, fontsize=9.5, color=_FAINT)
-    figure.savefig(asked.out)
+    top = _HEADROOM * max(100.0, *(100 / row["ours_by_rule_low"] for row in cases))
+    for place, load in enumerate(loads):
+        box = (_LEFT + place * (_PANEL + _LABELS)) / width, _BELOW / _HEIGHT
+        axes = figure.add_axes((*box, _PANEL / width, (_HEIGHT - _ABOVE - _BELOW) / _HEIGHT))
+        axes.set_ylim(0, top)
+        _draw_panel(axes, [row for row in cases if _load(row) == load])
+        ours = [row for row in rows if row["mode"] == OURS and row["success"] and _load(row) == load]
+        if place == 0:
+            axes.set_ylabel("evaluations/s, % of ours", color=FAINT)
+        axes.set_title(_heading(cases, load, ours), loc="left", color=INK, fontsize=10)
+    figure.text(_LEFT / width, 1 - 0.40 / _HEIGHT, title, color=INK, fontsize=13, fontweight="bold")
+    figure.text(_LEFT / width, 1 - 0.68 / _HEIGHT, subtitle, color=FAINT, fontsize=9.5)
+    figure.savefig(path)
+    return path
 
 
-def finding(runs: Sequence[Rows]) -> str:
-    """Return in words how our rule stands: where another one's median is ahead is said, not rounded away."""
-    ahead = [
-        f"{row['mode']} at {row['workers']}"
-        for rows in runs
-        for row in rows
-        if row.get("ours_by_rule") and row["ours_by_rule"] < 1
-    ]
-    if ahead:
-        return f"Ours is not the fastest in {len(ahead)} cases: {', '.join(ahead[:3])}{' ...' * (len(ahead) > 3)}"
-    return "Our rule is at least as fast as every other at every number of workers"
+def _load(row: Row) -> tuple[Any, ...]:
+    """Return what the points of one panel have in common: all but rule and workers."""
+    games = 0 if row["games_derived"] else row["games_per_worker"]
+    return (games, row["batch_size"], row["window_us"], row["lanes"])
 
 
-def _in_flight(rows: Rows) -> int:
-    return int(rows[0]["workers"]) * int(rows[0]["games_per_worker"])
+def _heading(cases: Sequence[Row], load: tuple[Any, ...], ours: Sequence[Row]) -> str:
+    """Return what a panel shows; of the server's settings, those that differ between panels."""
+    games, *server = load
+    parts = [f"{games} games a worker" if games else "games enough to fill the lanes"]
+    names = ("cap {:,}", "delay {:,} us", "{} lanes")
+    for place, (name, value) in enumerate(zip(names, server, strict=True), start=1):
+        if len({_load(row)[place] for row in cases}) > 1:
+            parts.append(name.format(value))
+    rates = [row["evaluations_per_second"] for row in ours]
+    second = f"\nours: {min(rates):,.0f} to {max(rates):,.0f} evaluations/s" if rates else ""
+    return ", ".join(parts) + second
 
 
-def _draw_panel(axes: Axes, title: str, runs: Sequence[Rows]) -> None:
-    workers = [int(rows[0]["workers"]) for rows in runs]
-    axes.axhline(100, color=_OURS, linewidth=2)
-    ends: list[tuple[float, str, str]] = [(100.0, "ours", _OURS)]
-    for name, colour, mark in zip(FIXED, _COLOURS, _MARKS, strict=True):
-        found = [next(row for row in rows if row["mode"] == name) for rows in runs]
-        shares = [100 / row["ours_by_rule"] for row in found]
-        spread = [
-            [share - 100 / row["ours_by_rule_high"] for share, row in zip(shares, found, strict=True)],
-            [100 / row["ours_by_rule_low"] - share for share, row in zip(shares, found, strict=True)],
-        ]
-        axes.errorbar(workers, shares, spread, fmt=f"{mark}-", color=colour, linewidth=1.5, elinewidth=0.7, capsize=2)
-        ends.append((shares[-1], name, colour))
-    _label_ends(axes, workers[-1], ends)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(workers, [str(count) for count in workers])
-    axes.set_xlim(workers[0] * 0.8, workers[-1] * 1.2)
-    axes.set_ylim(0, 130)
-    axes.set_xlabel("worker processes", color=_FAINT)
-    axes.set_ylabel("evaluations/s, % of ours", color=_FAINT)
-    axes.set_title(f"{title}\nours: {_ours(runs)} evaluations/s", fontsize=10, color=_INK, loc="left")
+def _draw_panel(axes: Axes, cases: Sequence[Row]) -> None:
+    workers = sorted({row["workers"] for row in cases})
+    axes.axhline(100, color=STYLES[OURS][0], linewidth=2)
+    ends = [(100.0, "ours", STYLES[OURS][0])]
+    for mode in modes_of(cases):
+        found = sorted((row for row in cases if row["mode"] == mode), key=lambda row: int(row["workers"]))
+        at, shares = [workers.index(row["workers"]) for row in found], [100 / row["ours_by_rule"] for row in found]
+        below = [share - 100 / row["ours_by_rule_high"] for share, row in zip(shares, found, strict=True)]
+        above = [100 / row["ours_by_rule_low"] - share for share, row in zip(shares, found, strict=True)]
+        colour, mark = STYLES[mode]
+        axes.errorbar(at, shares, (below, above), fmt=f"{mark}-", color=colour, linewidth=1.5, elinewidth=0.7,
+                      capsize=2)  # fmt: skip
+        ends.append((shares[-1], f"{mode}, {shares[-1]:.0f} %", colour))
+    axes.set_xlim(-0.3, len(workers) - 0.7)
+    axes.set_xticks(range(len(workers)), [str(count) for count in workers])
+    axes.set_xlabel("worker processes", color=FAINT)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
     axes.set_axisbelow(True)
-
-
-def _ours(runs: Sequence[Rows]) -> str:
-    rates = [row["evaluations_per_second"] for rows in runs for row in rows if row["mode"] == OURS]
-    return f"{min(rates):,.0f} to {max(rates):,.0f}"
-
-
-def _label_ends(axes: Axes, at: float, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write the names right of the last points, moved apart where they would overlap."""
-    place = 200.0
-    for share, name, colour in sorted(ends, reverse=True):
-        place = min(share, place - 7)
-        text = f"{name}" if name == "ours" else f"{name} {share:.0f} %"
-        axes.annotate(
-            text, (at, place), (8, 0), textcoords="offset points", va="center", color=colour, fontsize=9,
-            annotation_clip=False,
-        )  # fmt: skip
-
-
-if __name__ == "__main__":
-    draw(*tyro.cli(tuple[tyro.conf.Positional[list[Path]], Rules], config=(tyro.conf.OmitArgPrefixes,)))
+    label_ends(axes, ends)

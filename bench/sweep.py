@@ -2,31 +2,36 @@
 
 Pools of hundreds of workers cannot all be kept warm, so a visit starts its pool, plays a few slices and stops it.
 Points are visited again in the opposite order, so that a machine that slowly changes changes both ends alike.
+Batching rules of other programs and ours, at the same sizes, are warm together and take turns at their slices.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.compare import PROBE_S, Say, start_roof
+from bench.estimate import Played
 from bench.modes import Asked
 from bench.probe import burn_probe
 from bench.results import mean_visit_entropy
 from bench.roof import Roof
-from bench.slices import WarmPool
-from bench.sweep_points import Point, point_plan
+from bench.slices import OthersUse, Slice, WarmPool
+from bench.sweep_points import Point, Team, check_team, point_plan, teams
 from bench.visits import GpuWatch, Visit, latest, read_visits
 from common.errors import GroveError
+from workers.plan import PoolPlan
 from workers.records import LineLog, read_folder
 
 SLICES = 3
 """Slices of a visit: their spread tells how sure a figure is."""
+PAIRED_SLICES = 7
+"""The same where pools take turns: of two equally fast ones, one is ahead in all seven pairs in 1.6 % of cases."""
 LONGEST_ROOF_S = 1.0
 """Seconds of each measurement of the roof, of which a visit has two; a slice's length when that is shorter."""
 _BESIDE_S = 8.0
@@ -44,22 +49,22 @@ class SweepPlan:
     visits: int
     """Visits of every point."""
 
-    def todo(self, done: Sequence[Visit]) -> list[tuple[Point, int]]:
-        """Return the visits that are still to be made, failed ones included: forwards, then backwards, and so on."""
-        good = {(visit.point.key, visit.number) for visit in done if not visit.error}
-        wanted = [
-            (point, number)
-            for number in range(self.visits)
-            for point in (self.points[::-1] if number % 2 else self.points)
-        ]
-        return [(point, number) for point, number in wanted if (point.key, number) not in good]
+    def todo(self, done: Sequence[Visit]) -> list[tuple[Team, int]]:
+        """Return the visits that are still to be made, failed ones included: forwards, then backwards, and so on.
+
+        Those who are measured together are visited again together.
+        """
+        good = {(visit.point.key, visit.number) for visit in done if not visit.failure}
+        every = teams(self.points)
+        wanted = [(team, number) for number in range(self.visits) for team in (every[::-1] if number % 2 else every)]
+        return [(team, number) for team, number in wanted if {(point.key, number) for point in team} - good]
 
 
 def run_sweep(plan: SweepPlan, say: Say, after_visit: Callable[[Sequence[Visit]], Any]) -> list[Visit]:
     """Make the visits that the folder does not hold yet and return all of them; every process has ended by then.
 
-    A point that cannot be measured is a visit with an error; the next run tries it again. `after_visit` is given all
-    visits so far after each.
+    A point that cannot be measured is a visit with its failure; the next run tries it again. `after_visit` is given
+    all visits so far after each.
 
     Raises:
         GroveError: the network cannot be run at all, or the folder cannot be written.
@@ -67,15 +72,18 @@ def run_sweep(plan: SweepPlan, say: Say, after_visit: Callable[[Sequence[Visit]]
     path = plan.asked.out / VISITS_FILE
     visits = read_visits(path)
     todo = plan.todo(visits)
-    minutes = len(todo) * (plan.asked.seconds + _BESIDE_S) / 60
-    say(f"{len(plan.points)} points, {len(todo)} visits to make: about {minutes:.0f} minutes on an idle machine")
+    count = sum(len(team) for team, _ in todo)
+    minutes = count * (plan.asked.seconds + _BESIDE_S) / 60
+    say(f"{len(plan.points)} points, {count} visits to make: about {minutes:.0f} minutes on an idle machine")
+    made = 0
     with ExitStack() as stack, LineLog(path, 0.0) as log:
         visitor = _Visitor(plan.asked, stack, say)
-        for place, (point, number) in enumerate(todo, start=1):
-            visit = visitor.visit(point, number)
-            log.write(visit.line())
-            visits = latest([*visits, visit])
-            say(f"{place} of {len(todo)}: {point}: {_outcome(visit)}")
+        for team, number in todo:
+            for visit in visitor.visit(team, number):
+                made += 1
+                log.write(visit.line())
+                visits = latest([*visits, visit])
+                say(f"{made} of {count}: {visit.point}: {_outcome(visit)}")
             after_visit(visits)
     return visits
 
@@ -87,25 +95,45 @@ class _Visitor:
         self._asked, self._stack, self._say = asked, stack, say
         self._roof: Roof | None = None
 
-    def visit(self, point: Point, number: int) -> Visit:
-        """Return what a visit found, or why it found nothing."""
-        folder = self._asked.out / "games" / f"{point.key}-{number}"
-        try:
-            point_plan(self._asked, point)  # refused before anything is started
-        except GroveError as error:
-            return _failed(point, number, error)
-        roof = self._ready_roof()
-        # Every point computes in the number format that was found best, but for `direct` (bench/compare.py).
-        network = replace(self._asked.network, dtype=roof.found["backend"]["dtype"])
-        asked = self._asked if point.mode == "direct" else replace(self._asked, network=network)
-        try:
+    def visit(self, team: Team, number: int) -> list[Visit]:
+        """Return for each point what a visit found, or why it found nothing."""
+        failures = _refused(self._asked, team)
+        playable = [point for point in team if point not in failures]
+        found: list[Visit] = []
+        if playable:
+            roof = self._ready_roof()
+            with ExitStack() as stack:
+                warm = self._started(playable, number, stack, failures)
+                try:
+                    found = _measure(warm, roof, self._asked.seconds, number) if warm else []
+                except (GroveError, OSError) as error:
+                    failures |= dict.fromkeys(warm, _text(error))
+        found += [Visit(point=point, number=number, time=_now(), failure=why) for point, why in failures.items()]
+        return sorted(found, key=lambda visit: team.index(visit.point))
+
+    def _started(
+        self, points: Sequence[Point], number: int, stack: ExitStack, failures: dict[Point, str]
+    ) -> dict[Point, _Warm]:
+        """Start the points' pools, which `stack` ends; the others go on without those that fail."""
+        warm: dict[Point, _Warm] = {}
+        for point in points:
+            folder = self._asked.out / "games" / f"{point.key}-{number}"
             shutil.rmtree(folder, ignore_errors=True)
-            with WarmPool(point.key, replace(point_plan(asked, point), games_folder=folder)) as warm:
-                return _measure(warm, roof, asked, (point, number))
-        except (GroveError, OSError) as error:  # OSError: the system gives no more processes or memory
-            return _failed(point, number, error)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            began = time.perf_counter()
+            pool = stack.enter_context(WarmPool(point.key, replace(self._plan(point), games_folder=folder)))
+            try:
+                pool.start()
+                warm[point] = _Warm(pool, time.perf_counter() - began)
+            except (GroveError, OSError) as error:  # OSError: the system gives no more processes or memory
+                pool.pool.stop()
+                failures[point] = _text(error)
+        return warm
+
+    def _plan(self, point: Point) -> PoolPlan:
+        """Return the point's pool in the number format that was found best, but for `direct` (bench/compare.py)."""
+        network = replace(self._asked.network, dtype=self._ready_roof().found["backend"]["dtype"])
+        return point_plan(self._asked if point.mode == "direct" else replace(self._asked, network=network), point)
 
     def _ready_roof(self) -> Roof:
         if self._roof is None:
@@ -113,29 +141,69 @@ class _Visitor:
         return self._roof
 
 
-def _measure(warm: WarmPool, roof: Roof, asked: Asked, which: tuple[Point, int]) -> Visit:
-    slice_s = asked.seconds / SLICES
-    roof_s = min(slice_s, LONGEST_ROOF_S)
-    began = time.perf_counter()
-    warm.start()
-    start_s = time.perf_counter() - began
+def _refused(asked: Asked, team: Team) -> dict[Point, str]:
+    """Return which points cannot be played here, before anything is started, and why."""
+    refused: dict[Point, str] = {}
+    for point in team:
+        try:
+            point_plan(asked, point)
+        except GroveError as error:
+            refused[point] = _text(error)
+    try:
+        check_team(asked, tuple(point for point in team if point not in refused))
+    except GroveError as error:
+        refused |= dict.fromkeys((point for point in team if point not in refused), _text(error))
+    return refused
+
+
+class _Warm(NamedTuple):
+    """A pool that is warm and quiet, and the seconds that took."""
+
+    pool: WarmPool
+    start_s: float
+
+
+def _measure(warm: Mapping[Point, _Warm], roof: Roof, seconds: float, number: int) -> list[Visit]:
+    """Return the visits of pools that take turns, `seconds` each."""
+    count = SLICES if len(warm) == 1 else PAIRED_SLICES
+    roof_s = min(seconds / count, LONGEST_ROOF_S)
     probes, roofs = [burn_probe(PROBE_S)], [roof.measure(roof_s)]
-    before = warm.pool.by_worker("evaluations")
+    before = {point: pool.pool.by_worker("evaluations") for point, (pool, _) in warm.items()}
+    others = OthersUse()
     with GpuWatch() as gpus:
-        slices = [warm.play(slice_s) for _ in range(SLICES)]
+        slices = _play({point: pool for point, (pool, _) in warm.items()}, seconds / count, count)
+    others_cpu = others.look()
     roofs.append(roof.measure(roof_s))
     probes.append(burn_probe(PROBE_S))
-    return Visit(
-        point=which[0],
-        number=which[1],
-        time=_now(),
-        start_s=start_s,
-        slices=[asdict(part) for part in slices],
-        roof=roofs,
-        probes=[(probe.one_core, probe.all_cores, probe.cores) for probe in probes],
-        pool=_describe(warm, before, roof),
-        gpus=gpus.figures(),
-    )
+    ended = _now()
+    return [
+        Visit(
+            point=point,
+            number=number,
+            time=ended,
+            start_s=start_s,
+            slices=[asdict(part) for part in slices[point]],
+            roof=roofs,
+            probes=[(probe.one_core, probe.all_cores, probe.cores) for probe in probes],
+            pool=_describe(pool, before[point], roof),
+            gpus=gpus.figures(),
+            others_cpu=others_cpu,
+        )
+        for point, (pool, start_s) in warm.items()
+    ]
+
+
+def _play(pools: Mapping[Point, WarmPool], seconds: float, count: int) -> dict[Point, list[Slice]]:
+    """Return `count` slices of every pool, which take turns at being the first."""
+    slices: dict[Point, list[Slice]] = {point: [] for point in pools}
+    order = list(pools)
+    for _ in range(count):
+        for point in order:
+            slices[point].append(pools[point].play(seconds))
+            for pool in pools.values():
+                pool.look_after()
+        order = [*order[1:], order[0]]
+    return slices
 
 
 def _describe(warm: WarmPool, before: Sequence[float], roof: Roof) -> dict[str, Any]:
@@ -149,6 +217,7 @@ def _describe(warm: WarmPool, before: Sequence[float], roof: Roof) -> dict[str, 
         "device": backend["device"],
         "dtype": backend["dtype"] if pool.host_ready else pool.plan.network.dtype,
         "evaluations_by_worker": [b - a for a, b in zip(before, pool.by_worker("evaluations"), strict=True)],
+        "played": Played.of(totals, [len(record.moves) for record in records]),
         "mean_visit_entropy": mean_visit_entropy(record.visits for record in records),
         "mean_game_moves": sum(len(record.moves) for record in records) / len(records) if records else None,
         "worker_peak_rss_mb": totals.get("peak_rss_mb"),
@@ -157,13 +226,13 @@ def _describe(warm: WarmPool, before: Sequence[float], roof: Roof) -> dict[str, 
     }
 
 
-def _failed(point: Point, number: int, error: Exception) -> Visit:
-    return Visit(point=point, number=number, time=_now(), error=str(error) or type(error).__name__)
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _outcome(visit: Visit) -> str:
-    if visit.error:
-        return f"failed: {visit.error}"
+    if visit.failure:
+        return f"failed: {visit.failure}"
     rows = sum(part["workers"].get("evaluations", 0) for part in visit.slices)
     return f"{rows / sum(part['seconds'] for part in visit.slices):,.0f} evaluations/s"
 

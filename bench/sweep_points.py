@@ -7,26 +7,27 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from bench.modes import Asked, direct_kinds, pool_plan
+from bench.modes import FIXED, GROUPS, Asked, direct_kinds, pool_plan, pool_plans
+from bench.results import OURS
 from common.errors import GroveError, SettingError
 from common.machine import free_memory_bytes
 from game import load_game
 from workers.plan import PoolPlan
 from workers.sizing import check_memory, lanes_of
 
-SWEPT = ("server-process", "server-thread", "local", "direct")
+SWEPT = ("server-process", "server-thread", "local", "direct", *FIXED)
 """Modes that can be swept; see bench/modes.py."""
 AXES = ("workers", "games_per_worker", "max_batch", "max_delay_us", "lanes")
-_MODES_OF = {"server-process": AXES, "server-thread": AXES, "local": AXES[:2], "direct": AXES[:2]}
+AXES_OF = {mode: AXES[:2] if mode in ("local", "direct") else AXES for mode in SWEPT}
 """The axes that make a difference in a mode."""
 _LIMITS = {
     "workers": (1, 1024),
-    "games_per_worker": (1, 65536),
+    "games_per_worker": (0, 65536),
     "max_batch": (1, 65536),
     "max_delay_us": (0, 60_000_000),
     "lanes": (1, 1024),
 }
-_PROCESS_MB = {"server-process": 90, "server-thread": 0, "local": 400, "direct": 400}
+_PROCESS_MB = {"server-process": 90, "server-thread": 0, "local": 400, "direct": 400, **dict.fromkeys(FIXED, 90)}
 """Megabytes of a worker process without its trees (docs/performance.md, Memory); torch is most of the larger ones."""
 
 
@@ -42,6 +43,8 @@ class Point(NamedTuple):
     lanes: int
     varied: str = "base"
     """The axis this point belongs to: `base`, one of `AXES`, or `grid`."""
+    games_derived: bool = False
+    """Whether the games a worker were left open."""
 
     @property
     def key(self) -> str:
@@ -54,6 +57,10 @@ class Point(NamedTuple):
         if self.mode in ("local", "direct"):
             return sizes
         return f"{sizes}, batches of {self.max_batch}, delay {self.max_delay_us} us, {self.lanes} lanes"
+
+
+Team = tuple[Point, ...]
+"""Points that are measured together, taking turns."""
 
 
 def parse_axis(axis: str, text: str, usual: Iterable[int]) -> tuple[int, ...]:
@@ -76,20 +83,25 @@ def parse_axis(axis: str, text: str, usual: Iterable[int]) -> tuple[int, ...]:
 
 
 def parse_swept(text: str) -> tuple[str, ...]:
-    """Return the modes of a comma-separated list, each once. Raises SettingError for those that cannot be swept."""
-    modes = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    """Return the modes of a comma-separated list, `fixed` for all rules of other programs, each once.
+
+    Raises SettingError for those that cannot be swept.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    modes = tuple(dict.fromkeys(mode for part in parts for mode in (GROUPS["fixed"] if part == "fixed" else (part,))))
     unknown = [mode for mode in modes if mode not in SWEPT]
     if unknown or not modes:
         limit = f"{unknown[0]!r} cannot be swept" if unknown else "it names no mode"
-        raise SettingError.of("modes", text, limit, f"choose from {', '.join(SWEPT)}")
+        raise SettingError.of("modes", text, limit, f"choose from {', '.join(SWEPT)}, or fixed")
     return modes
 
 
 def make_points(asked: Asked, axes: Mapping[str, tuple[int, ...]], grid: bool) -> tuple[Point, ...]:
     """Return every point once: around the base of each mode one axis at a time, or all combinations of a `grid`.
 
-    The base is what the settings of pool and server say; games a worker that they leave open are derived anew for
-    every number of workers. Workers and batch caps come first, so that the beginning of a sweep tells most.
+    The base is what the settings of pool and server say. Games a worker that they leave open are derived from the
+    base's batch cap and lanes, so that along those axes they stay the same; from more workers each gets fewer, so that
+    along that axis all games together stay the same as far as the fewest games of a worker allow.
     """
     points: dict[str, Point] = {}
     for mode in asked.modes:
@@ -104,11 +116,7 @@ def point_plan(asked: Asked, point: Point) -> PoolPlan:
 
     Raises SettingError when it cannot be held in memory or a request cannot hold its rows.
     """
-    pool = replace(asked.pool, workers=point.workers, games_per_worker=point.games_per_worker)
-    server = replace(
-        asked.server, max_batch=point.max_batch, max_delay_us=point.max_delay_us, lanes=point.lanes
-    )
-    sized = replace(asked, pool=pool, server=server)
+    sized = _sized(asked, point)
     plan = _direct(sized) if point.mode == "direct" else pool_plan(sized, point.mode)
     if point.mode in ("local", "direct"):
         chosen = plan.process_sizes
@@ -117,6 +125,23 @@ def point_plan(asked: Asked, point: Point) -> PoolPlan:
         plan = replace(plan, process_sizes=sizes, thread_sizes=sizes)
     check_processes(point.mode, plan.process_sizes.workers)
     return plan
+
+
+def teams(points: Iterable[Point]) -> list[Team]:
+    """Return the points as they are visited: rules of other programs together with ours, others each alone."""
+    found: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        name = "rules" if point.mode in (OURS, *FIXED) else point.mode
+        found.setdefault((name, *point[1:6]), []).append(point)
+    return [tuple(team) for team in found.values()]
+
+
+def check_team(asked: Asked, team: Team) -> None:
+    """Raise SettingError when pools that are warm at once do not fit into memory together."""
+    if len(team) > 1:
+        first = team[0]
+        pool_plans(replace(_sized(asked, first), modes=tuple(point.mode for point in team)))
+        check_processes(first.mode, len(team) * first.workers)
 
 
 def _values(part: str) -> list[int]:
@@ -130,22 +155,28 @@ def _values(part: str) -> list[int]:
     return [*doubled, high]
 
 
+def _sized(asked: Asked, point: Point) -> Asked:
+    pool = replace(asked.pool, workers=point.workers, games_per_worker=point.games_per_worker)
+    server = replace(asked.server, max_batch=point.max_batch, max_delay_us=point.max_delay_us, lanes=point.lanes)
+    return replace(asked, pool=pool, server=server)
+
+
 def _base(asked: Asked, mode: str) -> Point:
     server = asked.server
-    lanes = lanes_of(server, asked.network.device)[0] if "lanes" in _MODES_OF[mode] else 0
+    lanes = lanes_of(server, asked.network.device)[0] if "lanes" in AXES_OF[mode] else 0
     base = Point(mode, asked.pool.workers, asked.pool.games_per_worker, server.max_batch, server.max_delay_us, lanes)
     return base if base.workers else base._replace(workers=_settled(asked, base).workers)
 
 
 def _star(asked: Asked, mode: str, axes: Mapping[str, tuple[int, ...]]) -> list[Point]:
     base = _base(asked, mode)
-    chosen = [(axis, value) for axis in _MODES_OF[mode] for value in axes.get(axis, ())]
+    chosen = [(axis, value) for axis in AXES_OF[mode] for value in axes.get(axis, ())]
     return [base, *(_with(base._replace(varied=axis), {axis: value}) for axis, value in chosen)]
 
 
 def _grid(asked: Asked, mode: str, axes: Mapping[str, tuple[int, ...]]) -> list[Point]:
     base = _base(asked, mode)._replace(varied="grid")
-    known = _MODES_OF[mode]
+    known = AXES_OF[mode]
     ranges = [axes.get(axis, ()) if axis in known else () for axis in AXES]
     filled = [values or (getattr(base, axis),) for axis, values in zip(AXES, ranges, strict=True)]
     return [_with(base, dict(zip(AXES, values, strict=True))) for values in itertools.product(*filled)]
@@ -156,13 +187,19 @@ def _with(point: Point, values: Mapping[str, Any]) -> Point:
 
 
 def _settled(asked: Asked, point: Point) -> Point:
-    """Return the point with its numbers of workers and games derived; as it is when it cannot be played here."""
+    """Return the point with open numbers of workers and games derived from the batch cap and lanes of the base.
+
+    As it is when nothing is open, or when it cannot be played here.
+    """
+    if point.workers and point.games_per_worker:
+        return point
     try:
-        plan = point_plan(asked, point)
+        plan = point_plan(asked, point._replace(max_batch=asked.server.max_batch, lanes=asked.server.lanes))
     except GroveError:
         return point
     sizes = plan.thread_sizes if plan.pool == "thread" else plan.process_sizes
-    return point._replace(workers=sizes.workers, games_per_worker=sizes.games)
+    derived = not point.games_per_worker
+    return point._replace(workers=sizes.workers, games_per_worker=sizes.games, games_derived=derived)
 
 
 def _direct(asked: Asked) -> PoolPlan:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from rich.console import Console
 
 from bench.estimate import Plan
 from bench.modes import Asked
-from bench.report import form, print_days, print_lines
+from bench.report import busy_warning, form, print_days, print_lines, rule_texts
+from bench.sweep_finding import finding, rule_cases, rules_finding
 from bench.sweep_rows import Row
 from common import machine
 from workers.figures import counted, search_text
 
+_RULE_HEADS = ("ours by rule", "lowest..highest")
+"""Only where rules of other programs took turns with ours."""
 _NAMED = ("base", "workers", "grid")
 _HEADS = ("mode", "workers", "games", "cap", "delay ms", "lanes", "per core", "evaluations/s", "of the roof")
 _MORE_HEADS = ("simulations/s", "cpu", "cpu us/row", "rows/batch", "fill", "distinct", "entropy", "slowest")
@@ -20,14 +24,15 @@ _MORE_HEADS = ("simulations/s", "cpu", "cpu us/row", "rows/batch", "fill", "dist
 
 def report_sweep(asked: Asked, rows: Sequence[Row], plan: Plan | None, console: Console) -> None:
     """Draw chart.png and print everything; one row at least was measured."""
-    from bench.sweep_chart import draw_sweep, finding  # matplotlib takes half a second to import
+    from bench.rules_chart import draw_rules  # matplotlib takes half a second to import
+    from bench.sweep_chart import draw_sweep
 
     here = machine.describe()
-    chart = draw_sweep(
-        rows,
-        asked.out / "chart.png",
-        subtitle=f"{asked.game_spec}, {asked.network.model or asked.network.network}, {search_text(asked.search)}; "
-        f"{here['cpu']}, {here['cores']} cores; whiskers: slowest and fastest slice",
+    where = f"{asked.game_spec}, {asked.network.model or asked.network.network}, {search_text(asked.search)}; "
+    where += f"{here['cpu']}, {here['cores']} cores; whiskers: "
+    drawn = (
+        draw_sweep(rows, asked.out / "chart.png", subtitle=f"{where}slowest and fastest slice"),
+        draw_rules(rows, asked.out / "rules.png", subtitle=f"{where}lowest and highest pair of slices"),
     )
     console.print()
     print_rows(rows, console)
@@ -35,10 +40,29 @@ def report_sweep(asked: Asked, rows: Sequence[Row], plan: Plan | None, console: 
         console.print()
         named = [(f"{row['mode']}, {row['workers']} workers", row) for row in rows if row["varied"] in _NAMED]
         print_days(plan, named, console)
-    failed = sum(row["error"] is not None for row in rows)
+    _print_failures(rows, console)
+    if warning := busy_warning(_others(rows)):
+        console.print(f"\n{warning}")
+    console.print(f"\n{finding(rows)}")
+    if rule_cases(rows):
+        console.print(rules_finding(rows))
+    charts = [str(path) for path in drawn if path]
+    console.print(", ".join([str(asked.out / "results.csv"), str(asked.out / "results.json"), *charts]))
+
+
+def _print_failures(rows: Sequence[Row], console: Console) -> None:
+    failed = sum(not row["success"] for row in rows)
+    again = sum(row["success"] and row["failure"] is not None for row in rows)
     if failed:
         console.print(f"\n{failed} of {len(rows)} points failed; the same command on this folder tries them again")
-    console.print(f"\n{finding(rows)}\n{asked.out / 'results.csv'}, {asked.out / 'results.json'}, {chart}")
+    if again:
+        console.print(f"\na visit of {again} measured points failed; the same command on this folder makes it again")
+
+
+def _others(rows: Sequence[Row]) -> float | None:
+    """Return the processors that other programs used, mean over the points; None where that is not known."""
+    known = [row["others_cpu"] for row in rows if row["others_cpu"] is not None]
+    return fmean(known) if known else None
 
 
 def print_rows(rows: Sequence[Row], console: Console) -> None:
@@ -47,10 +71,11 @@ def print_rows(rows: Sequence[Row], console: Console) -> None:
     `per core`: threads that want to run. `slowest`: the slowest worker's evaluations by the mean worker's.
     """
     units = counted(next(row for row in rows if row["success"]))
-    heads = (*_HEADS, *(f"{unit}/min" for unit in units), *_MORE_HEADS)
-    print_lines(heads, [_texts(row, units) for row in rows], console)
+    ruled = any(row["ours_by_rule"] for row in rows)
+    heads = (*_HEADS, *(f"{unit}/min" for unit in units), *_MORE_HEADS, *(_RULE_HEADS if ruled else ()))
+    print_lines(heads, [_texts(row, units) + (rule_texts(row) if ruled else ()) for row in rows], console)
     for row in rows:
-        for text in filter(None, (row["error"], row["note"])):
+        for text in filter(None, (row["failure"], row["note"])):
             console.print(f"{row['mode']}, {row['workers']} workers: {text}", soft_wrap=True)
 
 

@@ -10,11 +10,11 @@ from statistics import median
 from typing import Any
 
 from bench.counting import total
-from bench.estimate import Plan, plan_columns
-from bench.modes import Asked
+from bench.estimate import GameCost, Plan, Played, game_cost, plan_columns
+from bench.modes import FIXED, Asked
 from bench.probe import Probe
-from bench.results import cpu_us_per_row, games_interval, withheld
-from bench.rounds import Round, probe_figures, roof_share, usual_probe
+from bench.results import OURS, cpu_us_per_row, per_minute
+from bench.rounds import mean_others, probe_figures, ratio, roof_share, usual_probe
 from bench.slices import Slice
 from bench.sweep_points import Point
 from bench.visits import MINE, Visit
@@ -24,9 +24,10 @@ from workers import figures
 Row = dict[str, Any]
 
 COLUMNS = {
-    "mode": "server-process, server-thread, local or direct (bench/modes.py)",
+    "mode": "server-process, server-thread, local, direct or a rule of another program (bench/modes.py)",
     "workers": "search workers: processes, or threads of the server's process",
     "games_per_worker": "games each worker plays at once",
+    "games_derived": "whether they were left open and derived from the number of workers",
     "groups": "groups a worker's games are split into",
     "batch_size": "batch cap: rows of the server's largest batch (max_batch)",
     "window_us": "microseconds the oldest row may wait while a lane is free (max_delay_us)",
@@ -42,9 +43,10 @@ COLUMNS = {
     "games": "games finished in the counted slices",
     "examples": "decisions searched: training examples",
     "seconds": "seconds of the counted slices",
-    "games_per_minute": "finished games; None when too few ended",
+    "games_per_minute": "from simulations per second; None when too few games of the sweep ended to tell their length",
     "games_per_minute_low": "lower end of the 95 % interval",
     "games_per_minute_high": "upper end of the 95 % interval",
+    "simulations_per_game": "descents that a finished game takes, of all points together",
     "examples_per_game": "decisions searched for each finished game",
     "evaluations": "rows that the network computed",
     "evaluations_per_second": "the same, per second",
@@ -54,6 +56,11 @@ COLUMNS = {
     "simulations_per_second": "the same, per second",
     "roof": "rows per second of the network alone, beside the counted slices",
     "roof_share": "evaluations per second by the roof of the same visit, median",
+    "roof_share_low": "the lowest slice",
+    "roof_share_high": "the highest slice",
+    "ours_by_rule": "for rules of other programs: our evaluations per second by theirs, median of paired slices",
+    "ours_by_rule_low": "the lowest pair",
+    "ours_by_rule_high": "the highest pair",
     "gpu_percent_mean": "use of the GPUs; None without",
     "gpu_percent_max": "the highest look of two a second",
     "gpu_memory_mb_mean": "memory of all GPUs together",
@@ -68,6 +75,8 @@ COLUMNS = {
     "sent_saturated": "because every live client waited for an answer",
     "sent_delay": "because the oldest row had waited long enough",
     "sent_drain": "because the server was about to end",
+    "sent_free": "under drain: because a lane was free",
+    "sent_single": "under adaptive-wait: one request after a wait in vain",
     "queue_ms": "median wait of a request before its batch left",
     "compute_ms": "median time of a batch in a lane",
     "cache_hit_rate": "lookups that hit; None without a cache",
@@ -84,11 +93,12 @@ COLUMNS = {
     "probe_one_core": "burn probe: operations per second of one core, median",
     "probe_all_cores": "the same of all cores together",
     "probe_moved": "largest relative change of a counted visit's probe against the whole sweep's median",
+    "others_cpu": "processors that other programs used meanwhile, mean; None where that is not known",
     "start_s": "seconds until the pool was warm",
     "visits": "visits that count",
     "visits_dropped": "visits left out because the probe moved",
     "success": "whether the point could be measured",
-    "error": "why not, or why its last visit failed",
+    "failure": "why not, or why its last visit failed",
     "note": "what to know about the figures",
 }
 """Name -> meaning and unit of every column, in their order; rates in other units of the game come on top."""
@@ -104,7 +114,17 @@ def sweep_rows(asked: Asked, points: Sequence[Point], visits: Sequence[Visit], u
     for visit in visits:
         by_point.setdefault(visit.point.key, []).append(visit)
     usual = _usual(visits)
-    return [_row(asked, found, usual, units) for found in by_point.values() if found]
+    ours = {_turns(visit): visit for visit in visits if visit.point.mode == OURS and not visit.failure}
+    cost = game_cost(Played(*visit.pool["played"]) for visit in visits if not visit.failure)
+    rows = []
+    for found in filter(None, by_point.values()):
+        counted = _kept(found, usual, asked.probe_limit)
+        row = _of_point(asked, found[-1].point) | _of_visits(found, counted)
+        if counted and usual is not None:
+            row |= _measured(counted, units, cost) | _machine(counted, usual) | _against_ours(counted, ours)
+            row["note"] = "; ".join(filter(None, (row["note"], _busy(row, asked.probe_limit)))) or None
+        rows.append({name: row.get(name) for name in COLUMNS} | row)
+    return rows
 
 
 def with_plan(rows: Sequence[Row], plan: Plan | None) -> list[Row]:
@@ -128,36 +148,52 @@ def _cell(value: Any) -> Any:
 
 
 def _usual(visits: Sequence[Visit]) -> Probe | None:
-    rounds = [visit.rounds()[0] for visit in visits if not visit.error]
+    rounds = [visit.rounds()[0] for visit in visits if not visit.failure]
     return usual_probe(rounds) if rounds else None
 
 
-def _row(asked: Asked, visits: Sequence[Visit], usual: Probe | None, units: figures.Units) -> Row:
-    good = [visit for visit in visits if not visit.error]
-    row = _of_point(asked, visits[-1].point) | {
-        "success": bool(good),
-        "error": next((visit.error for visit in reversed(visits) if visit.error), None),
+def _kept(visits: Sequence[Visit], usual: Probe | None, limit: float) -> list[Visit]:
+    """Return the visits that count: all that measured something where the probe moved in every one of them."""
+    good = [visit for visit in visits if not visit.failure]
+    return [visit for visit in good if usual and _moved(visit, usual) <= limit] or good
+
+
+def _of_visits(visits: Sequence[Visit], counted: Sequence[Visit]) -> Row:
+    return {
+        "success": bool(counted),
+        "visits": len(counted),
+        "visits_dropped": sum(not visit.failure for visit in visits) - len(counted),
+        "failure": next((visit.failure for visit in reversed(visits) if visit.failure), None),
     }
-    if good and usual is not None:
-        kept = [visit for visit in good if _moved(visit, usual) <= asked.probe_limit]
-        row |= _measured(kept or good, units) | _machine(kept or good, usual) | {"visits_dropped": 0}
-        if kept:
-            row["visits_dropped"] = len(good) - len(kept)
-        else:
-            moved = f"the burn probe moved by {row['probe_moved']:.0%}: the machine was busy, visit it again"
-            row["note"] = "; ".join(filter(None, (row.get("note"), moved)))
-    ordered = {name: row.pop(name, None) for name in COLUMNS}
-    return ordered | row
+
+
+def _busy(row: Row, limit: float) -> str:
+    moved = row["probe_moved"]
+    return f"the burn probe moved by {moved:.0%}: the machine was busy, visit it again" if moved > limit else ""
+
+
+def _turns(visit: Visit) -> tuple[object, ...]:
+    """Return what those have in common who took turns at their slices."""
+    return (visit.time, visit.number, *visit.point[1:6])
+
+
+def _against_ours(visits: Sequence[Visit], ours: Mapping[tuple[object, ...], Visit]) -> Row:
+    """Return our rate by a rule's, of the slices in which they took turns; nothing for other modes or without ours."""
+    rounds = [done for v in visits if v.point.mode in FIXED and _turns(v) in ours for done in v.paired(ours[_turns(v)])]
+    found = ratio(rounds, OURS, MINE)
+    names = ("ours_by_rule", "ours_by_rule_low", "ours_by_rule_high")
+    return dict(zip(names, found, strict=True)) if found else {}
 
 
 def _of_point(asked: Asked, point: Point) -> Row:
     """Return what is known of a point before anything is measured."""
-    served = point.mode.startswith("server")
+    served = point.mode not in ("local", "direct")
     cards = re.search(r"\bcards=(\d+)", asked.game_spec)
     return {
         "mode": point.mode,
         "workers": point.workers,
         "games_per_worker": point.games_per_worker,
+        "games_derived": point.games_derived,
         "batch_size": point.max_batch if served else None,
         "window_us": point.max_delay_us if served else None,
         "lanes": point.lanes,
@@ -171,7 +207,7 @@ def _of_point(asked: Asked, point: Point) -> Row:
     }
 
 
-def _measured(visits: Sequence[Visit], units: figures.Units) -> Row:
+def _measured(visits: Sequence[Visit], units: figures.Units, cost: GameCost | None) -> Row:
     """Return the figures of the counted visits, all their slices together."""
     rounds = [done for visit in visits for done in visit.rounds()]
     slices = [done.slices[MINE] for done in rounds]
@@ -183,7 +219,6 @@ def _measured(visits: Sequence[Visit], units: figures.Units) -> Row:
     return {
         "seconds": seconds,
         **{name: found[name] for name in found if name == "unit" or name.endswith(("_per_minute", "_per_second"))},
-        **games_interval(slices),
         **{name: int(workers.get(name, 0)) for name in ("games", "evaluations", "simulations")},
         "examples": int(workers.get("decisions", 0)),
         "examples_per_game": workers.get("decisions", 0) / games if games else None,
@@ -191,11 +226,13 @@ def _measured(visits: Sequence[Visit], units: figures.Units) -> Row:
         "evaluations_per_second_high": max(rates),
         "roof": median(done.roof for done in rounds) if share else None,
         "roof_share": share.middle if share else None,
+        "roof_share_low": share.low if share else None,
+        "roof_share_high": share.high if share else None,
         "cache_hit_rate": found["cache_hit_rate"],
         **_of_server(server),
         **_of_processors(slices, workers, rounds[0].probes[0].cores),
         **_proof(visits, workers),
-        **withheld(games, seconds, units),
+        **per_minute(slices, cost, units),
     }
 
 
@@ -252,8 +289,8 @@ def _machine(visits: Sequence[Visit], usual: Probe) -> Row:
         "probe_one_core": probes["one_core"],
         "probe_all_cores": probes["all_cores"],
         "probe_moved": max(_moved(visit, usual) for visit in visits),
+        "others_cpu": mean_others([done for visit in visits for done in visit.rounds()]),
         "start_s": median(visit.start_s for visit in visits),
-        "visits": len(visits),
     }
 
 
@@ -266,8 +303,7 @@ def _gpu(visits: Sequence[Visit], name: str) -> float | None:
 
 
 def _moved(visit: Visit, usual: Probe) -> float:
-    rounds: list[Round] = visit.rounds()
-    return rounds[0].moved(usual)
+    return visit.rounds()[0].moved(usual)
 
 
 def _shares(counts: Sequence[float]) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,8 +29,8 @@ class Visit:
     number: int
     """0 for the first visit of the point."""
     time: str
-    """When it ended, ISO 8601."""
-    error: str = ""
+    """When it ended, ISO 8601: the same for those that took turns at their slices."""
+    failure: str = ""
     """Why nothing was measured; empty when it was. All that follows is then empty."""
     start_s: float = 0.0
     """Seconds until the pool was warm and quiet."""
@@ -44,6 +44,8 @@ class Visit:
     """Sizes, device, memory, proof of search: what does not add up over slices."""
     gpus: dict[str, float | None] = field(default_factory=dict)
     """`GpuWatch.figures`."""
+    others_cpu: float | None = None
+    """Processors that other programs used meanwhile; None where that is not known."""
 
     def line(self) -> bytes:
         """Return the visit as a line of JSON, its newline included."""
@@ -59,7 +61,13 @@ class Visit:
         """Return the slices as rounds of one mode, `MINE`, each with the probes and the mean roof of this visit."""
         before, after = (Probe(*probe) for probe in self.probes)
         rate, cpu = (sum(part[i] for part in self.roof) / max(len(self.roof), 1) for i in (0, 1))
-        return [Round((before, after), rate, {MINE: Slice(**part)}, cpu) for part in self.slices]
+        others = self.others_cpu
+        return [Round((before, after), rate, {MINE: Slice(**part)}, cpu, others_cpu=others) for part in self.slices]
+
+    def paired(self, other: Visit) -> list[Round]:
+        """Return the rounds with the slices of `other`, which took turns with these, under the name of its mode."""
+        pairs = zip(self.rounds(), other.slices, strict=True)
+        return [replace(done, slices=done.slices | {other.point.mode: Slice(**part)}) for done, part in pairs]
 
 
 def read_visits(path: Path) -> list[Visit]:

@@ -37,7 +37,9 @@ class Sweep(Load):
     on the same folder goes on, tries again what failed, and visits what was added."""
 
     modes: str = "server-process,server-thread"
-    """Comma-separated modes to sweep: server-process, server-thread, local, direct."""
+    """Comma-separated modes to sweep: server-process, server-thread, local, direct; full-only, time-out-only, drain, 1ms,
+    adaptive-wait (together `fixed`: batching rules of other programs), which take turns with server-process at their
+    slices, so that each is a ratio of paired slices: columns `ours_by_rule`, and rules.png over the workers."""
     quick: bool = False
     """About two minutes: few points, three seconds each, visited once."""
     shape: Literal["star", "grid"] = "star"
@@ -47,7 +49,7 @@ class Sweep(Load):
     1..128, when quick 1 and one, four and sixteen for each core (128 at most)."""
     over_games_per_worker: str = "auto"
     """Games a worker to visit; `auto` is 16,64,256, when quick off. Along the other axes they are as --games-per-worker
-    says: 0 derives them anew for each number of workers."""
+    says. 0, here or there, derives them: as many as fill the lanes at the settings' batch cap, all workers together."""
     over_max_batch: str = "auto"
     """Batch caps to visit, rows; `auto` is 64..1024, when quick 64."""
     over_max_delay_us: str = "auto"
@@ -74,8 +76,6 @@ class Sweep(Load):
             raise SettingError.of("visits", self.visits, "it must lie in 0..100", "choose such a number, or 0")
         if not 0 < self.probe_limit <= 1:
             raise SettingError.of("probe-limit", self.probe_limit, "it must lie in 0..1", "choose a share such as 0.1")
-        if not 0 <= self.seed < 1 << 63:
-            raise SettingError.of("seed", self.seed, "it must lie in 0..2**63-1", "choose such a number")
 
 
 def sweep(settings: Sweep) -> int:
@@ -150,5 +150,5 @@ def _play(steps: SweepPlan, game: Game, plan: bench.Plan | None, console: Consol
         console.print(f"stopped; the same command with --out {out} goes on")
         raise
     if not any(row["success"] for row in rows):
-        raise PoolError(f"no point could be measured; the last error: {rows[-1]['error']}")
+        raise PoolError(f"no point could be measured; the last failure: {rows[-1]['failure']}")
     return rows

@@ -43,6 +43,7 @@ def a_visit(point: Point, number: int = 0, speed: float = 1.0, rate: float = 100
     workers = {"evaluations": rate, "simulations": rate, "decisions": 50, "games": games}
     pool = {"workers": point.workers, "games": 32, "groups": 4, "lanes": 1, "device": "cpu", "dtype": "fp32"}
     pool |= {"evaluations_by_worker": [30.0, 10.0], "mean_visit_entropy": 1.0, "mean_game_moves": 9.0}
+    pool |= {"played": [200.0, 100.0, games, 10.0 * games, 110.0 * games]}
     pool |= {"worker_peak_rss_mb": 80.0, "server_peak_rss_mb": None, "workers_restarted": 0}
     return Visit(
         point=point,
@@ -53,9 +54,10 @@ def a_visit(point: Point, number: int = 0, speed: float = 1.0, rate: float = 100
         roof=[(1000.0, 1e-6), (1000.0, 1e-6)],
         probes=[(speed, 2 * speed, 2)] * 2,
         pool=pool,
+        others_cpu=0.5,
         gpus=dict.fromkeys(("gpu_percent_mean", "gpu_percent_max", "gpu_memory_mb_mean", "gpu_memory_mb_max")),
     )
 
 
 def failed_visit(point: Point, number: int = 0) -> Visit:
-    return Visit(point=point, number=number, time="now", error="no memory; use fewer workers")
+    return Visit(point=point, number=number, time="now", failure="no memory; use fewer workers")

@@ -17,28 +17,41 @@ import pytest
 from matplotlib.image import imread
 from sweep_tools import asked
 
-from bench.sweep_points import Point, check_processes, make_points, parse_axis, parse_swept, point_plan
+from bench.modes import FIXED
+from bench.sweep_points import (
+    SWEPT,
+    Point,
+    check_processes,
+    check_team,
+    make_points,
+    parse_axis,
+    parse_swept,
+    point_plan,
+    teams,
+)
 from bench.sweep_rows import COLUMNS
 from common.errors import SettingError
 from grove.cli import main
 from grove.settings import flatten, parse
 from grove.sweep import Sweep
+from inference_server import ServerSettings
 from workers.settings import PoolSettings
 
 ORIGINS = (
     *("workers", "cards", "batched", "threads", "batch_size", "window_us", "worlds", "simulations_per_search"),
     *("games", "examples", "seconds", "games_per_minute", "examples_per_game", "gpu_percent_mean", "gpu_percent_max"),
     *("gpu_memory_mb_mean", "gpu_memory_mb_max", "requests", "batches", "mean_batch_rows", "cpu_percent"),
-    *("success", "error"),
+    "success",
 )
-"""The columns of the origin's diagnostic row."""
+"""The columns of the origin's diagnostic row; its `error` is `failure`."""
 TINY = (
     *("--network", "mlp:layers=1,width=8", "--device", "cpu", "--dtype", "fp32", "--compile", "off"),
     *("--simulations", "4", "--workers", "1", "--games-per-worker", "16", "--groups", "2", "--lanes", "1"),
-    *("--max-batch", "64", "--modes", "server-thread", "--point-seconds", "0.6", "--quick", "--probe-limit", "1"),
+    *("--max-batch", "64", "--modes", "server-process,drain", "--point-seconds", "0.6", "--quick"),
+    *("--probe-limit", "1"),
     *("--over-workers", "off", "--over-max-batch", "off", "--over-games-per-worker", "60000"),
 )
-"""One point that plays, and one whose groups ask for more rows than a request may hold."""
+"""Two points that take turns, by our rule and by another, and two that ask for more rows than a request may hold."""
 
 
 def run(*flags: str) -> subprocess.CompletedProcess[str]:
@@ -60,12 +73,12 @@ def results(out: Path) -> list[dict[str, Any]]:
 
 
 def test_rows_have_every_column_and_real_search(swept: tuple[Path, str]) -> None:
-    row, failed = results(swept[0])
+    row, failed, rule, _ = results(swept[0])
     assert list(row)[: len(COLUMNS)] == list(failed)[: len(COLUMNS)] == list(COLUMNS)
     assert set(ORIGINS) <= set(COLUMNS)
-    assert (row["success"], row["error"], row["visits"]) == (True, None, 1)
+    assert (row["success"], row["failure"], row["visits"]) == (True, None, 1)
     assert (row["mode"], row["threads"], row["batched"], row["lanes"], row["dtype"]) == (
-        *("server-thread", True, True, 1, "fp32"),
+        *("server-process", False, True, 1, "fp32"),
     )
     assert row["evaluations"] == pytest.approx(row["evaluations_per_second"] * row["seconds"])
     assert row["examples"] > 0
@@ -75,22 +88,25 @@ def test_rows_have_every_column_and_real_search(swept: tuple[Path, str]) -> None
     assert row["slowest_worker"] == row["fastest_worker"] == 1.0
     assert row["over_subscription"] == 2 / row["cores"]
     assert row["roof"] > 0
+    assert (rule["mode"], rule["sent_saturated"]) == ("drain", 0)
+    assert rule["sent_free"] > 0
+    assert 0 < rule["ours_by_rule_low"] <= rule["ours_by_rule"] <= rule["ours_by_rule_high"]
 
 
 def test_a_point_that_cannot_be_played_is_a_row_with_its_error(swept: tuple[Path, str]) -> None:
     failed = results(swept[0])[1]
     assert (failed["success"], failed["games_per_worker"], failed["evaluations"]) == (False, 60000, None)
-    assert "may ask 4096 rows" in failed["error"]
-    assert "1 of 2 points failed; the same command on this folder tries them again" in swept[1]
+    assert "may ask 4096 rows" in failed["failure"]
+    assert "2 of 4 points failed; the same command on this folder tries them again" in swept[1]
     assert not list((swept[0] / "games").iterdir()), "games of a measurement are not kept"
 
 
 def test_files_agree_and_the_chart_is_there(swept: tuple[Path, str]) -> None:
     rows, row = list(csv.DictReader(io.StringIO((swept[0] / "results.csv").read_text()))), results(swept[0])[0]
-    assert [row["success"] for row in rows] == ["true", "false"]
+    assert [row["success"] for row in rows] == ["true", "false"] * 2
     assert (float(rows[0]["seconds"]), float(rows[0]["roof"])) == (row["seconds"], row["roof"])
     assert rows[1]["evaluations"] == ""
-    assert imread(swept[0] / "chart.png").shape[1] >= 1500
+    assert all(imread(swept[0] / name).shape[1] >= 1500 for name in ("chart.png", "rules.png"))
     assert json.loads((swept[0] / "columns.json").read_text()) == COLUMNS
 
 
@@ -99,9 +115,9 @@ def test_the_same_command_goes_on_and_tries_again_what_failed(swept: tuple[Path,
     before, lines = results(out), (out / "visits.jsonl").read_text().splitlines()
     done = run(*TINY, "--out", str(out), "--plan", "500x10000")
     assert done.returncode == 0, done.stderr
-    assert "2 points, 1 visits to make" in done.stdout
+    assert "4 points, 2 visits to make" in done.stdout
     assert (out / "visits.jsonl").read_text().splitlines()[: len(lines)] == lines
-    assert len((out / "visits.jsonl").read_text().splitlines()) == len(lines) + 1
+    assert len((out / "visits.jsonl").read_text().splitlines()) == len(lines) + 2
     row = results(out)[0]
     assert {key: row[key] for key in before[0]} == before[0]
     assert row["plan_games"] == 5_000_000
@@ -136,7 +152,7 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
         (("--over-workers", "0"), "0 does not lie in 1..1024"),
         (("--over-max-delay-us", "-5"), "-5 does not lie in 0..60000000"),
         (("--over-lanes", ""), "over-lanes is ''"),
-        (("--modes", "server-thread,fixed"), "'fixed' cannot be swept; choose from server-process"),
+        (("--modes", "server-thread,failed"), "'failed' cannot be swept; choose from server-process"),
         (("--modes", ","), "it names no mode"),
         (("--plan", "500"), "write it like 500x10000"),
         (("--point-seconds", "0.1"), "point-seconds is 0.1"),
@@ -201,9 +217,19 @@ def test_a_grid_takes_all_combinations_of_what_matters_to_a_mode() -> None:
 
 
 def test_what_is_left_open_is_derived_for_each_number_of_workers() -> None:
-    points = make_points(asked(pool=PoolSettings()), {"workers": (1, 2, 4)}, grid=False)
-    games = {point.workers: point.games_per_worker for point in points}
+    points = make_points(asked(pool=PoolSettings()), {"workers": (1, 2, 4), "games_per_worker": (0, 16)}, grid=True)
+    games = {point.workers: point.games_per_worker for point in points if point.games_derived}
     assert games[1] == 2 * games[2] > games[4] > 0
+    assert {point.games_per_worker for point in points if not point.games_derived} == {16}
+
+
+@pytest.mark.parametrize("mode", SWEPT)
+def test_games_left_open_stay_the_same_along_the_other_axes(mode: str) -> None:
+    axes = {"max_batch": (64, 256, 1024), "lanes": (1, 2, 4), "max_delay_us": (0,)}
+    base, *others = make_points(asked(modes=(mode,), pool=PoolSettings(), server=ServerSettings()), axes, grid=False)
+    assert base.games_derived
+    assert {point[1:3] for point in others} <= {base[1:3]}
+    assert all(sum(a != b for a, b in zip(point[1:6], base[1:6], strict=True)) == 1 for point in others)
 
 
 @pytest.mark.parametrize("mode", ["local", "direct"])
@@ -220,3 +246,16 @@ def test_processes_that_memory_cannot_hold_are_refused() -> None:
 
 def test_modes_are_taken_once_in_their_order() -> None:
     assert parse_swept(" local,direct, local") == ("local", "direct")
+    assert parse_swept("server-process,fixed,drain") == ("server-process", *FIXED)
+
+
+def test_rules_and_ours_are_measured_together() -> None:
+    points = make_points(asked(modes=("server-process", "server-thread", "drain")), {"workers": (1, 2)}, grid=False)
+    assert [[(point.mode, point.workers) for point in team] for team in teams(points)] == [
+        *([("server-process", count), ("drain", count)] for count in (2, 1)),
+        *([("server-thread", count)] for count in (2, 1)),
+    ]
+    check_team(asked(), teams(points)[0])
+    many = points[0]._replace(workers=1024, games_per_worker=1024)
+    with pytest.raises(SettingError, match="are free"):
+        check_team(asked(), (many,) * 16)

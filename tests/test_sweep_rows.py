@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from matplotlib.image import imread
 from rich.console import Console
 from sweep_tools import POINTS, a_visit, asked, failed_visit
 
+from bench.rules_chart import draw_rules
 from bench.sweep import SweepPlan
-from bench.sweep_chart import draw_sweep, finding, values_of
-from bench.sweep_points import AXES, Point
+from bench.sweep_chart import draw_sweep
+from bench.sweep_finding import AXES, best_point, finding, rules_finding, swept_axes, values_of
+from bench.sweep_points import Point
 from bench.sweep_report import print_rows
 from bench.sweep_rows import sweep_rows, to_csv
 from bench.visits import GpuWatch, Visit, latest, read_visits
@@ -27,11 +30,11 @@ def rows_of(visits: list[Visit]) -> list[dict[str, Any]]:
 
 def test_visits_go_forwards_then_backwards_and_leave_out_what_is_done() -> None:
     plan = SweepPlan(asked=asked(), points=tuple(POINTS), visits=2)
-    assert [(point.workers, number) for point, number in plan.todo([])] == [
+    assert [(team[0].workers, number) for team, number in plan.todo([])] == [
         *((1, 0), (2, 0), (4, 0), (4, 1), (2, 1), (1, 1)),
     ]
     done = [a_visit(POINTS[0]), failed_visit(POINTS[1]), a_visit(POINTS[2]), a_visit(POINTS[2], 1)]
-    assert [(point.workers, number) for point, number in plan.todo(done)] == [(2, 0), (2, 1), (1, 1)]
+    assert [(team[0].workers, number) for team, number in plan.todo(done)] == [(2, 0), (2, 1), (1, 1)]
 
 
 def test_visits_survive_their_file_and_torn_lines_do_not(tmp_path: Path) -> None:
@@ -41,20 +44,21 @@ def test_visits_survive_their_file_and_torn_lines_do_not(tmp_path: Path) -> None
     whole = a_visit(POINTS[0]).line() + first.line() + b'{"number": 3}\n[]\n' + again.line()
     path.write_bytes(whole + again.line()[:-30])
     found = read_visits(path)
-    assert [(visit.point, visit.error) for visit in found] == [(POINTS[0], ""), (POINTS[1], "")]
+    assert [(visit.point, visit.failure) for visit in found] == [(POINTS[0], ""), (POINTS[1], "")]
     assert rows_of(found) == rows_of(latest([a_visit(POINTS[0]), first, again]))
 
 
 def test_a_row_adds_up_its_visits() -> None:
     row = rows_of([a_visit(POINTS[1]), a_visit(POINTS[1], 1, rate=200.0)])[0]
     assert (row["visits"], row["seconds"], row["games"], row["examples"]) == (2, 4.0, 40, 200)
-    assert (row["evaluations_per_second"], row["games_per_minute"]) == (150.0, 600.0)
+    assert (row["evaluations_per_second"], row["simulations_per_game"]) == (150.0, 20.0)
+    assert row["games_per_minute"] == pytest.approx(60 * 150 / 20)
     assert (row["evaluations_per_second_low"], row["evaluations_per_second_high"]) == (100.0, 200.0)
     assert (row["roof"], row["roof_share"], row["fill"]) == (1000.0, pytest.approx(0.15), pytest.approx(100 / 128))
     assert (row["sent_full"], row["sent_delay"], row["sent_drain"]) == (4, 4, None)
     assert (row["slowest_worker"], row["fastest_worker"]) == (0.5, 1.5)
     assert (row["cpu_percent"], row["over_subscription"]) == (75.0, 1.5)
-    assert row["games_per_minute_low"] < 600.0 < row["games_per_minute_high"]
+    assert row["games_per_minute_low"] < 450.0 < row["games_per_minute_high"]
 
 
 def test_visits_of_a_busy_machine_are_left_out_or_noted() -> None:
@@ -69,12 +73,12 @@ def test_visits_of_a_busy_machine_are_left_out_or_noted() -> None:
 
 def test_failures_and_few_games_are_said() -> None:
     few, broken, mixed = rows_of(
-        [a_visit(POINTS[0], games=1), failed_visit(POINTS[1]), a_visit(POINTS[2]), failed_visit(POINTS[2], 1)]
+        [a_visit(POINTS[0], games=1), failed_visit(POINTS[1]), a_visit(POINTS[2], games=4), failed_visit(POINTS[2], 1)]
     )
     assert (few["games_per_minute"], few["games_per_minute_low"]) == (None, None)
-    assert "needs 5" in few["note"]
+    assert "fewer than 5 games ended" in few["note"]
     assert (broken["success"], broken["evaluations_per_second"]) == (False, None)
-    assert (mixed["success"], mixed["error"]) == (True, "no memory; use fewer workers")
+    assert (mixed["success"], mixed["failure"]) == (True, "no memory; use fewer workers")
     out = io.StringIO()
     print_rows([few, broken, mixed], Console(file=out, width=300))
     said = out.getvalue()
@@ -87,8 +91,16 @@ def test_every_column_is_filled_by_some_row() -> None:
     row = rows_of([a_visit(POINTS[0])])[0]
     never = {name for name, value in row.items() if value is None}
     assert never == {
-        *("cards", "error", "note", "cache_hit_rate", "server_peak_rss_mb", "distinct_share"),
-        *("sent_saturated", "sent_drain"),
+        *("cards", "failure", "note", "cache_hit_rate", "server_peak_rss_mb", "distinct_share"),
+        *(
+            "sent_saturated",
+            "sent_drain",
+            "sent_free",
+            "sent_single",
+            "ours_by_rule",
+            "ours_by_rule_low",
+            "ours_by_rule_high",
+        ),
         *("gpu_percent_mean", "gpu_percent_max", "gpu_memory_mb_mean", "gpu_memory_mb_max"),
     }
 
@@ -127,11 +139,34 @@ def star(*rates: float) -> list[dict[str, Any]]:
 
 def test_the_title_says_the_finding() -> None:
     assert finding(star(100, 900, 90)) == (
-        "Fastest with 2 search processes: 900 evaluations/s, 90 % of the roof; 4 workers reach 10 % of that"
+        "Fastest with 2 search processes: 90 % of the roof, 900 evaluations/s; 4 workers reach 10 % of that"
     )
-    assert finding(star(100, 200, 900)).endswith("90 % of the roof")
-    best = [row | {"evaluations_per_second": 990.0} if row["varied"] == "max_batch" else row for row in star(1, 2)]
-    assert finding(best).startswith("Fastest with 1 search process and batch cap 32: 990 evaluations/s")
+    assert finding(star(100, 200, 900)).endswith("90 % of the roof, 900 evaluations/s")
+    shares = {"roof_share": 0.99, "roof_share_low": 0.98, "roof_share_high": 0.99}
+    best = [row | shares if row["varied"] == "max_batch" else row for row in star(1, 2)]
+    assert finding(best).startswith("Fastest with 1 search process and batch cap 32: 99 % of the roof, 1 evaluations/s")
+    assert "not told apart from 1 other" in finding(best)
+    assert "roof" not in finding([row | {"roof_share": None} for row in star(1, 2)])
+
+
+def test_points_of_different_minutes_are_compared_by_their_roofs() -> None:
+    slow, fast = a_visit(POINTS[0], rate=100.0), a_visit(POINTS[1], rate=90.0)
+    rows = rows_of([slow, replace(fast, roof=[(120.0, 1e-6)] * 2)])
+    assert best_point(rows) == 1
+    assert finding(rows) == "Fastest with 2 search processes: 75 % of the roof, 90 evaluations/s"
+    assert best_point([row | {"roof_share": ""} for row in rows]) == 0
+    assert best_point(rows_of([failed_visit(POINTS[0])])) == best_point([]) == -1
+
+
+def test_only_swept_axes_are_panels_and_only_of_modes_that_have_them() -> None:
+    assert swept_axes(star(1, 2)) == ["workers", "max_batch"]
+    base = Point("server-process", 2, 32, 64, 5000, 1)
+    alone = base._replace(mode="local", lanes=0)
+    assert swept_axes(rows_of([a_visit(base), a_visit(alone)])) == ["workers"]
+    more = [a_visit(base), a_visit(alone), a_visit(base._replace(max_batch=32, varied="max_batch"))]
+    assert swept_axes(rows_of(more)) == ["max_batch"]
+    rows = [row | {"lanes": 0 if row["mode"] == "local" else 1} for row in rows_of(more)]
+    assert values_of(rows, "lanes") == [1]
 
 
 @pytest.mark.parametrize("rates", [(100.0, 900.0, 90.0), (5.0,), tuple(range(1, 9))])
@@ -143,6 +178,34 @@ def test_picture_is_written_and_keeps_its_margins(rates: tuple[float, ...], tmp_
     picture = imread(path)[..., :3]
     assert picture.min() < 0.5
     assert all((edge == 1.0).all() for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]))
+
+
+def test_rules_are_paired_with_ours_and_told_apart(tmp_path: Path) -> None:
+    ours, more = POINTS[0], POINTS[1]
+    drain, full = ours._replace(mode="drain"), ours._replace(mode="full-only")
+    made = [a_visit(ours), a_visit(drain, rate=50.0), a_visit(full, rate=200.0), a_visit(more)]
+    made += [failed_visit(more._replace(mode="drain")), replace(a_visit(more._replace(mode="1ms")), time="later")]
+    one, two, three, four, failed, apart = sweep_rows(asked(), [], made, {"games": 1})
+    names = ("ours_by_rule", "ours_by_rule_low", "ours_by_rule_high")
+    assert [[row[name] for name in names] for row in (two, three)] == [[2.0] * 3, [0.5] * 3]
+    assert {row[name] for row in (one, four, failed, apart) for name in names} == {None}
+    even = two | {"ours_by_rule_low": 0.9}
+    said = "Our rule is ahead in 1 of 3 cases, not told apart in 1, behind in 1: full-only at 1 x 32"
+    rows = [one, two, three, four, failed, apart, even | {"workers": 2}]
+    assert rules_finding(rows) == said
+    assert draw_rules([one, four], tmp_path / "rules.png") is None
+    path = draw_rules(rows, tmp_path / "rules.png", subtitle="two cores")
+    assert path is not None
+    picture = imread(path)[..., :3]
+    assert picture.min() < 0.5
+    assert all((edge == 1.0).all() for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]))
+
+
+def test_a_rule_that_failed_is_visited_again_together_with_ours() -> None:
+    ours, drain, thread = (POINTS[0]._replace(mode=mode) for mode in ("server-process", "drain", "server-thread"))
+    plan = SweepPlan(asked=asked(), points=(ours, thread, drain), visits=1)
+    assert plan.todo([]) == [((ours, drain), 0), ((thread,), 0)]
+    assert plan.todo([a_visit(ours), failed_visit(drain), a_visit(thread)]) == [((ours, drain), 0)]
 
 
 def test_nothing_measured_is_nothing_drawn(tmp_path: Path) -> None:
