@@ -90,7 +90,7 @@ def run_limit(asked: LimitAsked, say: Say) -> Found:
     """
     plan = pool_plan(asked)
     game = load_game(asked.game_spec)
-    job = RoofJob(row_spec=row_spec(game), network=asked.network, max_batch=asked.server.max_batch, ladder=True)
+    job = RoofJob(row_spec=row_spec(game), network=asked.network, max_batch=asked.server.max_batch, thorough=True)
     with Roof(job, asked.game_spec) as roof:
         roof.wait_ready()
         found = roof.found

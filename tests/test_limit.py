@@ -32,7 +32,7 @@ SERVER = ServerSettings()
 @pytest.fixture(scope="module")
 def roof() -> Iterator[Roof]:
     """The tiny network alone, which all cases but the huge one share."""
-    with Roof(RoofJob(row_spec=row_spec(load_game("connect_four")), network=TINY, max_batch=512, ladder=True),
+    with Roof(RoofJob(row_spec=row_spec(load_game("connect_four")), network=TINY, max_batch=512, thorough=True),
               "connect_four") as alone:  # fmt: skip
         alone.wait_ready()
         yield alone
