@@ -6,7 +6,7 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-from bench.hostile import KINDS, flood
+from bench.attacks import KINDS, flood
 from bench.soak_look import Look
 from bench.soak_trial import NotNow, Sign, Trial, in_background
 from inference_server import RowSpec

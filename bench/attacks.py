@@ -1,0 +1,238 @@
+"""Messages and connections that mean harm, and `flood`, which attacks a server with them."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import msgpack
+import numpy as np
+import zmq
+
+from inference_server import RowSpec, wire
+from inference_server.keys import ClientKeys
+
+Message = list[bytes]
+Random = np.random.Generator
+
+SENDER = ("hostile", 1)
+SILENT = 200
+"""Connections that say nothing, opened by the kind `silent`."""
+_WINDOW, _ROWS = 4, 8
+_CONNECT_S = 5.0
+_EACH = 100
+"""Messages of one connection; below what the server reads of one sender before it stops listening for a while."""
+_UNKNOWN = [kind for kind in range(100) if kind not in wire.KIND_NAMES]
+"""Kinds that no client may send, those of the server's answers among them."""
+
+
+def hello(spec: RowSpec, epoch: int = SENDER[1]) -> Message:
+    """Return a HELLO that is accepted."""
+    said = wire.Hello(spec, _WINDOW, _ROWS, "float32")
+    return [wire.pack_header(wire.HELLO, (SENDER[0], epoch)), wire.pack_hello(said)]
+
+
+def rows(spec: RowSpec, request: int, count: int = 2) -> Message:
+    """Return a request that is accepted."""
+    return [wire.pack_header(wire.ROWS, SENDER, request, 0, count), bytes(count * spec.row_bytes)]
+
+
+def _ragged(spec: RowSpec, random: Random) -> Message:
+    legal = np.array([0, 1, 2], np.int64), random.integers(0, spec.num_actions, 2, np.int32)
+    header = wire.pack_header(wire.ROWS, SENDER, int(random.integers(1 << 40)), 0, 2, wire.RAGGED)
+    return [header, bytes(2 * spec.row_bytes), *wire.pack_legal(legal)]
+
+
+def _any(spec: RowSpec, random: Random) -> Message:
+    """Return one of the messages of an honest client."""
+    number = int(random.integers(1 << 40))
+    return (hello(spec), rows(spec, number), _ragged(spec, random), [wire.pack_header(wire.WINDOW, SENDER, rows=3)])[
+        random.integers(4)
+    ]
+
+
+def _random_bytes(spec: RowSpec, random: Random) -> Message:
+    return [random.bytes(int(random.integers(0, 300))) for _ in range(random.integers(1, 4))]
+
+
+def _changed_bytes(spec: RowSpec, random: Random) -> Message:
+    frames = [bytearray(frame) for frame in _any(spec, random)]
+    for frame in frames:
+        if frame:
+            frame[random.integers(len(frame))] = random.integers(256)
+    return [bytes(frame) for frame in frames]
+
+
+def _truncated(spec: RowSpec, random: Random) -> Message:
+    frames = _any(spec, random)
+    last = frames[-1]
+    return frames[: random.integers(1, len(frames) + 1)] if random.integers(2) else [*frames[:-1], last[:-1]]
+
+
+def _wrong_counts(spec: RowSpec, random: Random) -> Message:
+    numbers = [int(number) for number in random.choice([0, 1, 3, 1 << 20, 1 << 40, (1 << 63) - 1], 3)]
+    return [wire.pack_header(wire.ROWS, SENDER, numbers[0], numbers[1], numbers[2]), bytes(2 * spec.row_bytes)]
+
+
+def _wrong_version(spec: RowSpec, random: Random) -> Message:
+    return [msgpack.packb((int(random.integers(2, 9)), wire.HELLO, *SENDER, 0, 0, 0, 0)), b""]
+
+
+def _unknown_kind(spec: RowSpec, random: Random) -> Message:
+    return [wire.pack_header(int(random.choice(_UNKNOWN)), SENDER)]
+
+
+def _replayed(spec: RowSpec, random: Random) -> Message:
+    return rows(spec, int(random.integers(3)))
+
+
+def _many_frames(spec: RowSpec, random: Random) -> Message:
+    return [wire.pack_header(wire.ROWS, SENDER, 1), *[b"x"] * int(random.integers(5, 60))]
+
+
+def _new_lives(spec: RowSpec, random: Random) -> Message:
+    return hello(spec, int(random.integers(1 << 40)))
+
+
+def _beyond_window(spec: RowSpec, random: Random) -> Message:
+    return rows(spec, int(random.integers(1 << 40)), _ROWS)
+
+
+def _oversized(spec: RowSpec, random: Random) -> Message:
+    """Return frames beyond what any request of `spec` may have; the connection ends."""
+    return [wire.pack_header(wire.ROWS, SENDER, 1, 0, 1), bytes(1 << 25)]
+
+
+MESSAGES: dict[str, Callable[[RowSpec, Random], Message]] = {
+    "random-bytes": _random_bytes,
+    "changed-bytes": _changed_bytes,
+    "truncated": _truncated,
+    "wrong-counts": _wrong_counts,
+    "wrong-version": _wrong_version,
+    "unknown-kind": _unknown_kind,
+    "replayed": _replayed,
+    "many-frames": _many_frames,
+    "new-lives": _new_lives,
+    "beyond-window": _beyond_window,
+}
+"""Wrong or unasked-for messages by kind; `flood` knows `oversized`, `slow`, `silent` and `half-open` too."""
+KINDS = (*MESSAGES, "oversized", "slow", "silent", "half-open")
+
+
+class Attacker:
+    """Connections to one server, all of them ended when the context is left."""
+
+    def __init__(self, endpoint: str, spec: RowSpec, keys: ClientKeys | None = None, seed: int = 0) -> None:
+        """`keys` let its ZeroMQ connections in, when the server asks for them."""
+        self._endpoint, self._spec, self._keys = endpoint, spec, keys
+        self._random = np.random.default_rng(seed)
+        self._stack = ExitStack()
+        self._context = self._stack.enter_context(zmq.Context())
+        self.sent: dict[str, int] = dict.fromkeys(KINDS, 0)
+        """Messages (or connections) by kind."""
+
+    def __enter__(self) -> Attacker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def burst(self, kind: str, count: int) -> None:
+        """Send `count` messages of a kind over one new connection, after a HELLO, reading what is answered.
+
+        `slow` reads nothing; `silent` and `half-open` open that many connections instead and keep them.
+        """
+        if kind in ("silent", "half-open"):
+            for _ in range(count):
+                self._stack.enter_context(self._half_open(b"\xff" if kind == "half-open" else b""))
+        elif kind == "slow":
+            dealer = self._stack.enter_context(self._context.socket(zmq.DEALER))
+            self._send(dealer, (rows(self._spec, number, _ROWS) for number in range(count)), reads=False)
+        else:
+            make = MESSAGES.get(kind, _oversized)
+            with self._context.socket(zmq.DEALER) as dealer:
+                self._send(dealer, (make(self._spec, self._random) for _ in range(count)), reads=True)
+        self.sent[kind] += count
+
+    def _send(self, dealer: zmq.Socket[bytes], messages: Iterator[Message], reads: bool) -> None:
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.setsockopt(zmq.SNDTIMEO, 1000)  # a server that ended the connection takes nothing more for a while
+        if self._keys is not None:
+            self._keys.lock(dealer)
+        dealer.connect(self._endpoint)
+        try:
+            dealer.send_multipart(hello(self._spec))
+            for message in messages:
+                dealer.send_multipart(message)
+                while reads and wire.has_message(dealer):
+                    dealer.recv_multipart()
+            if reads:  # so that all of it was read: an end of the connection would throw the rest away
+                dealer.send_multipart([wire.pack_header(wire.ASK, SENDER)])
+                _await_kind(dealer, wire.SERVED)
+        except zmq.Again:
+            return
+
+    @contextmanager
+    def _half_open(self, first: bytes) -> Iterator[None]:
+        scheme, _, address = self._endpoint.partition("://")
+        family = socket.AF_UNIX if scheme == "ipc" else socket.AF_INET
+        host, _, port = address.rpartition(":")
+        with socket.socket(family) as plain:
+            plain.settimeout(_CONNECT_S)
+            _connect(plain, address if scheme == "ipc" else (host, int(port)))
+            plain.sendall(first)
+            yield
+
+
+def _connect(plain: socket.socket, address: str | tuple[str, int]) -> None:
+    """Connect, also when the queue of a local listener is full at first: that refuses at once instead of waiting."""
+    deadline = time.monotonic() + _CONNECT_S
+    while True:
+        try:
+            plain.connect(address)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _await_kind(dealer: zmq.Socket[bytes], kind: int) -> None:
+    """Read until an answer of that kind, or for a second."""
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline and dealer.poll(100):
+        if wire.unpack_header(dealer.recv_multipart()[0]).kind == kind:
+            return
+
+
+def flood(  # noqa: PLR0913
+    endpoint: str,
+    row_spec: RowSpec,
+    kinds: Sequence[str],
+    seconds: float,
+    *,
+    per_second: float = 0.0,
+    keys: ClientKeys | None = None,
+    seed: int = 0,
+) -> dict[str, int]:
+    """Attack the server at `endpoint` with `kinds` in turn; return the messages or connections sent, by kind.
+
+    `per_second`: messages a second, 0 = as many as go. Connections that say nothing or read nothing stay to the end.
+    """
+    ends = time.monotonic() + seconds
+    with Attacker(endpoint, row_spec, keys, seed) as attacker:
+        for kind in (kind for kind in ("silent", "half-open") if kind in kinds):
+            attacker.burst(kind, SILENT)
+        if "slow" in kinds:
+            attacker.burst("slow", 4 * _EACH)
+        active = [kind for kind in kinds if kind in MESSAGES or kind == "oversized"]
+        while active and time.monotonic() < ends:
+            for kind in active:
+                began = time.monotonic()
+                attacker.burst(kind, 1 if kind == "oversized" else _EACH)
+                pause = _EACH / per_second - (time.monotonic() - began) if per_second else 0.0
+                time.sleep(max(min(pause, ends - time.monotonic()), 0))
+        time.sleep(max(ends - time.monotonic(), 0))
+        return attacker.sent
