@@ -2,7 +2,7 @@
 
 Evaluation is pure, so the client may ask again: a request without an answer is repeated after a time-out that
 doubles. A server that does not know the client (it was restarted) gets HELLO and all outstanding requests anew, so
-the search trees of the worker stay intact.
+the search trees of the worker stay intact. When the connection breaks, HELLO waits at once for the next one.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from common.errors import ChannelError, HandshakeError, MessageError, ServerGone
 from inference_server import wire
 from inference_server.client import Legal, Reply, Rows, check_rows
 from inference_server.keys import ClientKeys
+from inference_server.line import Line, connect
 from inference_server.rows import RowSpec
 
-_FAILED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _LINGER_MS = 200
 _CONNECT_MS = 3000
 """Longest try to connect: the system's own tries come ever more seldom while a line is cut."""
 _SECOND = 1_000_000_000
+_KEPT_RELEASES = 16
+"""Releases said again after a lost connection: more than the models that a server holds of a few slots."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,16 +92,19 @@ class ZmqClient:
         self.model_version = ""
         """Of the server at the last handshake; each reply carries its own."""
         self._slots: dict[str, int] = {}
-        self._released: list[int] = []
+        self._released: deque[int] = deque(maxlen=_KEPT_RELEASES)
         self._context = zmq.Context()
-        self._socket, self._refusals = self._open(endpoint, keys)
+        self._socket, self._line = self._open(endpoint, keys)
+        self._poller = zmq.Poller()
+        for source in (self._socket, self._line.events):
+            self._poller.register(source, zmq.POLLIN)
         try:
             self._shake_hands()
         except BaseException:
             self.close()
             raise
 
-    def _open(self, endpoint: str, keys: ClientKeys | None) -> tuple[zmq.Socket[bytes], Refusals]:
+    def _open(self, endpoint: str, keys: ClientKeys | None) -> tuple[zmq.Socket[bytes], Line]:
         dealer = self._context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, _LINGER_MS)
         dealer.setsockopt(zmq.ROUTING_ID, b"c" + self._sender[1].to_bytes(8, "big"))  # kept over reconnections
@@ -121,6 +125,11 @@ class ZmqClient:
             self._receive(0.1)
 
     # The client interface
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to a server, as far as `collect` has noticed."""
+        return self._line.up
 
     @property
     def slots(self) -> dict[str, int]:
@@ -184,7 +193,7 @@ class ZmqClient:
         self._closed = True
         if self._ready:
             self._send([wire.pack_header(wire.BYE, self._sender)])
-        self._refusals.close()
+        self._line.close()
         self._socket.close()
         self._context.term()
 
@@ -207,18 +216,19 @@ class ZmqClient:
 
     def _keep_alive(self) -> None:
         """Ping, repeat what is overdue, and give up on a server that shows no sign of life."""
-        self._refusals.check()
+        if self._line.broke():
+            self._greet()  # waits in the socket for the next connection
         now_ns = time.monotonic_ns()
         if self._asked_ns and now_ns - self._asked_ns > self._patience.give_up_after_s * _SECOND:
             raise ServerGone(
                 f"no sign of the inference server for {self._patience.give_up_after_s:g} s; "
-                f"is it running?{self._refusals.hint}"
+                f"is it running?{self._line.hint}"
             )
         if now_ns - self._ping_ns > self._patience.ping_interval_s * _SECOND:
             if self._ping_ns:
                 if self._ready:
                     self._send([wire.pack_header(wire.PING, self._sender)])
-                else:
+                elif self._line.up:
                     self._greet()
             self._ping_ns = now_ns
         for request in self._outstanding.values():
@@ -233,7 +243,7 @@ class ZmqClient:
     def _receive(self, timeout_s: float) -> None:
         """Take in every message that is there, waiting up to `timeout_s` for the first."""
         if timeout_s and not wire.has_message(self._socket):
-            self._socket.poll(int(timeout_s * 1000) + 1)
+            self._poller.poll(int(timeout_s * 1000) + 1)
         while wire.has_message(self._socket):
             frames = self._socket.recv_multipart(copy=False)
             self._asked_ns = 0
@@ -268,10 +278,14 @@ class ZmqClient:
 
     def _welcome(self, frame: memoryview) -> None:
         fields = wire.unpack(frame, "READY")
+        if fields["server_epoch"] != self.server_epoch:
+            self._released.clear()  # they were numbers of a former life
+        elif self._ready:  # the answer to a second HELLO
+            return
         self.server_epoch, self.model_version = fields["server_epoch"], fields["model_version"]
         self._slots = fields["slots"]
         self._ready = True
-        self._refusals.hint = ""
+        self._line.hint = ""
         for slot in self._released:  # in case it was lost with a connection
             self._send([wire.pack_header(wire.RELEASE, self._sender, slot=slot)])
         if self._promised != self._window:
@@ -291,48 +305,6 @@ class ZmqClient:
             raise HandshakeError(f"the server does not understand HELLO: {reason}")
         if self._outstanding.pop(header.request, None) is not None:
             raise MessageError(f"the server refused request {header.request}: {reason}")
-
-
-class Refusals:
-    """What a connecting socket's monitor tells of handshakes that failed."""
-
-    def __init__(self, dealer: zmq.Socket[bytes]) -> None:
-        """Listen to `dealer` from now on; before it connects."""
-        self._dealer = dealer
-        self._events: zmq.Socket[bytes] = dealer.get_monitor_socket(_FAILED)
-        self.hint = ""
-        """What may be wrong when no handshake succeeds."""
-
-    def check(self) -> None:
-        """Raise HandshakeError when the server does not know our key; it would not be tried again."""
-        while self._events.poll(0):
-            if recv_monitor_message(self._events)["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                raise HandshakeError("the server does not let this key in; add it with `grove keys` where it runs")
-            self.hint = " What listens there ends every handshake: do its keys and ours (--keys) belong together?"
-
-    def close(self) -> None:
-        """Stop listening; before the socket closes."""
-        self._dealer.disable_monitor()
-        self._events.close(0)
-
-
-def connect(dealer: zmq.Socket[bytes], endpoint: str, keys: ClientKeys | None) -> Refusals:
-    """Connect and return what listens for failed handshakes.
-
-    Raises:
-        HandshakeError: `endpoint` is malformed.
-    """
-    if keys is not None:
-        keys.lock(dealer)
-    refusals = Refusals(dealer)
-    try:
-        dealer.connect(endpoint)
-    except zmq.ZMQError as error:
-        refusals.close()
-        raise HandshakeError(
-            f"cannot connect to {endpoint!r} ({error}); use what the server said it listens on"
-        ) from None
-    return refusals
 
 
 class ServerFacts(NamedTuple):
@@ -357,15 +329,15 @@ def ask_server(endpoint: str, keys: ClientKeys | None = None, timeout_s: float =
     dealer = context.socket(zmq.DEALER)
     try:
         dealer.setsockopt(zmq.LINGER, 0)
-        with closing(connect(dealer, endpoint, keys)) as refusals:
+        with closing(connect(dealer, endpoint, keys)) as line:
             dealer.send(wire.pack_header(wire.ASK, ("ask", secrets.randbits(62))))
             deadline = time.monotonic() + timeout_s
             while not dealer.poll(100):
-                refusals.check()
+                line.broke()
                 if time.monotonic() > deadline:
                     raise ServerGone(
                         f"no server answers at {endpoint} within {timeout_s:.0f} s; start one with `grove serve`."
-                        f"{refusals.hint}"
+                        f"{line.hint}"
                     )
             return _served(dealer.recv_multipart())
     finally:
