@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from bench.chart import short
 from bench.limit_roofs import Measured, Roof, percent, roofs
@@ -20,20 +20,24 @@ _INK, _FAINT, _PALE = "#222222", "#5F5F5F", "#B5B5B5"
 
 # Inches.
 _WIDTH, _ROW, _ABOVE, _BELOW, _LEFT, _RIGHT = 10.0, 0.46, 1.05, 1.3, 2.75, 1.55
+_GRID, _GAP = 1.2, 1.0
 _MARGIN = 0.25
 _TITLE_LETTERS, _TITLE_LINE, _TEXT_LETTERS = 90, 0.24, 124
 
 
 def draw_limit(m: Measured, verdict: Verdict, path: Path, *, title: str, subtitle: str = "") -> Path:
-    """Draw the roofs of `m`, lowest on top, and the whole as a line through them, to the PNG `path`; return it."""
+    """Draw the roofs of `m`, lowest on top, the whole as a line through them, and below them the network by lanes and
+    rows of a batch, to the PNG `path`; return it."""
     rows = sorted(roofs(m), key=lambda roof: (not roof.used, roof.rate))
     lines = textwrap.wrap(title, _TITLE_LETTERS)[:2]
-    height = _ABOVE + _TITLE_LINE * len(lines) + _ROW * len(rows) + _BELOW
+    below = _BELOW + _GRID + _GAP
+    height = _ABOVE + _TITLE_LINE * len(lines) + _ROW * len(rows) + below
     figure = Figure(figsize=(_WIDTH, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
-    box = (_LEFT / _WIDTH, _BELOW / height, (_WIDTH - _LEFT - _RIGHT) / _WIDTH, _ROW * len(rows) / height)
-    axes = figure.add_axes(box)
+    left, width = _LEFT / _WIDTH, (_WIDTH - _LEFT - _RIGHT) / _WIDTH
+    axes = figure.add_axes((left, below / height, width, _ROW * len(rows) / height))
     _frame(axes, rows, m)
+    _draw_grid(figure.add_axes((left, _BELOW / height, width, _GRID / height)), m)
     for place, roof in enumerate(rows):
         _draw_roof(axes, place, roof, m, roof.name == verdict.lowest.name)
     _draw_whole(axes, m)
@@ -121,6 +125,31 @@ def _draw_whole(axes: Axes, m: Measured) -> None:
         color=_FAINT,
         fontsize=10,
     )
+
+
+def _draw_grid(axes: Axes, m: Measured) -> None:
+    """Draw the rates of the network alone over the rows of a batch, a line for each number of lanes."""
+    counts = sorted({lanes for lanes, _, _ in m.tried})
+    for place, count in enumerate(counts, start=1):
+        line = sorted((rows, rate) for lanes, rows, rate in m.tried if lanes == count)
+        label = f"{count} lane{'s' * (count > 1)}"
+        axes.plot(*zip(*line, strict=True), "o-", color=_WHOLE, alpha=place / len(counts), markersize=3, label=label)
+    _, rows, rate = max(m.tried, key=lambda one: one[2])
+    axes.plot(rows, rate, "o", color=_ROOF, markersize=7)
+    sizes = sorted({size for _, size, _ in m.tried})
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(0, rate * 1.15)
+    axes.yaxis.set_major_locator(MaxNLocator(3))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.set_title("the network alone, evaluations/s", loc="left", color=_INK, fontsize=10)
+    axes.set_xlabel("rows of a batch", color=_FAINT, fontsize=10)
+    axes.tick_params(which="both", colors=_FAINT, length=0, labelsize=9)
+    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, labelcolor=_FAINT)
+    for side in ("top", "right", "bottom", "left"):
+        axes.spines[side].set_visible(False)
 
 
 def _write_texts(figure: Figure, verdict: Verdict, lines: list[str], subtitle: str) -> None:

@@ -58,10 +58,10 @@ def _kept(m: Measured) -> str:
 
 
 def _network(m: Measured) -> Knob:
-    lanes, rows, slower = _better_shape(m)
+    lanes, rows, slower, costlier = _better_shape(m)
     if slower > _WORTH:
         flags = [f"--lanes {lanes}"] * (lanes != m.lanes) + [f"--max-batch {rows}"] * (rows != m.max_batch)
-        now = lowest_roof(replace(m, network_rate=m.network_rate / slower, network_cpu=m.network_cpu * slower)).rate
+        now = lowest_roof(replace(m, network_rate=m.network_rate / slower, network_cpu=m.network_cpu * costlier)).rate
         then = m.whole_rate * max(lowest_roof(m).rate / now, 1.0)
         return Knob("lanes and batch cap", " ".join(flags), then,
                     f"the network alone is {slower:.2f} times as fast with it, the rest as it is")  # fmt: skip
@@ -71,8 +71,9 @@ def _network(m: Measured) -> Knob:
                 f"the network twice as fast, the rest as it is, {_kept(m)}")  # fmt: skip
 
 
-def _better_shape(m: Measured) -> tuple[int, int, float]:
-    """Return the best lanes and batch cap of the sweep, and how many times as slow as them the present ones are.
+def _better_shape(m: Measured) -> tuple[int, int, float, float]:
+    """Return the best lanes and batch cap of the sweep, and how many times as slow, and as costly in processor time an
+    evaluation, the present ones are.
 
     On cores the whole is a second witness: it cannot lose more than the processor time that it spends beyond the other
     parts' and the best network's. The sweep is short, and a busy machine misleads it.
@@ -80,10 +81,12 @@ def _better_shape(m: Measured) -> tuple[int, int, float]:
     lanes, rows, best = max(m.tried, key=lambda item: item[2])
     mine = next((rate for *shape, rate in m.tried if shape == [m.lanes, m.max_batch]), best)
     slower = best / mine
-    if m.network_on_cores:
-        rest = sum(processor_costs(m).values()) - m.network_cpu
-        slower = min(slower, max(m.whole_cpu - rest, 0.0) / m.network_cpu)
-    return lanes, rows, slower
+    if not m.network_on_cores:
+        return lanes, rows, slower, 1.0
+    share = lanes / min(m.lanes, m.cores)
+    rest = sum(processor_costs(m).values()) - m.network_cpu
+    costlier = min(slower / share, max(m.whole_cpu - rest, 0.0) / m.network_cpu)
+    return lanes, rows, costlier * share, costlier
 
 
 def _search(m: Measured) -> Knob:

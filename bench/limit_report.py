@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.limit import Found, LimitAsked, median_of
-from bench.limit_roofs import Roof, percent, processor_costs, roofs
+from bench.limit_roofs import Measured, Roof, percent, processor_costs, roofs
 from bench.probe import MOVED
 from bench.report import print_lines
 from bench.verdict import Verdict
@@ -63,6 +63,8 @@ def print_limit(found: Found, verdict: Verdict, console: Console) -> None:
     lines = [_line(found, roof, verdict) for roof in sorted(roofs(m), key=lambda roof: roof.rate)]
     whole = ("the whole", f"{m.whole_rate:,.0f}", "100 %", f"{1e6 * m.whole_cpu:.1f}", _whole_text(found))
     print_lines(_HEADS, [*lines, whole], console)
+    console.print()
+    print_lines(*_grid(m), console)
     console.print(f"\n{verdict.text}", soft_wrap=True)
     knob = verdict.knob
     console.print(
@@ -81,6 +83,19 @@ def print_limit(found: Found, verdict: Verdict, console: Console) -> None:
             "measure again on a quiet machine",
             soft_wrap=True,
         )
+
+
+def _grid(m: Measured) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return heads and lines of the network alone by lanes and rows of a batch."""
+    rates = {(lanes, rows): rate for lanes, rows, rate in m.tried}
+    best = max(rates, key=lambda shape: rates[shape])
+    counts, sizes = (sorted({shape[place] for shape in rates}) for place in (0, 1))
+
+    def cell(lanes: int, rows: int) -> str:
+        return f"{rates[lanes, rows]:,.0f}{' <-' * ((lanes, rows) == best)}" if (lanes, rows) in rates else "-"
+
+    heads = ("the network alone, evaluations/s", *(f"{rows} rows" for rows in sizes))
+    return heads, [(f"{n} lane{'s' * (n > 1)}", *(cell(n, rows) for rows in sizes)) for n in counts]
 
 
 def pool_text(found: Found) -> str:

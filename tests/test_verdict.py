@@ -108,6 +108,21 @@ def test_a_better_batch_cap_is_the_knob() -> None:
     assert judge(replace(slow, whole_cpu=20 * US)).knob.name == "--network"
 
 
+def test_more_lanes_are_the_knob_when_the_grid_says_so() -> None:
+    few = usual(lanes=1, tried=((1, 512, 62_500.0), (2, 512, 125_000.0)), whole_rate=55_000.0, lane_idle=0.02)
+    verdict = judge(few)
+    assert (verdict.kind, verdict.knob.change) == ("network", "--lanes 2")
+    # One lane makes 62.5k/s, which is below what the cores can do with two: 100k/s.
+    assert verdict.knob.expected == pytest.approx(55_000 * 100 / 62.5)
+    gpu = judge(replace(few, network_on_cores=False, tried=((1, 512, 100_000.0), (2, 512, 125_000.0))))
+    assert gpu.knob.change == "--lanes 2"
+    assert gpu.knob.expected == pytest.approx(55_000 * 125 / 100)
+    assert (
+        judge(replace(few, tried=((1, 512, 122_000.0), (2, 512, 125_000.0)), whole_cpu=40 * US)).knob.name
+        == "--network"
+    )
+
+
 def test_search_binds_shared_cores() -> None:
     tiny = usual(network_rate=2_000_000.0, network_cpu=1 * US, whole_rate=360_000.0, lane_idle=0.6, waiting=0.2)
     verdict = judge(tiny)
