@@ -1,10 +1,11 @@
 """How fast `grove data` reads: lines a second of one core for count, check and stats.
 
-    python -m bench.data RUN [LINES]
+    python -m bench.data RUN
+    python -m bench.data RUN --lines 100000 --out data.json
 
-RUN is a run folder with games. They are written again, with other indices and seeds, to one log of LINES lines (one
-million by default) in a temporary folder, by the encoder that writes records. The log is then read from memory, as
-far as the system keeps it there, in processor time and by the clock.
+RUN is a run folder with games. They are written again, with other indices and seeds, to one log of so many lines in a
+temporary folder, by the encoder that writes records. The log is then read from memory, as far as the system keeps it
+there, in processor time and by the clock.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import tyro
 
-from common import machine
+from bench.result_file import write_result
+from bench.rounds import Spread
 from common.rng import derive
 from workers.record_files import find_files
 from workers.record_scan import Survey, records, survey
@@ -30,24 +34,46 @@ FULL_LINES = 100_000
 """Most lines for what reads every line in full."""
 
 
-def main(arguments: list[str]) -> None:
-    """Measure and print."""
-    if not 1 <= len(arguments) <= 2:
-        raise SystemExit("usage: python -m bench.data RUN [LINES]")
-    lines = int(arguments[1]) if len(arguments) > 1 else 1_000_000
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """How to measure."""
+
+    lines: int = 1_000_000
+    """Lines to count; what reads every line in full gets 100,000 of them at most."""
+    rounds: int = 3
+    """How often each is measured, in turn."""
+    out: Path | None = None
+    """JSON file for all that was found."""
+
+
+class Reading(NamedTuple):
+    """Lines a second of one reading of a log."""
+
+    of_a_core: float
+    by_the_clock: float
+
+
+def measure(run: Path, asked: Data) -> dict[str, Any]:
+    """Return the size of the logs and the readings by what was done: count, check, stats."""
     with tempfile.TemporaryDirectory(prefix="grove-data-") as name:
         folder = Path(name)
-        print(f"{machine.usable_cores()} cores; {lines:,} lines", flush=True)
-        _write(Path(arguments[0]), folder / "all" / "a.jsonl", lines)
-        _write(Path(arguments[0]), folder / "part" / "a.jsonl", min(lines, FULL_LINES))
+        logs = _write(run, folder / "all" / "a.jsonl", asked.lines)
+        _write(run, folder / "part" / "a.jsonl", min(asked.lines, FULL_LINES))
         found, part = find_files([folder / "all"]), find_files([folder / "part"])
-        for _ in range(3):
-            _measure("count", lambda: survey(found))
-        _measure("check", lambda: survey(part, in_full=True))
-        _measure("stats", lambda: _stats(survey(part)))
+        work: dict[str, Callable[[], Survey]] = {
+            "count": lambda: survey(found),
+            "check": lambda: survey(part, in_full=True),
+            "stats": lambda: _stats(survey(part)),
+        }
+        readings: dict[str, list[Reading]] = {what: [] for what in work}
+        for _ in range(asked.rounds):
+            for what, read in work.items():
+                readings[what].append(_measure(what, read))
+    return {**logs, "readings": readings}
 
 
-def _write(run: Path, path: Path, lines: int) -> None:
+def _write(run: Path, path: Path, lines: int) -> dict[str, float]:
+    """Write a log and return what it is like."""
     games = list(read_folder(run / "games"))
     if not games:
         raise SystemExit(f"{run} holds no games")
@@ -55,7 +81,7 @@ def _write(run: Path, path: Path, lines: int) -> None:
     with path.open("wb") as file:
         for index, game in enumerate(islice(cycle(games), lines)):
             file.write(encode(replace(game, index=index, seed=int(derive(np.uint64(1), index)))))
-    print(f"{path.stat().st_size / lines:,.0f} bytes a line, {len(games):,} different games", flush=True)
+    return {"lines": lines, "bytes_a_line": path.stat().st_size / lines, "different_games": len(games)}
 
 
 def _stats(found: Survey) -> Survey:
@@ -65,15 +91,40 @@ def _stats(found: Survey) -> Survey:
     return found
 
 
-def _measure(name: str, read: Callable[[], Survey]) -> None:
+def _measure(name: str, read: Callable[[], Survey]) -> Reading:
     clock, processor = time.perf_counter(), time.process_time()
     found = read()
     clock, processor = time.perf_counter() - clock, time.process_time() - processor
     lines = sum(log.lines for log in found.logs)
     if found.total != lines:
         raise SystemExit(f"{name} found {found.total:,} games in {lines:,} lines")
-    print(f"{name}: {lines / processor:,.0f} lines/s of a core, {lines / clock:,.0f} by the clock", flush=True)
+    return Reading(lines / processor, lines / clock)
+
+
+def _rates(readings: list[Reading]) -> dict[str, Any]:
+    """Return medians with the lowest and highest value, and every reading."""
+    return {
+        "lines_per_second_of_a_core": Spread.of([one.of_a_core for one in readings])._asdict(),
+        "lines_per_second_by_the_clock": Spread.of([one.by_the_clock for one in readings])._asdict(),
+        "readings": [one._asdict() for one in readings],
+    }
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    run, asked = tyro.cli(tuple[tyro.conf.Positional[Path], Data], config=(tyro.conf.OmitArgPrefixes,))
+    found = measure(run, asked)
+    rates = {what: _rates(readings) for what, readings in found.pop("readings").items()}
+    print(
+        f"{found['lines']:,} lines of {found['bytes_a_line']:,.0f} bytes, {found['different_games']:,} different games"
+    )
+    for what, rate in rates.items():
+        core, clock = rate["lines_per_second_of_a_core"], rate["lines_per_second_by_the_clock"]
+        spread = f"({core['low']:,.0f}..{core['high']:,.0f})"
+        print(f"{what}: {core['middle']:,.0f} lines/s of a core {spread}, {clock['middle']:,.0f} by the clock")
+    if asked.out:
+        write_result(asked.out, {"logs": found, **rates})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
