@@ -14,12 +14,14 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from bench.compare import PROBE_S
 from bench.limit_roofs import Measured
 from bench.limit_stage import Stage
 from bench.limit_wire import MOST_CLIENTS, Wire, WireClient, WireServer
 from bench.limit_worker import WorkerAlone
-from bench.probe import Probe, burn_probe
+from bench.probe import MOVED, burn_probe
 from bench.roof import Roof, RoofJob
+from bench.rounds import Probed, kept, usual_probe
 from bench.slices import WarmPool
 from common.errors import PoolError
 from common.machine import usable_cores
@@ -34,6 +36,9 @@ from workers.settings import PoolSettings
 from workers.sizing import check_memory, check_requests, sizes
 
 ROUNDS = 3
+"""Rounds to count."""
+MOST_ROUNDS = 2 * ROUNDS
+"""Rounds to play at most: those beside which the machine changed its speed are dropped and played again."""
 PARTS = ("network", "search", "wire", "writer", "whole")
 SHORTEST_S = 0.2
 _PLENTY = 1 << 30
@@ -59,6 +64,19 @@ class LimitAsked:
     server: ServerSettings
 
 
+@dataclass(frozen=True)
+class LimitRound(Probed):
+    """One slice of every part."""
+
+    parts: dict[str, Row]
+    """Part -> what its slice gave."""
+
+
+def counted(rounds: Sequence[LimitRound]) -> list[LimitRound]:
+    """Return the rounds whose burn probes did not move; all when there is none."""
+    return kept(rounds, MOVED) or list(rounds)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """What was measured."""
@@ -67,18 +85,21 @@ class Found:
     network: Mapping[str, Any]
     """The sweep of the network: see `Roof.found`."""
     backend: Mapping[str, Any]
-    rounds: list[dict[str, Row]]
-    """Part -> what its slice gave."""
-    probes: list[Probe]
-    """Burn probes, before the first round and after each."""
+    rounds: list[LimitRound]
+    """All of them, those that do not count too."""
     slice_s: float
     pool_kind: str
 
     @property
+    def counted(self) -> list[LimitRound]:
+        """The rounds that the figures rest on."""
+        return counted(self.rounds)
+
+    @property
     def moved(self) -> float:
-        """How far the burn probes moved from their median, relative: over a tenth the machine was not quiet."""
-        middle = median(probe.all_cores for probe in self.probes)
-        return max(abs(probe.all_cores - middle) / max(middle, probe.all_cores) for probe in self.probes)
+        """How far the burn probes moved from their median, relative."""
+        usual = usual_probe(self.rounds)
+        return max(done.moved(usual) for done in self.rounds)
 
 
 def run_limit(asked: LimitAsked, say: Say) -> Found:
@@ -174,19 +195,20 @@ class _Bench:
         """Play the rounds and return what they gave."""
         slice_s = max(self._asked.seconds / (ROUNDS * len(PARTS)), SHORTEST_S)
         say(f"{ROUNDS} rounds of {slice_s:.1f} s a part")
-        rounds, probes = [], [burn_probe()]
-        for number in range(ROUNDS):
-            rounds.append(self._round(number, slice_s))
-            probes.append(burn_probe())
-            self._count_written(rounds)
-            rates = ", ".join(f"{part} {rounds[-1][part]['rate']:,.0f}" for part in PARTS)
-            say(f"round {number + 1} of {ROUNDS}: {rates} evaluations/s")
+        rounds: list[LimitRound] = []
+        probe = burn_probe(PROBE_S)
+        while len(rounds) < ROUNDS or (len(kept(rounds, MOVED)) < ROUNDS and len(rounds) < MOST_ROUNDS):
+            before, parts = probe, self._round(len(rounds), slice_s)
+            probe = burn_probe(PROBE_S)
+            rounds.append(LimitRound((before, probe), parts))
+            self._count_written([done.parts for done in rounds])
+            rates = ", ".join(f"{part} {parts[part]['rate']:,.0f}" for part in PARTS)
+            say(f"round {len(rounds)}, {len(kept(rounds, MOVED))} of {ROUNDS} count: {rates} evaluations/s")
         return Found(
-            measured=self._measured(rounds),
+            measured=self._measured([done.parts for done in counted(rounds)]),
             network=self._roof.found,
             backend=self._whole.pool.host_ready["backend"],
             rounds=rounds,
-            probes=probes,
             slice_s=slice_s,
             pool_kind=self._whole.pool.pool_kind,
         )

@@ -39,9 +39,12 @@ def write_limit(
         "measured": asdict(found.measured),
         "pool": found.pool_kind,
         "network": found.network,
-        "rounds": found.rounds,
+        "rounds": [
+            {"kept": done in found.counted, "probes": [probe._asdict() for probe in done.probes], **done.parts}
+            for done in found.rounds
+        ],
+        "rounds_dropped": len(found.rounds) - len(found.counted),
         "slice_seconds": found.slice_s,
-        "probes": [probe._asdict() for probe in found.probes],
         "probe_moved": found.moved,
     }
     path = asked.out / "limit.json"
@@ -77,12 +80,20 @@ def print_limit(found: Found, verdict: Verdict, console: Console) -> None:
         console.print("how much other programs used is not known: a CPU quota hides it", soft_wrap=True)
     elif others > MOVED * m.cores:
         console.print(f"beware: other programs used {others:.1f} of {m.cores} cores while the whole played")
-    if found.moved > MOVED:
-        console.print(
-            f"beware: the burn probe moved by {percent(found.moved)}: the machine changed its speed or had other work; "
-            "measure again on a quiet machine",
-            soft_wrap=True,
-        )
+    if warning := _moved_warning(found):
+        console.print(warning, soft_wrap=True)
+
+
+def _moved_warning(found: Found) -> str:
+    """Return which rounds were dropped, or that none could be relied on; nothing when all were quiet."""
+    if found.moved <= MOVED:
+        return ""
+    dropped = len(found.rounds) - len(found.counted)
+    which = f"{dropped} of {len(found.rounds)} rounds are dropped" if dropped else "no round was quiet, so all count"
+    return (
+        f"beware: {which}: the burn probe beside them moved by up to {percent(found.moved)}, the machine changed its "
+        "speed or had other work; measure again on a quiet machine"
+    )
 
 
 def _grid(m: Measured) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -123,7 +134,7 @@ def _line(found: Found, roof: Roof, verdict: Verdict) -> tuple[str, ...]:
 
 
 def _measured_as(found: Found, name: str) -> str:
-    m, middle = found.measured, partial(median_of, found.rounds)
+    m, middle = found.measured, partial(median_of, [done.parts for done in found.counted])
     if name == "network":
         backend = found.network["backend"]
         return f"{found.network['lanes']} lanes of {found.network['bucket']} rows, {backend['dtype']} {backend['kind']}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from bench.probe import Probe
 from bench.slices import Slice
@@ -16,11 +16,24 @@ LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
-class Round:
-    """One slice of every mode, with what the machine delivered beside it."""
+class Probed:
+    """What was measured between two burn probes."""
 
     probes: tuple[Probe, Probe]
     """Burn probes before and after."""
+
+    def moved(self, usual: Probe) -> float:
+        """Return how far the probes beside this round are from `usual`, relative."""
+        return max(probe.moved(usual) for probe in self.probes)
+
+
+_Round = TypeVar("_Round", bound=Probed)
+
+
+@dataclass(frozen=True)
+class Round(Probed):
+    """One slice of every mode, with what the machine delivered beside it."""
+
     roof: float
     """Rows per second of the network alone, in its own slice; 0 when it was not measured."""
     slices: dict[str, Slice]
@@ -30,10 +43,6 @@ class Round:
     """Processors that paused processes used meanwhile."""
     others_cpu: float | None = None
     """Processors that other programs used meanwhile; None where a CPU quota hides it."""
-
-    def moved(self, usual: Probe) -> float:
-        """Return how far the probes beside this round are from `usual`, relative."""
-        return max(probe.moved(usual) for probe in self.probes)
 
 
 class Spread(NamedTuple):
@@ -49,13 +58,13 @@ class Spread(NamedTuple):
         return cls(median(values), min(values), max(values))
 
 
-def usual_probe(rounds: Sequence[Round]) -> Probe:
+def usual_probe(rounds: Sequence[Probed]) -> Probe:
     """Return the median of all probes."""
     probes = [probe for done in rounds for probe in done.probes]
     return Probe(median(p.one_core for p in probes), median(p.all_cores for p in probes), probes[0].cores)
 
 
-def kept(rounds: Sequence[Round], limit: float) -> list[Round]:
+def kept(rounds: Sequence[_Round], limit: float) -> list[_Round]:
     """Return the rounds whose probes moved by at most `limit` against the median."""
     usual = usual_probe(rounds)
     return [done for done in rounds if done.moved(usual) <= limit]

@@ -18,7 +18,8 @@ class Limit(Load):
     one knob to turn next."""
 
     seconds: float = 30.0
-    """Seconds of measuring, over all parts; starting and warming them comes on top. 30: three rounds of 2 s a part."""
+    """Seconds of measuring, over all parts; starting and warming them comes on top. 30: three rounds of 2 s a part.
+    Rounds in which the machine changed its speed are played again, three at most."""
     out: str | None = None
     """New or empty folder for limit.json and the picture; its disk is the one that is measured. By default a new one
     under runs/."""

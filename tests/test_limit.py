@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from matplotlib.image import imread
 
 from bench import limit, slices
 from bench.limit import LimitAsked, pool_plan, run_beside
+from bench.limit_report import _moved_warning
+from bench.probe import Probe
 from bench.roof import Roof, RoofJob
 from bench.verdict import Verdict, judge
 from common.errors import PoolError
@@ -42,6 +46,7 @@ def roof() -> Iterator[Roof]:
 def judged(roof: Roof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Measure one round of short slices of a load, and judge it."""
     monkeypatch.setattr(limit, "ROUNDS", 1)
+    monkeypatch.setattr(limit, "MOST_ROUNDS", 1)
     monkeypatch.setattr(slices, "WARM_S", 0.6)  # longer than the server takes to report at all
 
     def measure(game: str, simulations: int, seconds: float = 1.5, **pool: Any) -> Verdict:
@@ -90,6 +95,46 @@ def test_a_slow_disk_binds(judged: Any) -> None:
     assert (verdict.kind, verdict.knob.name) == ("writer", "--out")
 
 
+class NoParts(limit._Bench):
+    """A bench of which only the rounds are there."""
+
+    def _round(self, number: int, seconds: float) -> dict[str, limit.Row]:
+        return {part: {"rate": float(number)} for part in limit.PARTS}
+
+    def _count_written(self, rounds: list[dict[str, limit.Row]]) -> None:
+        """Nothing was written."""
+
+    def _measured(self, rounds: list[dict[str, limit.Row]]) -> Any:
+        return limit.median_of(rounds, "whole", "rate")
+
+
+@pytest.mark.parametrize(
+    ("speeds", "counting", "said"),
+    [
+        ([1, 1, 1, 1.05], [0, 1, 2], ""),
+        ([1, 1, 0.5, 1, 1, 1], [0, 3, 4], "2 of 5 rounds are dropped: the burn probe beside them moved by up to 50 %"),
+        ([1, 2, 4, 8, 16, 32, 64], [0, 1, 2, 3, 4, 5], "no round was quiet, so all count: the burn probe"),
+    ],
+)
+def test_rounds_whose_probe_moved_are_dropped_and_played_again(
+    speeds: list[float], counting: list[int], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivered = iter(speeds)
+    monkeypatch.setattr(limit, "burn_probe", lambda _: Probe(1e9, 2e9 * next(delivered), 2))
+    pool = SimpleNamespace(host_ready={"backend": {}}, pool_kind="thread")
+    whole: Any = SimpleNamespace(pool=pool)
+    asked: Any = SimpleNamespace(seconds=1.0)
+    lines: list[str] = []
+    none: Any = SimpleNamespace(found={})
+    found = NoParts(asked, none, none, none, whole).run(lines.append)
+    assert [done.parts["whole"]["rate"] for done in found.counted] == counting
+    assert next(delivered, None) is None
+    assert found.measured == median(counting)
+    assert said in _moved_warning(found)
+    assert bool(_moved_warning(found)) == bool(said)
+    assert len(lines) == len(speeds)  # one of the plan, one a round
+
+
 def test_nothing_evaluated_is_no_figure() -> None:
     with pytest.raises(PoolError, match=r"the whole evaluated nothing in a slice of 0\.2 s; use more --seconds"):
         limit._some(0, "the whole", 0.2)
@@ -105,7 +150,10 @@ def test_a_huge_network_binds_and_the_command_says_so(tmp_path: Path) -> None:
     found = json.loads((out / "limit.json").read_text())
     assert found["verdict"]["kind"] == "network"
     assert {roof["name"] for roof in found["roofs"]} == {"network", "search", "wire", "writer", "cores", "workers"}
-    assert len(found["rounds"]) == limit.ROUNDS
+    assert limit.ROUNDS <= len(found["rounds"]) <= limit.MOST_ROUNDS
+    kept = sum(done["kept"] for done in found["rounds"])
+    assert found["rounds_dropped"] == len(found["rounds"]) - kept
+    assert kept >= limit.ROUNDS or len(found["rounds"]) == limit.MOST_ROUNDS
     assert {item["bucket"] for item in found["network"]["tried"]} >= {64, 128, 256, 512}
     assert found["settings"]["simulations"] == 10
     for words in (found["verdict"]["text"], "<- lowest", "messages/s", "next: ", "(model: "):
