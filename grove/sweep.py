@@ -37,9 +37,9 @@ class Sweep(Load):
     on the same folder goes on, tries again what failed, and visits what was added."""
 
     modes: str = "server-process,server-thread"
-    """Comma-separated modes to sweep: server-process, server-thread, local, direct; full-only, time-out-only, drain, 1ms,
-    adaptive-wait (together `fixed`: batching rules of other programs), which take turns with server-process at their
-    slices, so that each is a ratio of paired slices: columns `ours_by_rule`, and rules.png over the workers."""
+    """Comma-separated modes to sweep: server-process, server-thread, local, direct; full-only, time-out-only, drain,
+    1ms, adaptive-wait (together `fixed`: batching rules of other programs), which take turns with server-process at
+    their slices, so that they stand beside it as ratios of pairs: columns `ours_by_rule`, and rules.png."""
     quick: bool = False
     """About two minutes: few points, three seconds each, visited once."""
     shape: Literal["star", "grid"] = "star"
@@ -87,12 +87,7 @@ def sweep(settings: Sweep) -> int:
     """
     modes, plan, axes = parse_swept(settings.modes), bench.parse_plan(settings.plan), _axes(settings)
     game, settings, network = resolve_load(settings)
-    settings = replace(
-        settings,
-        point_seconds=settings.point_seconds or (3.0 if settings.quick else 6.0),
-        visits=settings.visits or (1 if settings.quick else 2),
-        out=str(folder_of(settings, "sweep")),
-    )
+    settings = replace(with_form(settings), out=str(folder_of(settings, "sweep")))
     console = Console(highlight=False, soft_wrap=True)
     with RunFolder.open_or_create(str(settings.out), flatten(settings), may_differ=_MAY_DIFFER) as folder:
         console.print(network)
@@ -103,6 +98,12 @@ def sweep(settings: Sweep) -> int:
         rows = _play(steps, game, plan, console)
         report_sweep(asked, rows, plan, console)
     return 0
+
+
+def with_form(settings: Sweep) -> Sweep:
+    """Return the settings with what the form, quick or full, says where they leave it open."""
+    seconds = settings.point_seconds or (3.0 if settings.quick else 6.0)
+    return replace(settings, point_seconds=seconds, visits=settings.visits or (1 if settings.quick else 2))
 
 
 def _axes(settings: Sweep) -> dict[str, tuple[int, ...]]:

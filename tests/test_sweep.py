@@ -33,7 +33,7 @@ from bench.sweep_rows import COLUMNS
 from common.errors import SettingError
 from grove.cli import main
 from grove.settings import flatten, parse
-from grove.sweep import Sweep
+from grove.sweep import Sweep, with_form
 from inference_server import ServerSettings
 from workers.settings import PoolSettings
 
@@ -185,6 +185,13 @@ def test_presets_and_config_files_set_the_base(tmp_path: Path, monkeypatch: pyte
     names = ("workers", "max_batch", "over_lanes", "over_workers", "visits")
     assert [found[name] for name in names] == [3, 256, "1,2", "1..4", 1]
     assert parse(Sweep, ["--preset", "blob-medium"], "grove").search.worlds == 3
+
+
+def test_the_full_form_visits_every_point_twice() -> None:
+    quick, full = with_form(Sweep(quick=True)), with_form(Sweep())
+    assert (quick.visits, full.visits) == (1, 2)
+    assert quick.point_seconds < full.point_seconds
+    assert with_form(Sweep(quick=True, visits=3)).visits == 3
 
 
 # -- points ------------------------------------------------------------------------------------------------------------
