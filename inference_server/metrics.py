@@ -1,7 +1,7 @@
 """The server's counters as Prometheus text at http://127.0.0.1:PORT/metrics; docs/metrics.md names every metric.
 
 Imported only where such a port is asked for. Labels come from bounded sets: dispatch reasons, causes of faults, lanes,
-GPUs.
+model slots (64 at most), GPUs.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def server_metrics(stats: dict[str, Any]) -> Iterator[Metric]:
         counts = stats[f"{key}_us"]
         total = sum(count * slot_microseconds(slot) for slot, count in enumerate(counts)) / 1e6
         yield _histogram(f"grove_{key}_seconds", text, _time_buckets(counts), total)
-    yield InfoMetricFamily("grove_model", "Content hash of the served model.", {"version": stats["model_version"]})
+    yield _models(stats["models"])
 
 
 def gpu_metrics(gpus: Sequence[dict[str, float | None]]) -> Iterator[Metric]:
@@ -153,6 +153,13 @@ def gpu_metrics(gpus: Sequence[dict[str, float | None]]) -> Iterator[Metric]:
 
 def _named(key: str) -> str:
     return {"lane_count": "lanes", "uptime_s": "uptime_seconds"}.get(key, key)
+
+
+def _models(versions: dict[str, str]) -> Metric:
+    family = InfoMetricFamily("grove_model", "Content hash of the model that serves a slot.", labels=["slot"])
+    for slot, version in versions.items():
+        family.add_metric([slot], {"version": version})
+    return family
 
 
 def _labelled(name: str, text: str, label: str, values: dict[str, float]) -> Metric:

@@ -35,7 +35,7 @@ def snapshot() -> dict[str, Any]:
     reasons = dict.fromkeys(REASONS, 0) | {"full": 3}
     gauges = {"clients": 2, "live_clients": 1, "waiting_rows": 5, "largest_batch": 512}
     gauges |= {"recompiles": 0, "uptime_s": 9.5}
-    return {**stats.snapshot(), "reasons": reasons, **gauges, "model_version": "0123abcd"}
+    return {**stats.snapshot(), "reasons": reasons, **gauges, "models": {"default": "0123abcd", "best": "4567cdef"}}
 
 
 def samples(text: str) -> dict[tuple[str, str], float]:
@@ -83,7 +83,8 @@ def test_figures_are_those_of_the_snapshot() -> None:
         ("grove_lanes", "", 2),
         ("grove_waiting_rows", "", 5),
         ("grove_uptime_seconds", "", 9.5),
-        ("grove_model_info", "version=0123abcd", 1),
+        ("grove_model_info", "slot=default,version=0123abcd", 1),
+        ("grove_model_info", "slot=best,version=4567cdef", 1),
         ("grove_gpu_use_ratio", "gpu=0", 0.5),
         ("grove_gpu_memory_bytes", "gpu=0", 2 * 2**20),
         ("grove_gpu_clock_hertz", "gpu=0", 1.5e9),
