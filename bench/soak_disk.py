@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from workers.records import finished_indices
 _SMALL, _LARGE = "300k", "16m"
 _MORE_GAMES = 20
 _LIMIT_S = 60
+_BUSY_S = 10.0
+"""Longest time that a process which has ended may keep the file system busy."""
 _COMMAND = (
     *("selfplay", "--game", "hex:size=4", "--evaluator", "test", "--simulations", "8"),
     *("--pool", "process", "--workers", "2", "--games-per-worker", "8"),
@@ -60,7 +63,18 @@ def _small_disk(place: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        _system("umount", str(place))
+        _unmount(place)
+
+
+def _unmount(place: Path) -> None:
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            return _system("umount", str(place))
+        except PoolError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def _grove(run: Path, games: int, scratch: Path) -> tuple[int, str]:

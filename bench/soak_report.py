@@ -15,7 +15,7 @@ from rich.console import Console
 from bench.report import form, print_lines
 from bench.soak import KILL, OTHER, REST, Phase, SoakAsked, Soaked
 from bench.soak_faults import FAULTS
-from bench.soak_memory import LEAST_S, Slope, slope, student
+from bench.soak_memory import LEAST_S, WARM_S, Sample, Slope, slope, student
 from common import machine
 
 AIM = 0.8
@@ -97,7 +97,7 @@ def write_soak(asked: SoakAsked, found: Soaked, settings: dict[str, Any], comman
             for what in ("games", "evaluations")
         },
         "memory": {role: _plain(slope(lives)) for role, lives in found.memory.items()},
-        "lives": {role: len(lives) for role, lives in found.memory.items()},
+        "lives": {role: [_life(life) for life in lives] for role, lives in found.memory.items()},
         "check": asdict(found.check),
         "changed_logs": found.changed,
         "left_behind": found.left_behind,
@@ -168,6 +168,13 @@ def _memory(found: Soaked) -> Iterator[str]:
             growth = f"{of_lives.mb_per_hour:+.1f} MB/hour [{of_lives.low:+.1f}, {of_lives.high:+.1f}]"
             told = f"{of_lives.lives} of its {len(lives)} lives, {of_lives.seconds:.0f} s"
             yield f"memory of {role}: {growth} over {told}, the first minute of each left out"
+
+
+def _life(life: Sequence[Sample]) -> dict[str, float | None]:
+    """Return how long a process lived, and its MB after the warm-up (None: it was over before) and at the end."""
+    began = life[0][0]
+    warm = next((mb for t, mb in life if t - began >= WARM_S), None)
+    return {"seconds": life[-1][0] - began, "warm_mb": warm, "last_mb": life[-1][1]}
 
 
 def _plain(of_lives: Slope | None) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
@@ -12,19 +12,22 @@ from common.errors import SettingError
 from grove import toml
 from grove.load import folder_of, make_new, resolve_load
 from grove.settings import Load, flatten
+from mcts import SearchSettings
 from workers.evaluators import row_spec
 
 GAMES_EACH = 16
 """Games of a worker where none are asked for. What a kill costs is the games in progress: few games, soon over."""
+SIMULATIONS = 32
+"""Descents a decision where nothing else is asked for, for the same reason."""
 _MODELS = 8
 _NOT_OF_THE_RUN = ("minutes", "every", "faults", "out", "preset", "config")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Soak(Load):
-    """Harm a run for a while, with processes killed, stopped and flooded and models swapped, then check that every game
-    is there once. Ends with status 1 when anything was lost, doubled, wrong or left behind. Games are played by worker
-    processes."""
+    """Harm a run for a while: kill and stop its processes, swap its models, send bad messages, fill a disk; then check
+    that every game is there once. Ends with status 1 when anything was lost, doubled, wrong or left behind. Games are
+    played by worker processes."""
 
     minutes: float = 30.0
     """Minutes of playing; starting, the exact end and the check come on top."""
@@ -34,6 +37,7 @@ class Soak(Load):
     """Comma-separated faults to inject, such as worker,server; or all. A wrong name lists them."""
     out: str | None = None
     """New or empty folder for soak.json, the run, its models and what it said. By default a new one under runs/."""
+    search: SearchSettings = field(default_factory=lambda: SearchSettings(simulations=SIMULATIONS))
 
     def __post_init__(self) -> None:
         super().__post_init__()
