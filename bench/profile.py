@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import profile_children as children
+from bench.compare import PROBE_S
+from bench.probe import burn_probe
 from bench.profile_children import replaced
 from bench.profile_spy import Sampled, Sampling, find_py_spy, gil_shares
 from bench.profile_stages import switch_seconds
-from bench.slices import Slice, WarmPool
+from bench.rounds import Probed
+from bench.slices import OthersUse, Slice, WarmPool
 from workers import host, process_worker
 from workers.plan import PoolPlan
 
@@ -28,6 +31,14 @@ PSTATS = "worker.pstats"
 NO_PY_SPY = "py-spy is not installed; `pip install 'grove-selfplay[profile]'` brings it"
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Beside(Probed):
+    """What the machine did beside a pass."""
+
+    others_cpu: float | None
+    """Processors that other programs used meanwhile; None where a CPU quota hides it."""
 
 
 @dataclass
@@ -45,6 +56,8 @@ class Profiled:
     """The slice with cProfile in one worker."""
     plain: Slice | None = None
     """The undisturbed slice."""
+    beside: list[Beside] = field(default_factory=list)
+    """One a pass, in their order."""
     switch_s: float = 0.0
     """What timing one call costs."""
     ready: dict[str, Any] = field(default_factory=dict)
@@ -66,7 +79,7 @@ def run_profile(plan: PoolPlan, out: Path, seconds: float, say: Say) -> Profiled
     found.staged = _pass_stages(plan, out, seconds / 2, found)
     say(f"stages: {seconds / 2:.1f} s, {found.staged.evaluations_per_second:,.0f} evaluations/s")
     plan = replace(plan, pool=found.pool)  # what `auto` took once holds for all passes
-    found.watched = _pass_cprofile(plan, out, seconds / 4)
+    found.watched = _pass_cprofile(plan, out, seconds / 4, found)
     say(f"cProfile: {seconds / 4:.1f} s, {found.watched.evaluations_per_second:,.0f} evaluations/s")
     found.plain = _pass_py_spy(plan, out, seconds / 4, found)
     say(f"undisturbed: {seconds / 8:.1f} s, {found.plain.evaluations_per_second:,.0f} evaluations/s")
@@ -77,7 +90,7 @@ def run_profile(plan: PoolPlan, out: Path, seconds: float, say: Say) -> Profiled
 def _pass_stages(plan: PoolPlan, out: Path, seconds: float, found: Profiled) -> Slice:
     with _mains(children.timed_worker_main, children.timed_host_main), _warm("stages", plan, out) as warm:
         warm.play(SETTLE_S)
-        done = warm.play(seconds)
+        done = _play(warm, seconds, found)
         pool = warm.pool
         found.pool, found.ready = pool.pool_kind, dict(pool.host_ready)
         found.workers, found.games_per_worker = pool.sizes.workers, pool.sizes.games
@@ -85,16 +98,25 @@ def _pass_stages(plan: PoolPlan, out: Path, seconds: float, found: Profiled) -> 
     return done
 
 
-def _pass_cprofile(plan: PoolPlan, out: Path, seconds: float) -> Slice:
+def _play(warm: WarmPool, seconds: float, found: Profiled) -> Slice:
+    """Play the slice of a pass and note what the machine did beside it."""
+    before, others = burn_probe(PROBE_S), OthersUse()
+    done = warm.play(seconds)
+    used = others.look()
+    found.beside.append(Beside((before, burn_probe(PROBE_S)), used))
+    return done
+
+
+def _pass_cprofile(plan: PoolPlan, out: Path, seconds: float, found: Profiled) -> Slice:
     path = str(out.resolve() / PSTATS)
     mains = partial(children.watched_worker_main, path), partial(children.watched_host_main, path)
     with _mains(*mains), _warm("cprofile", plan, out) as warm:
-        return warm.play(seconds)
+        return _play(warm, seconds, found)
 
 
 def _pass_py_spy(plan: PoolPlan, out: Path, seconds: float, found: Profiled) -> Slice:
     with _warm("py-spy", plan, out) as warm:
-        plain = warm.play(seconds / 2)
+        plain = _play(warm, seconds / 2, found)
         program = find_py_spy()
         if program is None:
             found.py_spy_fault = NO_PY_SPY

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.profile import Profiled
 from bench.profile_stages import CPU, OTHER, PAUSED, Snapshot, from_counters
+from bench.rounds import usual_probe
 from bench.slices import Slice
 
 TOLERANCE = 0.03
@@ -40,6 +41,7 @@ def figures_of(found: Profiled, gil_lap_s: float | None) -> Figures:
             "lanes": found.ready.get("lanes", 0),
         },
         "passes": {name: _rates(part) for name, part in passes.items()},
+        "machine_beside": _beside(found),
         "tolerance": TOLERANCE,
         "timers": _timers(found, workers),
         "workers": workers,
@@ -52,6 +54,14 @@ def figures_of(found: Profiled, gil_lap_s: float | None) -> Figures:
             "gil_faults": found.gil_faults,
         },
     }
+
+
+def _beside(found: Profiled) -> Figures:
+    """Return how far the machine's speed moved, and what other programs took of it, in the worst pass."""
+    usual = usual_probe(found.beside)
+    others = [one.others_cpu for one in found.beside if one.others_cpu is not None]
+    moved = max(one.moved(usual) for one in found.beside)
+    return {"probe_moved": moved, "others_cpu": max(others, default=None)}
 
 
 def worker_part(part: Slice, workers: int) -> Figures:

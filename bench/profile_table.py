@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.probe import MOVED
 from bench.profile_figures import IO_THREAD, TOP, Figures, top_functions
+from bench.report import BUSY
+from common.machine import usable_cores
 
 _HEADS = ("stage", "share", "seconds", "calls", "us/lap", "us/row")
 
@@ -16,7 +19,7 @@ def write_profile(out: Path, head: Figures, figures: Figures, pstats_file: Path)
     """Write all files of the profile to `out`; return their paths and the text for the terminal."""
     top = top_functions(pstats_file) if pstats_file.exists() else []
     watched = {"file": pstats_file.name if top else None, "sorted_by": "own_seconds", "top": top}
-    text = "\n\n".join((*stage_tables(figures), interpreter_text(figures)))
+    text = "\n\n".join((*stage_tables(figures), interpreter_text(figures), *busy_warnings(figures)))
     content = {**head, **figures, "cprofile": watched}
     files = {
         "profile.json": json.dumps(content, indent=2, default=str),
@@ -65,6 +68,24 @@ def _row(stage: Figures) -> tuple[str, ...]:
 def interpreter_text(figures: Figures) -> str:
     """Return in words how much of the interpreter the I/O thread and the search take, and what the timers cost."""
     return "\n".join((*_io_lines(figures), *_search_lines(figures), *_cost_lines(figures)))
+
+
+def busy_warnings(figures: Figures) -> list[str]:
+    """Return what speaks against trusting times: a machine that changed its speed, or that others used."""
+    beside, cores, said = figures["machine_beside"], usable_cores(), []
+    if beside["probe_moved"] > MOVED:
+        said.append(
+            f"beware: the burn probe beside the passes moved by up to {beside['probe_moved']:.0%}: the machine changed "
+            "its speed or had other work, so compare times of one pass only, or profile again on a quiet machine"
+        )
+    if (others := beside["others_cpu"]) is None:
+        said.append("how much other programs used meanwhile is not known: a CPU quota hides it")
+    elif others > BUSY * cores:
+        said.append(
+            f"beware: other programs used {others:.1f} of {cores} cores meanwhile; wall times hold their share, "
+            "processor times do not"
+        )
+    return said
 
 
 def _io_lines(figures: Figures) -> Iterable[str]:

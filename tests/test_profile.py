@@ -16,7 +16,7 @@ from conftest import Grove
 from bench.profile_figures import TOLERANCE, worker_part
 from bench.profile_spy import RATE, Sampling, find_py_spy, gil_shares
 from bench.profile_stages import CPU, OTHER, PAUSED, Recorder, from_counters
-from bench.profile_table import stage_tables
+from bench.profile_table import busy_warnings, stage_tables
 from bench.slices import Slice
 from grove.cli import main
 from grove.profile import Profile, profile
@@ -83,6 +83,8 @@ def test_the_folder_holds_what_the_terminal_says(served: tuple[Path, str]) -> No
     assert head["settings"]["network"] == "mlp:layers=1,width=8"
     assert head["machine"]["cores"] >= 1
     assert {"stages", "cprofile", "undisturbed"} == set(head["passes"])
+    assert 0 <= head["machine_beside"]["probe_moved"] < 1
+    assert all(warning in said for warning in busy_warnings(head))
 
 
 def test_cprofile_watched_the_loop(served: tuple[Path, str]) -> None:
@@ -187,6 +189,21 @@ def test_a_sum_that_does_not_fit_the_clock_is_said() -> None:
     assert not part["adds_up"]
     figures = {"load": {"pool": "thread"}, "workers": part, "server": {"threads": {}}, "tolerance": TOLERANCE}
     assert "+25.0% not accounted for (tolerance 3%): DOES NOT ADD UP" in stage_tables(figures)[0]
+
+
+@pytest.mark.parametrize(
+    ("moved", "others", "said"),
+    [
+        (0.02, 0.0, []),
+        (0.25, 0.0, ["beware: the burn probe beside the passes moved by up to 25%"]),
+        (0.02, 99.0, ["beware: other programs used 99.0 of"]),
+        (0.25, None, ["beware: the burn probe", "how much other programs used meanwhile is not known"]),
+    ],
+)
+def test_a_machine_that_was_not_quiet_is_said(moved: float, others: float | None, said: list[str]) -> None:
+    warnings = busy_warnings({"machine_beside": {"probe_moved": moved, "others_cpu": others}})
+    assert len(warnings) == len(said)
+    assert all(warning.startswith(words) for warning, words in zip(warnings, said, strict=True))
 
 
 def test_who_held_the_lock_is_read_from_py_spy() -> None:
