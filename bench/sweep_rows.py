@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -94,6 +94,7 @@ COLUMNS = {
     "probe_all_cores": "the same of all cores together",
     "probe_moved": "largest relative change of a counted visit's probe against the whole sweep's median",
     "others_cpu": "processors that other programs used meanwhile, mean; None where that is not known",
+    "workers_restarted": "workers that died or hung and were started again",
     "start_s": "seconds until the pool was warm",
     "visits": "visits that count",
     "visits_dropped": "visits left out because the probe moved",
@@ -122,7 +123,7 @@ def sweep_rows(asked: Asked, points: Sequence[Point], visits: Sequence[Visit], u
         row = _of_point(asked, found[-1].point) | _of_visits(found, counted)
         if counted and usual is not None:
             row |= _measured(counted, units, cost) | _machine(counted, usual) | _against_ours(counted, ours)
-            row["note"] = "; ".join(filter(None, (row["note"], _busy(row, asked.probe_limit)))) or None
+            row["note"] = "; ".join(filter(None, (row["note"], *_doubts(row, asked.probe_limit)))) or None
         rows.append({name: row.get(name) for name in COLUMNS} | row)
     return rows
 
@@ -167,9 +168,11 @@ def _of_visits(visits: Sequence[Visit], counted: Sequence[Visit]) -> Row:
     }
 
 
-def _busy(row: Row, limit: float) -> str:
-    moved = row["probe_moved"]
-    return f"the burn probe moved by {moved:.0%}: the machine was busy, visit it again" if moved > limit else ""
+def _doubts(row: Row, limit: float) -> Iterator[str]:
+    if row["probe_moved"] > limit:
+        yield f"the burn probe moved by {row['probe_moved']:.0%}: the machine was busy, visit it again"
+    if row["workers_restarted"]:
+        yield f"{row['workers_restarted']} workers were started again meanwhile, which cost time"
 
 
 def _turns(visit: Visit) -> tuple[object, ...]:
@@ -290,6 +293,7 @@ def _machine(visits: Sequence[Visit], usual: Probe) -> Row:
         "probe_all_cores": probes["all_cores"],
         "probe_moved": max(_moved(visit, usual) for visit in visits),
         "others_cpu": mean_others([done for visit in visits for done in visit.rounds()]),
+        "workers_restarted": sum(visit.pool["workers_restarted"] for visit in visits),
         "start_s": median(visit.start_s for visit in visits),
     }
 

@@ -69,6 +69,11 @@ def test_visits_of_a_busy_machine_are_left_out_or_noted() -> None:
     three = rows_of([*calm, a_visit(POINTS[2], speed=0.5)])[2]
     assert (three["visits"], three["success"], three["probe_moved"]) == (1, True, 0.5)
     assert "the burn probe moved by 50%" in three["note"]
+    again = a_visit(POINTS[0])
+    assert (
+        "2 workers were started again"
+        in rows_of([replace(again, pool=again.pool | {"workers_restarted": 2})])[0]["note"]
+    )
 
 
 def test_failures_and_few_games_are_said() -> None:
