@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import PoolError, SettingError, StorageError
 from game import load_game
@@ -26,6 +26,9 @@ from workers.orphans import end_with_supervisor, leave_signals, supervisor_is_go
 from workers.port import Port, last_words
 from workers.process_worker import EvaluatorJob, make_evaluator, requests_at_once
 from workers.worker import Worker, WorkerJob, peak_rss_mb
+
+if TYPE_CHECKING:
+    from inference_server.backend import Backend
 
 FAULT_STATUS = 3
 """Exit status of a server that ends because of a fault."""
@@ -70,9 +73,10 @@ def main(job: HostJob, connection: Connection, worker_connections: list[Connecti
     end_with_supervisor(job.endpoint)
     port = Port(connection)
     try:
-        if not job.waits or _told_to_begin(job, port):
+        backends = _load_ahead(job) if job.waits else []
+        if not job.waits or _told_to_begin(port):
             with ExitStack() as stack:
-                _Host(job, port, worker_connections, stack).run()
+                _Host(job, port, worker_connections, stack).run(backends)
     except Exception as error:
         port.send("failed", last_words(error))
         if supervisor_is_gone():
@@ -91,9 +95,10 @@ class _Host:
         self._threads: list[threading.Thread] = []
         self._ready: dict[str, Any] = {"pool": "thread", "pool_reason": "", "endpoint": ""}
 
-    def run(self) -> None:
+    def run(self, backends: list[Backend]) -> None:
+        """Serve until told to stop; `backends`: what a standby has made already."""
         if self._job.evaluator == "server":
-            self._start_server()
+            self._start_server(backends or _make_backends(self._job))
         else:
             self._ready["pool_reason"] = f"the {self._job.evaluator} evaluator needs no server"
         if self._ready["pool"] == "thread":
@@ -125,13 +130,10 @@ class _Host:
                 self._port.send("stats", stats)
             self._look_after()
 
-    def _start_server(self) -> None:
-        from inference_server.backend import ModelFiles, make_backends, network_rate
+    def _start_server(self, backends: list[Backend]) -> None:
+        from inference_server.backend import ModelFiles, network_rate
 
         job = self._job
-        backends = make_backends(
-            row_spec(self._game), job.network, job.server.max_batch, job.server.lanes, job.server.deterministic
-        )
         server = self._stack.enter_context(InferenceServer(row_spec(self._game), backends, job.server, job.policy))
         if not server.wait_ready(READY_S):
             raise PoolError(f"the lanes were not ready within {READY_S:.0f} s; see `grove doctor`")
@@ -197,6 +199,13 @@ class _Host:
         return {**stats, "peak_rss_mb": peak_rss_mb()}
 
 
+def _make_backends(job: HostJob) -> list[Backend]:
+    from inference_server.backend import make_backends
+
+    rows, server = row_spec(load_game(job.game_spec)), job.server
+    return make_backends(rows, job.network, server.max_batch, server.lanes, server.deterministic)
+
+
 def metrics_at(server: InferenceServer, port: int) -> AbstractContextManager[Any]:
     """Tell the server's figures at /metrics of `port` until the context is left. Raises SettingError."""
     try:
@@ -207,11 +216,15 @@ def metrics_at(server: InferenceServer, port: int) -> AbstractContextManager[Any
     return closing(Exporter(server.stats, port))
 
 
-def _told_to_begin(job: HostJob, port: Port) -> bool:
-    """Load what a server needs and wait for the supervisor's word; False when it is not needed any more."""
+def _load_ahead(job: HostJob) -> list[Backend]:
+    """Load what a standby needs to serve at once; backends of a GPU would take memory of the present server's."""
     import inference_server.backend  # noqa: F401  (torch, and all that belongs to it)
 
-    load_game(job.game_spec)
+    return _make_backends(job) if job.network.device == "cpu" else []
+
+
+def _told_to_begin(port: Port) -> bool:
+    """Wait for the supervisor's word; False when a standby is not needed any more."""
     port.send("loaded")
     message = None
     while message is None:

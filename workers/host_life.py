@@ -41,8 +41,12 @@ class _Process:
 class HostLife:
     """The server's process, which also runs the search threads of a thread pool."""
 
-    def __init__(self, context: Any, plan: PoolPlan, lock: int | None) -> None:
-        """Nothing is started. `lock`: descriptor that the process shall hold open, too."""
+    def __init__(self, context: Any, plan: PoolPlan, lock: int | None, problems: list[str]) -> None:
+        """Nothing is started.
+
+        `lock`: descriptor that the process shall hold open, too. `problems`: takes lines about what was survived and
+        about new models.
+        """
         self._context, self._plan, self._lock = context, plan, lock
         self._stack = ExitStack()
         self._job = host.HostJob(
@@ -64,8 +68,7 @@ class HostLife:
         self.ready: dict[str, Any] = {}
         """What it said when it was ready last: backend, pool and its reason, endpoint, model."""
         self.stats: dict[str, Any] = {}
-        self.problems: list[str] = []
-        """Lines about what it survived, and about new models; the pool takes them out."""
+        self._problems = problems
         self.fault = ""
         """What it said last of a fault."""
         self.restarts, self.silence = Restarts(), Silence()
@@ -141,7 +144,7 @@ class HostLife:
             if kind == "ready":
                 self._is_ready(values[0])
             elif kind == "problem":
-                self.problems.append(values[0])
+                self._problems.append(values[0])
             elif kind == "failed":
                 self.fault = values[0]
             elif kind == "stats":
@@ -201,7 +204,11 @@ class HostLife:
             self._standby_restarts.count = 0
         # The next life shall be what this one was.
         threads = self._job.threads if said["pool"] == "thread" else ()
-        self._job = replace(self._job, pool=said["pool"], endpoint=said["endpoint"], threads=threads)
+        network, backend = self._job.network, said.get("backend")
+        if backend is not None:
+            device = "cpu" if backend["device"].startswith("cpu") else network.device
+            network = replace(network, device=device, dtype=backend["dtype"])
+        self._job = replace(self._job, pool=said["pool"], endpoint=said["endpoint"], threads=threads, network=network)
 
     def _make(self, waits: bool, interrupted: Callable[[], bool]) -> _Process | None:
         """Start a process; `waits`: as a standby, which begins when told to."""
@@ -244,7 +251,7 @@ class HostLife:
         fate = "has ended"
         if not self._standby_restarts.allow():
             self._standby_due, fate = math.inf, f"is given up after {MOST_RESTARTS} restarts"
-        self.problems.append(f"the standby of the inference server {fate}: {why}")
+        self._problems.append(f"the standby of the inference server {fate}: {why}")
 
     def _end(self, process: _Process) -> None:
         process.child.end(0.0)

@@ -43,7 +43,7 @@ class Pool:
         self._context = process_context(plan.game_spec)
         self._lock = lock
         self._workers: dict[int, WorkerLife] = {}
-        self._host = HostLife(self._context, plan, lock)
+        self._host = HostLife(self._context, plan, lock, self.problems)
         self._pumped = time.monotonic()
         self._interrupted: Callable[[], bool] = lambda: False
         self._stopping = self._hurried = self._paused = self._ever_ready = False
@@ -275,8 +275,6 @@ class Pool:
         former = self.host_ready
         served = str(self.host_stats.get("model_version", former.get("model", "")))
         why = self._host.read()
-        self.problems += self._host.problems
-        self._host.problems.clear()
         if why:
             self._host_lost(why)
         elif former and self.host_ready is not former:
