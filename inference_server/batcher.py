@@ -382,7 +382,7 @@ class Batcher:
         try:
             self._rows.reserve()
         except Exception as error:
-            if not self._in_flight:
+            if self._policy.waiting_rows and not self._in_flight:
                 self._break_down(f"there is no memory for another batch ({type(error).__name__}: {error})")
             return False
         return True

@@ -209,7 +209,7 @@ class InferenceServer:
         """Raise when nothing can be computed any more: call it now and then, and end the process.
 
         Raises:
-            PoolError: a lane hangs, or the device computes nothing any more.
+            PoolError: a lane hangs or has ended, a channel has, or the device computes nothing any more.
         """
         if self._batcher.fault:
             raise PoolError(f"the inference server gives up: {self._batcher.fault}")

@@ -141,6 +141,9 @@ def test_a_batch_is_cut_once_a_buffer_is_there() -> None:
     bench.check()
     bench.batcher._rows._spare.clear()
     assert bench.batcher.next_batch(0, 0) is None
+    assert bench.batcher.fault == ""  # nothing waits for it
+    memory[0] = 1
+    bench.submit(5)
     assert bench.batcher.fault == "there is no memory for another batch (MemoryError: no room)"
 
 

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import PoolError
-from inference_server import Client, InferenceServer, Reply, ServerSettings
+from inference_server import Client, InferenceServer, Patience, Reply, ServerSettings, ZmqClient
 from inference_server.repair import out_of_memory
 from inference_server.results import rows_not_finite
 from inference_server.watchdog import Watchdog
+from inference_server.zmq_channel import ZmqChannel
 
 Eventually = Callable[[Callable[[], Any]], Any]
 
@@ -94,8 +95,6 @@ def test_only_what_says_so_is_a_lack_of_memory() -> None:
 @pytest.mark.parametrize("channel", ["inproc", "zmq"])
 def test_poisoned_rows_fail_alone(channel: str) -> None:
     with InferenceServer(SPEC, [FaultyBackend()]) as server:
-        from inference_server import ZmqClient
-
         client = server.connect(1) if channel == "inproc" else ZmqClient(server.bind("tcp://127.0.0.1:*"), SPEC)
         rows = random_rows(SPEC, 70, 1)
         rows[[3, 40, 41, 69], 0, 0, 0] = RAISES
@@ -188,6 +187,34 @@ def test_without_memory_for_a_host_buffer_a_request_is_refused_whole_and_others_
         backend.buffers = 1 << 30
         check(ask(client, rows), rows, [])
         server.check()
+
+
+def test_a_request_that_found_no_memory_is_taken_when_it_comes_again(eventually: Eventually) -> None:
+    backend = FaultyBackend()
+    with InferenceServer(SPEC, [backend]) as server:
+        patience = Patience(resend_after_s=0.2, give_up_after_s=60, ping_interval_s=0.1)
+        client, rows = ZmqClient(server.bind("tcp://127.0.0.1:*"), SPEC, patience=patience), random_rows(SPEC, 100, 0)
+        backend.buffers = 0
+        client.submit(rows)
+        eventually(lambda: client.collect(0.05) or server.stats()["errors"].get("channel:MemoryError"))
+        backend.buffers = 1 << 30
+        reply = client.collect(30)
+        assert reply is not None
+        check(reply, rows, [])
+        server.check()
+        client.close()
+
+
+def test_a_channel_that_ends_ends_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(channel: ZmqChannel) -> None:
+        raise MemoryError("no room")
+
+    with InferenceServer(SPEC, [FaultyBackend()]) as server:
+        endpoint = server.bind("tcp://127.0.0.1:*")
+        monkeypatch.setattr(ZmqChannel, "_tick", fail)
+        server._channels[0]._thread.join(30)
+        with pytest.raises(PoolError, match=f"the channel at {endpoint} has ended: MemoryError: no room"):
+            server.check()
 
 
 def test_a_lane_that_hangs_is_noticed_and_the_server_can_be_left(eventually: Eventually) -> None:
