@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -15,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from conftest import processes_left
 from matplotlib.image import imread
 from rich.console import Console
 
@@ -29,7 +31,9 @@ from bench.rules import AlwaysWaited
 from bench.search import REPEATS, simulations_per_second
 from bench.slices import Slice, cpu_seconds
 from common.errors import PoolError, SettingError
+from common.machine import usable_cores
 from game import load_game
+from grove.cli import main
 from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
 from inference_server.policy import Policy
@@ -42,6 +46,8 @@ SUMMARY_KEYS = (
     *("distinct_evaluations", "mean_batch_rows", "fill", "dispatch_reasons", "cache_hit_rate", "model_version"),
     *("worker_peak_rss_mb", "server_peak_rss_mb", "device", "dtype", "pool"),
 )
+WORKERS = usable_cores() + 1
+"""Of the real run: others than one a core, so that `direct` is tried at both."""
 OWN_KEYS = (
     *("mode", "roof", "roof_share", "ratio_to_direct", "ratio_low", "ratio_high", "rounds", "rounds_dropped"),
     *("probe", "sampled_evaluations", "distinct_share", "mean_visit_entropy"),
@@ -49,65 +55,85 @@ OWN_KEYS = (
 )
 
 
-def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "grove", "bench", "compare", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
-
-
-def descendants(marker: str) -> list[psutil.Process]:
-    """Return the living processes that carry `marker` in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and marker in process.environ().get("GROVE_TEST_MARK", ""):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+def main_exits(*flags: str) -> int:
+    """Run `grove bench compare` in this process and return its exit status."""
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "compare", *flags])
+    return int(stop.value.code or 0)
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    out = tmp_path_factory.mktemp("compare") / "out"
-    mark = f"compare-{os.getpid()}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GROVE_TEST_MARK", mark)
-        done = run(
-            *("--network", "resnet:blocks=1,channels=8", "--simulations", "8", "--seconds", "6"),
-            *(
-                "--modes",
-                "server-thread,local,drain,one-position,python-threads",
-                "--games-per-worker",
-                "16",
-                "--workers",
-                "2",
-            ),
-            # The machine that runs the tests need not be quiet.
-            *("--probe-limit", "1", "--device", "cpu", "--out", str(out)),
-        )
-    assert done.returncode == 0, done.stderr
-    psutil.wait_procs(descendants(mark), timeout=5)
-    assert not descendants(mark)
-    return out, done.stdout
+    """All modes in one short run, more workers than cores, without a compiler, whose forms of `direct` take minutes."""
+    out, said, before = tmp_path_factory.mktemp("compare") / "out", io.StringIO(), processes_left()
+    flags = ("--network", "mlp:layers=1,width=8", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
+    flags += ("--simulations", "8", "--workers", str(WORKERS), "--games-per-worker", "16", "--max-batch", "16")
+    # The machine that runs the tests need not be quiet.
+    flags += ("--lanes", "1", "--modes", "all", "--seconds", "2", "--plan", "500x10000", "--probe-limit", "1")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr("bench.modes.compiler_fault", lambda: "no compiler")
+        patch.setattr("bench.slices.WARM_S", 0.1)
+        assert main_exits(*flags, "--out", str(out)) == 0
+    psutil.wait_procs(processes_left() - before, timeout=5)
+    assert not processes_left() - before
+    return out, said.getvalue()
 
 
-def test_results_have_every_key_and_the_modes_asked_for(compared: tuple[Path, str]) -> None:
+def rows_of(compared: tuple[Path, str]) -> dict[str, dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads((compared[0] / "results.json").read_text())
-    assert [row["mode"] for row in rows] == ["server-thread", "local", "drain", "one-position", "python-threads"]
-    for row in rows:
+    return {row["mode"]: row for row in rows}
+
+
+@pytest.mark.timeout(300)
+def test_results_have_every_key_and_the_modes_asked_for(compared: tuple[Path, str]) -> None:
+    rows = rows_of(compared)
+    variants = ["direct-eager", f"direct-eager-{WORKERS}-workers"]
+    assert list(rows) == [*MODES, *variants, "direct-compiled", "direct-cpp-wrapper"]
+    assert rows["direct"]["variant"] in variants
+    assert rows["direct-compiled"]["not_measured"] == "no compiler"
+    for row in rows.values():
         assert set(SUMMARY_KEYS) | set(OWN_KEYS) <= set(row)
-        assert row["games"] > 0
+        assert bool(row["not_measured"]) != bool(row["evaluations"])
+    for mode in MODES:
+        row = rows[mode]
         assert row["rounds"] >= LEAST_ROUNDS
         assert row["roof"] > 0
         assert 0 < row["distinct_share"] <= 1
-        assert 0 < row["mean_visit_entropy"] < math.log(7)
         assert row["evaluations"] == pytest.approx(row["evaluations_per_second"] * row["seconds"], rel=0.01)
-    found = {row["mode"]: row for row in rows}
-    # The same weights for all; the hash names the game, too, and the plain Python one has a name of its own.
-    assert {row["model_version"] for row in rows if row["mode"] != "python-threads"} == {rows[0]["model_version"]}
-    assert found["one-position"]["mean_batch_rows"] <= 2, "two workers, one position each"
-    assert found["drain"]["dispatch_reasons"]["free"] > 0
-    assert rows[0]["ratio_to_direct"] is None, "direct was not among the modes"
+    for mode in ("direct", "local", "server-thread", "server-process"):
+        assert 0 < rows[mode]["mean_visit_entropy"] < math.log(7)
+        # The same weights for all; the hash names the game, too, and the plain Python one has a name of its own.
+        assert rows[mode]["model_version"] == rows["server-process"]["model_version"]
+
+
+def test_rates_per_minute_rest_on_what_a_game_takes(compared: tuple[Path, str]) -> None:
+    rows = rows_of(compared)
+    assert 7 * 8 / 2 < rows["direct"]["simulations_per_game"] <= 42 * 8
+    for mode in MODES:
+        row = rows[mode]
+        assert row["simulations_per_game"] == rows["direct"]["simulations_per_game"]
+        assert row["games_per_minute"] == pytest.approx(
+            60 * row["simulations_per_second"] / row["simulations_per_game"]
+        )
+        assert row["games_per_minute_low"] < row["games_per_minute"] < row["games_per_minute_high"]
+        assert row["plan_days"] == pytest.approx(5e6 / row["games_per_minute"] / 1440)
+    assert "500 x 10,000 games" in compared[1]
+
+
+def test_every_mode_runs_by_its_own_rule(compared: tuple[Path, str]) -> None:
+    rows = rows_of(compared)
+    for mode in FIXED:
+        assert rows[mode]["ours_by_rule_low"] <= rows[mode]["ours_by_rule"] <= rows[mode]["ours_by_rule_high"]
+    assert rows["server-process"]["ours_by_rule"] is None
+    reasons = {mode: row["dispatch_reasons"] for mode, row in rows.items() if row["dispatch_reasons"]}
+    assert reasons["server-process"]["saturated"] + reasons["server-process"]["full"] > 0
+    assert reasons["drain"]["free"] > 0
+    assert reasons["full-only"]["full"] > 0
+    assert reasons["time-out-only"]["delay"] > 0
+    assert all(reasons[mode]["saturated"] == 0 for mode in (*FIXED, "always-waited"))
+    assert reasons["time-out-only"]["full"] == reasons["always-waited"]["full"] == 0
+    assert rows["one-position"]["mean_batch_rows"] <= WORKERS, "one position a worker"
+    assert rows["direct"]["ratio_to_direct"] == 1
 
 
 def test_header_names_command_machine_and_raw_rounds(compared: tuple[Path, str]) -> None:
@@ -124,8 +150,7 @@ def test_table_chart_and_games_are_there(compared: tuple[Path, str]) -> None:
     assert "server-thread  " in said
     assert "of the roof" in said
     assert imread(out / "chart.png").shape[1] == 1500
-    modes = {row["mode"] for row in json.loads((out / "results.json").read_text())}
-    assert {path.name for path in (out / "games").iterdir()} == modes
+    assert {path.name for path in (out / "games").iterdir()} >= {*MODES, "direct-eager"} - {"direct"}
 
 
 @pytest.mark.parametrize(
@@ -139,19 +164,22 @@ def test_table_chart_and_games_are_there(compared: tuple[Path, str]) -> None:
         (("--preset", "blob"), "the known presets are blob-diagnostic"),
     ],
 )
-def test_bad_settings_end_with_one_line(flags: tuple[str, ...], words: str, tmp_path: Path) -> None:
-    done = run(*flags, "--out", str(tmp_path / "out"))
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert words in done.stderr
+def test_bad_settings_end_with_one_line(
+    flags: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main_exits(*flags, "--out", str(tmp_path / "out")) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert words in said
     assert not (tmp_path / "out").exists()
 
 
-def test_folder_in_use_is_refused(tmp_path: Path) -> None:
+def test_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "results.json").touch()
-    done = run("--out", str(tmp_path))
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "it holds 'results.json' already" in done.stderr
+    assert main_exits("--out", str(tmp_path)) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "it holds 'results.json' already" in said
 
 
 @pytest.mark.parametrize(
