@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 from conftest import Grove
 
+from grove.keys import Keys, keys
+
 SERVER, WORKER = "10.213.77.1", "10.213.77.2"
 NETWORK = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 SPEC = "hex:size=4"
+GAMES = 40
+"""Enough to be under way still when the line is cut."""
 CUT_S = 4.0
 """Longer than the three pings after which the server counts a client as lost."""
 
@@ -77,17 +81,17 @@ class Hosts:
     def __init__(self, grove: Grove, line: Line) -> None:
         self._grove, self._line = grove, line
         self.out = grove.folder / "run"
-        keys = grove.folder / "keys"
-        grove.play("keys", keys)
+        folder = grove.folder / "keys"
+        assert keys(Keys(folder=str(folder))) == 0
         bind = f"tcp://{SERVER}:7447"
         inside = ("ip", "netns", "exec", line.server)
         self.server = grove.start(
-            "serve", "--game", SPEC, "--bind", bind, "--keys", keys, *NETWORK, inside=inside
+            "serve", "--game", SPEC, "--bind", bind, "--keys", folder, *NETWORK, inside=inside
         )  # fmt: skip
         assert self.server.stdout is not None
         while "workers: grove work" not in (said := self.server.stdout.readline()):
             assert said, self.server.communicate()
-        self._work = ("work", "--connect", bind, "--keys", keys / "clients" / "worker", "--workers", 1,
+        self._work = ("work", "--connect", bind, "--keys", folder / "clients" / "worker", "--workers", 1,
                       "--games-per-worker", 8, "--simulations", 40, "--out", self.out)  # fmt: skip
 
     def work(self, games: int) -> subprocess.Popen[str]:
@@ -105,13 +109,13 @@ class Hosts:
 
 def test_a_line_that_is_cut_and_restored_costs_no_game(grove: Grove, line: Line, eventually: Eventually) -> None:
     hosts = Hosts(grove, line)
-    worker = hosts.work(120)
+    worker = hosts.work(GAMES)
     eventually(lambda: list((hosts.out / "games").glob("*.jsonl")))
     line.set("down")
     time.sleep(CUT_S)
     assert worker.poll() is None
     line.set("up")
-    hosts.finish(worker, 120)
+    hosts.finish(worker, GAMES)
 
 
 def test_a_slow_and_lossy_line_costs_no_game(grove: Grove, line: Line) -> None:
