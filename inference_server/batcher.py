@@ -20,7 +20,7 @@ from inference_server.client import Rows
 from inference_server.forming import Batch, FormingRows
 from inference_server.policy import Limits, Policy, PolicyKind, Wait
 from inference_server.request import Port, Request
-from inference_server.results import NOT_FINITE, Results
+from inference_server.results import NOT_FINITE, Floats, Results
 from inference_server.rows import RowSpec
 from inference_server.settings import ServerSettings
 from inference_server.slots import SlotTable
@@ -198,12 +198,18 @@ class Batcher:
         pieces = [part.request.slice_of(part, logits, values) for part in batch.parts]
         with self.lock:
             self._count(batch, results)
-            for part, piece in zip(batch.parts, pieces, strict=True):
-                part.request.take(part, piece, results.version)
-                if results.failed:
-                    part.request.mark_failed(part, results.failed, results.error)
-                self._answer_if_whole(part.request, batch, results.compute_us)
+            try:
+                self._hand_out(batch, results, pieces)
+            except Exception as error:  # half of it is handed out: it cannot be computed again
+                self._break_down(f"answers cannot be handed out ({type(error).__name__}: {error})")
             self._settle(batch)
+
+    def _hand_out(self, batch: Batch, results: Results, pieces: list[tuple[Floats, Floats]]) -> None:
+        for part, piece in zip(batch.parts, pieces, strict=True):
+            part.request.take(part, piece, results.version)
+            if results.failed:
+                part.request.mark_failed(part, results.failed, results.error)
+            self._answer_if_whole(part.request, batch, results.compute_us)
 
     def _count(self, batch: Batch, results: Results) -> None:
         failed = len(results.failed)

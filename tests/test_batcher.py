@@ -207,6 +207,19 @@ def test_results_of_another_shape_are_refused_and_the_batch_can_be_failed() -> N
     assert list(bench.answered[0].reply().failed) == [0, 1, 2, 3]
 
 
+def test_answers_that_cannot_be_handed_out_end_the_server() -> None:
+    bench = Bench(window=1)
+    bench.submit(4)
+
+    def deliver(request: Request) -> None:
+        raise MemoryError("no room")
+
+    bench.port.deliver = deliver
+    bench.run(bench.batcher.next_batch(0, 1))
+    assert bench.batcher.fault == "answers cannot be handed out (MemoryError: no room)"
+    assert bench.batcher.drain(0)
+
+
 def test_parked_lanes_get_nothing_until_unparked() -> None:
     bench = Bench(window=1)
     assert bench.batcher.park(1)

@@ -290,13 +290,6 @@ def test_a_misfit_is_refused_at_hello(remote: House) -> None:
     assert remote.server.stats()["clients"] == 0
 
 
-def test_nobody_there_is_said_in_time() -> None:
-    with private_endpoint() as endpoint, pytest.raises(ServerGone, match="is it running"):
-        ZmqClient(endpoint, SPEC, patience=Patience(give_up_after_s=0.3, ping_interval_s=0.1))
-    with pytest.raises(HandshakeError, match="cannot connect"):
-        ZmqClient("nonsense", SPEC)
-
-
 def raw_dealer(endpoint: str, stack: ExitStack) -> zmq.Socket[bytes]:
     context = stack.enter_context(zmq.Context())
     dealer = stack.enter_context(context.socket(zmq.DEALER))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from arithmetic_network import SPEC, ArithmeticBackend, compute, random_rows
 
+from common.errors import HandshakeError, ServerGone
 from inference_server import InferenceServer, Patience, ZmqClient, private_endpoint
 from inference_server.batcher import Batcher
 
@@ -34,6 +35,13 @@ def ask(client: ZmqClient, seed: int = 0) -> None:
     reply = client.collect(30)
     assert reply is not None
     assert np.array_equal(reply.logits, compute(SPEC, rows)[0])
+
+
+def test_nobody_there_is_said_in_time() -> None:
+    with private_endpoint() as endpoint, pytest.raises(ServerGone, match="is it running"):
+        ZmqClient(endpoint, SPEC, patience=Patience(give_up_after_s=0.3, ping_interval_s=0.1))
+    with pytest.raises(HandshakeError, match="cannot connect"):
+        ZmqClient("nonsense", SPEC)
 
 
 @pytest.mark.parametrize("kind", ["ipc", "tcp"])
