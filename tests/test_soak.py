@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Grove
 
@@ -19,8 +20,11 @@ from bench.soak_memory import slope
 from bench.soak_report import Kept, fault_rows, kept_shares
 from bench.soak_run import Written
 from common.errors import SettingError
+from common.rng import derive
 from game import load_game
-from workers.records import GameRecord, encode, read_folder
+from tests.naive import legal_actions
+from tests.search_tools import result, start
+from workers.records import GameRecord, encode
 
 SPEC = "hex:size=4"
 MODEL = "00112233aabbccdd"
@@ -100,13 +104,30 @@ def test_what_a_process_takes_in_its_first_minute_is_no_leak() -> None:
 # -- records ---------------------------------------------------------------------------------------------------------
 
 
+def random_game(index: int) -> GameRecord:
+    rules, draw, moves = load_game(SPEC), random.Random(index), list[int]()
+    seed = int(derive(np.uint64(3), index))
+    state = start(rules, seed)
+    while (utilities := result(rules, state)) is None:
+        moves.append(int(draw.choice(legal_actions(rules, state))))
+        rules.step(state, np.array(moves[-1:], np.int32))
+    return GameRecord(
+        game=SPEC,
+        index=index,
+        seed=seed,
+        moves=moves,
+        visits=[[[move, 8]] for move in moves],
+        values=[[0.0, 0.0] for _ in moves],
+        models=[MODEL, None, *[MODEL] * (len(moves) - 2)],
+        utilities=utilities.tolist(),
+        status="finished",
+        seconds=0.1,
+    )
+
+
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> list[GameRecord]:
-    runner = Grove(tmp_path_factory.mktemp("played"))
-    out = runner.folder / "run"
-    runner.play(*("selfplay", "--game", SPEC, "--evaluator", "test", "--simulations", 8, "--seed", 3), "--games", 12,
-                "--pool", "thread", "--workers", 1, "--out", out)  # fmt: skip
-    return sorted(read_folder(out / "games"), key=lambda record: record.index)
+def played() -> list[GameRecord]:
+    return [random_game(index) for index in range(12)]
 
 
 def written(folder: Path, records: list[GameRecord], name: str = "worker-000.jsonl") -> Path:
