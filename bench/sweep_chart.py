@@ -144,8 +144,8 @@ def _draw_roof(axes: Axes, rows: Sequence[Row], *, named: bool) -> None:
     axes.axhline(100, color=_ROOF, linewidth=1.6, linestyle=(0, (5, 3)), zorder=1)
     if named:
         roofs = sorted(row["roof"] for row in rows if row["success"])
-        text = f"roof: the network alone, {short(roofs[0])} to {short(roofs[-1])}/s meanwhile"
-        _write(axes, text, (-0.45, 100), (0, 5), _ROOF)
+        ends = " to ".join(dict.fromkeys((short(roofs[0]), short(roofs[-1]))))
+        _write(axes, f"roof: the network alone, {ends}/s meanwhile", (-0.45, 100), (0, 5), _ROOF)
 
 
 def _draw_lines(axes: Axes, rows: Sequence[Row], axis: str, scale: _Scale, *, labels: bool) -> None:
