@@ -176,6 +176,17 @@ def test_a_pause_stops_the_search_and_keeps_the_trees(supervise: Any) -> None:
     assert worker.wait_for("bye")[0]["evaluations"] > still["evaluations"]
 
 
+def test_every_pause_is_answered_also_one_right_after_a_resume(supervise: Any) -> None:
+    worker = supervise(Watched(), simulations=400)
+    worker.port.send("indices", list(range(200)))
+    worker.port.send("pause")
+    worker.wait_for("rest")
+    for _ in range(50):  # as a rule both are read in one turn
+        worker.port.send("resume")
+        worker.port.send("pause")
+        worker.wait_for("rest")
+
+
 def test_a_worker_whose_supervisor_is_gone_ends_with_its_games_on_disk(supervise: Any) -> None:
     evaluator = Watched()
     worker = supervise(evaluator)

@@ -119,6 +119,7 @@ class Worker:
                 self._evaluator.rejoin(values[0])
             else:
                 self._paused = kind == "pause"
+                self._at_rest = self._at_rest and self._paused  # each pause is answered, also one right after a resume
             message = self._port.receive()
 
     def _turn(self, group: Group) -> None:
