@@ -10,6 +10,7 @@ from typing import Any
 from bench.compare import Measured, Outcome
 from bench.counting import total
 from bench.estimate import LEAST_GAMES, GameCost, game_cost, games_rate
+from bench.gpu_watch import merged
 from bench.modes import FIXED
 from bench.rounds import Round, check_enough, kept, probe_figures, ratio, roof_share
 from bench.slices import Slice
@@ -63,6 +64,7 @@ def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str, cost: 
         "ours_by_rule_high": ours.high if ours else None,
         "cpu_us_per_evaluation": cpu_us_per_row(sum(part.cpu_seconds for part in slices), workers),
         "roof_cpu_us": median(done.roof_cpu for done in counted) * 1e6 if share else None,
+        **merged(part.gpus for part in slices),
         "half_range": (max(rates) - min(rates)) / 2,
         "rounds": len(counted),
         "rounds_dropped": len(mode.rounds) - len(counted),

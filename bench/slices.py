@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import psutil
 
 from bench.counting import difference
+from bench.gpu_watch import NO_GPU, GpuWatch
 from common.errors import PoolError
-from common.usage import MachineUse
+from common.usage import GpuUse, MachineUse
 from inference_server import stats as server_stats
 from workers.index_book import IndexBook
 from workers.plan import PoolPlan
 from workers.pool import Pool
+from workers.sampler import gpus_used
 
 ENDLESS = 1 << 40
 """Games of a mode's index book: more than any measurement plays."""
@@ -47,6 +49,8 @@ class Slice:
     """The server's counters; empty without a server."""
     cpu_seconds: float = 0.0
     """Processor seconds that the mode's processes used."""
+    gpus: dict[str, float | None] = field(default_factory=NO_GPU.copy)
+    """How busy the GPUs were that it used: see `bench.gpu_watch`."""
 
     @property
     def evaluations_per_second(self) -> float:
@@ -107,10 +111,11 @@ class WarmPool:
 
     def play(self, seconds: float) -> Slice:
         """Play for one slice and return what was done in it."""
-        used, began = cpu_seconds(self.pool.processes), time.perf_counter()
-        self.pool.resume()
-        self._pump_for(seconds)
-        ended = self._rest()
+        with GpuWatch(GpuUse(gpus_used(self.pool))) as gpus:
+            used, began = cpu_seconds(self.pool.processes), time.perf_counter()
+            self.pool.resume()
+            self._pump_for(seconds)
+            ended = self._rest()
         used = cpu_seconds(self.pool.processes) - used
         workers, server = self.pool.totals(), dict(self.pool.host_stats)
         before = self._workers, self._server
@@ -118,7 +123,7 @@ class WarmPool:
         if before[1].get("epoch") != server.get("epoch"):
             raise PoolError(f"{self.name}: the server was started again in mid-slice: {self.pool.problems[-1]}")
         done = server_stats.difference(server, before[1]) if "batches" in server else {}
-        return Slice(ended - began, difference(workers, before[0]), done, used)
+        return Slice(ended - began, difference(workers, before[0]), done, used, gpus.figures())
 
     def look_after(self) -> None:
         """Handle what the paused pool has to say; raises PoolError when it died."""

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 
 from bench.compare import PROBE_S, Say, start_roof
 from bench.estimate import Played
+from bench.gpu_watch import merged
 from bench.modes import Asked
 from bench.probe import burn_probe
 from bench.results import mean_visit_entropy
 from bench.roof import Roof
 from bench.slices import OthersUse, Slice, WarmPool
 from bench.sweep_points import Point, Team, check_team, point_plan, teams
-from bench.visits import GpuWatch, Visit, latest, read_visits
+from bench.visits import Visit, latest, read_visits
 from common.errors import GroveError
 from workers.plan import PoolPlan
 from workers.records import LineLog, read_folder
@@ -170,8 +171,7 @@ def _measure(warm: Mapping[Point, _Warm], roof: Roof, seconds: float, number: in
     probes, roofs = [burn_probe(PROBE_S)], [roof.measure(roof_s)]
     before = {point: pool.pool.by_worker("evaluations") for point, (pool, _) in warm.items()}
     others = OthersUse()
-    with GpuWatch() as gpus:
-        slices = _play({point: pool for point, (pool, _) in warm.items()}, seconds / count, count)
+    slices = _play({point: pool for point, (pool, _) in warm.items()}, seconds / count, count)
     others_cpu = others.look()
     roofs.append(roof.measure(roof_s))
     probes.append(burn_probe(PROBE_S))
@@ -186,7 +186,7 @@ def _measure(warm: Mapping[Point, _Warm], roof: Roof, seconds: float, number: in
             roof=roofs,
             probes=[(probe.one_core, probe.all_cores, probe.cores) for probe in probes],
             pool=_describe(pool, before[point], roof),
-            gpus=gpus.figures(),
+            gpus=merged(part.gpus for part in slices[point]),
             others_cpu=others_cpu,
         )
         for point, (pool, start_s) in warm.items()

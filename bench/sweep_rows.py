@@ -65,6 +65,8 @@ COLUMNS = {
     "gpu_percent_max": "the highest look of two a second",
     "gpu_memory_mb_mean": "memory of all GPUs together",
     "gpu_memory_mb_max": "the highest look",
+    "gpu_power_w_mean": "power of all GPUs together",
+    "gpu_clock_mhz_mean": "clock of their multiprocessors",
     "cpu_percent": "processor time of workers and server, of all usable cores",
     "cpu_us_per_evaluation": "processor microseconds of a row",
     "requests": "requests that the server answered",

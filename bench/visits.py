@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,10 +12,7 @@ from bench.probe import Probe
 from bench.rounds import Round
 from bench.slices import Slice
 from bench.sweep_points import Point
-from common.usage import GpuUse
 
-PERIOD_S = 0.5
-"""Seconds between two looks at the GPUs."""
 MINE = "point"
 """Name of the only mode in the rounds of a visit."""
 
@@ -43,7 +39,7 @@ class Visit:
     pool: dict[str, Any] = field(default_factory=dict)
     """Sizes, device, memory, proof of search: what does not add up over slices."""
     gpus: dict[str, float | None] = field(default_factory=dict)
-    """`GpuWatch.figures`."""
+    """What GPUs did meanwhile: see `bench.gpu_watch`."""
     others_cpu: float | None = None
     """Processors that other programs used meanwhile; None where that is not known."""
 
@@ -91,56 +87,3 @@ def read_visits(path: Path) -> list[Visit]:
 def latest(visits: Iterable[Visit]) -> list[Visit]:
     """Return the last visit of every point and number, in the order of the first ones."""
     return list({(visit.point.key, visit.number): visit for visit in visits}.values())
-
-
-class GpuWatch:
-    """Looks at the GPUs every `PERIOD_S` in a thread of its own; does nothing where there is none."""
-
-    def __init__(self, gpus: GpuUse | None = None) -> None:
-        """`gpus`: where to look, by default at the NVIDIA GPUs of this machine."""
-        self._gpus = gpus or GpuUse()
-        self._seen: list[list[dict[str, float | None]]] = []
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def figures(self) -> dict[str, float | None]:
-        """Return use (per cent, mean over GPUs) and memory (MB, all GPUs together): mean and largest; None without."""
-        use = [100 * value for look in self._seen if (value := _mean(gpu["use"] for gpu in look)) is not None]
-        memory = [value for look in self._seen if (value := _sum(gpu["memory_mb"] for gpu in look)) is not None]
-        return {
-            "gpu_percent_mean": _mean(use),
-            "gpu_percent_max": max(use, default=None),
-            "gpu_memory_mb_mean": _mean(memory),
-            "gpu_memory_mb_max": max(memory, default=None),
-        }
-
-    def __enter__(self) -> Self:
-        self._look()
-        if self._seen:
-            self._thread = threading.Thread(target=self._run, name="gpu-watch")
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
-        self._gpus.close()
-
-    def _run(self) -> None:
-        while not self._over.wait(PERIOD_S):
-            self._look()
-
-    def _look(self) -> None:
-        if (seen := self._gpus.look()) is not None:
-            self._seen.append(seen)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _sum(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None

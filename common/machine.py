@@ -71,7 +71,7 @@ def free_memory_bytes() -> int:
 
 
 def gpus() -> Gpus:
-    """Return the NVIDIA GPUs, asked of the driver through NVML; never raises."""
+    """Return the NVIDIA GPUs that this process may use, asked of the driver through NVML; never raises."""
     try:
         import pynvml
     except ImportError:
@@ -81,7 +81,7 @@ def gpus() -> Gpus:
     except pynvml.NVMLError as error:
         return Gpus([], f"no NVIDIA driver answers ({error})")
     try:
-        return Gpus([_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())], "")
+        return Gpus([_gpu(pynvml, handle) for handle in visible_gpus(pynvml)], "")
     except pynvml.NVMLError as error:
         return Gpus([], f"the NVIDIA driver failed ({error})")
     finally:
@@ -137,8 +137,24 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def _gpu(pynvml: Any, index: int) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+def visible_gpus(nvml: Any) -> list[Any]:
+    """Return NVML's handles of the GPUs that CUDA shows this process, in the order of CUDA_VISIBLE_DEVICES.
+
+    Raises what `nvml` raises when the driver fails.
+    """
+    count, wanted = nvml.nvmlDeviceGetCount(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = []
+    for name in map(str, range(count)) if wanted is None else map(str.strip, wanted.split(",")):
+        if name.isdecimal() and int(name) < count:
+            found.append(nvml.nvmlDeviceGetHandleByIndex(int(name)))
+        elif name.startswith(("GPU-", "MIG-")):
+            found.append(nvml.nvmlDeviceGetHandleByUUID(name))
+        else:  # CUDA shows those before the first that it does not know
+            break
+    return found
+
+
+def _gpu(pynvml: Any, handle: Any) -> Gpu:
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     name = pynvml.nvmlDeviceGetName(handle)
     return Gpu(str(name), int(memory.total), int(memory.free), str(pynvml.nvmlSystemGetDriverVersion()))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from common.machine import affinity_cores, quota_cores
+from common.machine import affinity_cores, quota_cores, visible_gpus
 
 _NOT_BUSY = ("idle", "iowait", "steal", "guest", "guest_nice")
 """Kinds of processor time that nobody here uses. A guest's is in the user's already; what a host steals is lost."""
@@ -99,11 +99,14 @@ class MachineUse:
 
 
 class GpuUse:
-    """The NVIDIA GPUs through NVML; without a driver there are none. `close` lets the driver go."""
+    """The NVIDIA GPUs in use, through NVML; without a driver there are none. `close` lets the driver go."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        """Look at the first `most` of those that CUDA shows this process, by default at all of them."""
         self._handles: list[Any] = []
         self._nvml: Any = None
+        if most == 0:
+            return
         try:
             import pynvml
 
@@ -112,7 +115,7 @@ class GpuUse:
             return
         self._nvml = pynvml
         with contextlib.suppress(pynvml.NVMLError):
-            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+            self._handles = visible_gpus(pynvml)[:most]
 
     def look(self) -> list[dict[str, float | None]] | None:
         """Return `use` (0..1), `memory_mb`, `power_w` and `clock_mhz` of each GPU, or None where there is none.

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from bench.gpu_watch import NO_GPU
 from bench.modes import Asked
 from bench.slices import Slice
 from bench.sweep_points import Point
@@ -55,7 +56,7 @@ def a_visit(point: Point, number: int = 0, speed: float = 1.0, rate: float = 100
         probes=[(speed, 2 * speed, 2)] * 2,
         pool=pool,
         others_cpu=0.5,
-        gpus=dict.fromkeys(("gpu_percent_mean", "gpu_percent_max", "gpu_memory_mb_mean", "gpu_memory_mb_max")),
+        gpus=NO_GPU,
     )
 
 

@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from rich.console import Console
 from sweep_tools import POINTS, a_visit, asked, failed_visit
 
+from bench.gpu_watch import NO_GPU
 from bench.rules_chart import draw_rules
 from bench.sweep import SweepPlan
 from bench.sweep_chart import draw_sweep
@@ -20,8 +21,7 @@ from bench.sweep_finding import AXES, best_point, finding, rules_finding, swept_
 from bench.sweep_points import Point
 from bench.sweep_report import print_rows
 from bench.sweep_rows import sweep_rows, to_csv
-from bench.visits import GpuWatch, Visit, latest, read_visits
-from common.usage import GpuUse
+from bench.visits import Visit, latest, read_visits
 
 
 def rows_of(visits: list[Visit]) -> list[dict[str, Any]]:
@@ -106,25 +106,7 @@ def test_every_column_is_filled_by_some_row() -> None:
             "ours_by_rule_low",
             "ours_by_rule_high",
         ),
-        *("gpu_percent_mean", "gpu_percent_max", "gpu_memory_mb_mean", "gpu_memory_mb_max"),
-    }
-
-
-class TwoGpus(GpuUse):
-    """What two GPUs would say."""
-
-    def look(self) -> list[dict[str, float | None]] | None:
-        return [{"use": 0.5, "memory_mb": 100.0}, {"use": 1.0, "memory_mb": None}]
-
-
-def test_gpus_are_looked_at_while_slices_run() -> None:
-    with GpuWatch(TwoGpus()) as watch:
-        pass
-    assert watch.figures() == {
-        "gpu_percent_mean": 75.0,
-        "gpu_percent_max": 75.0,
-        "gpu_memory_mb_mean": 100.0,
-        "gpu_memory_mb_max": 100.0,
+        *NO_GPU,
     }
 
 

@@ -19,13 +19,22 @@ _BY_WORKER = (
 """Count of a worker, name of its rate, and seconds the rate is for."""
 
 
+def gpus_used(pool: Pool) -> int | None:
+    """Return how many of the visible GPUs a pool that is ready computes on; None where any of them may be."""
+    if "backend" in pool.host_ready:
+        on_cpu = str(pool.host_ready["backend"]["device"]).startswith("cpu")
+        return 0 if on_cpu else int(pool.host_ready["lanes"])
+    own = pool.plan.evaluator in ("local", "direct") and pool.plan.network.device != "cpu"
+    return None if own else 0
+
+
 class Sampler:
     """Makes one line an interval; used by the pool's thread. `close` lets the GPU's driver go."""
 
     def __init__(self, pool: Pool, units: figures.Units) -> None:
         """`units`: what one finished game counts as (`Game.units`)."""
         self._pool, self._units = pool, units
-        self._processes, self._machine, self._gpus = ProcessUse(), MachineUse(), GpuUse()
+        self._processes, self._machine, self._gpus = ProcessUse(), MachineUse(), GpuUse(gpus_used(pool))
         self._last: figures.Counters | None = None
         self._last_by_worker: dict[str, list[float]] = {}
         self.use: dict[str, Any] = {}
