@@ -454,7 +454,8 @@ class Growing(RunReader):
     def refresh(self) -> Any:
         if self.run is not None:
             self.written += 1
-            self.run.write_metrics(metrics(5.0 * self.written))
+            gpus = [{"use": share, "memory_mb": 1000.0, "power_w": 300.0, "clock_mhz": None} for share in (0.9, 0.3)]
+            self.run.write_metrics(metrics(5.0 * self.written, gpus=gpus))
         return super().refresh()
 
 
@@ -474,6 +475,8 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
         assert "What binds: the network" in page
         assert "1 worker lost, 1 restarted; the server was restarted once" in page
         assert 'data-series="server restarts"' in page
+        assert "GPU 0 busy 90 %, GPU 1 busy 30 %, lanes busy 90 %" in page
+        assert page.count('data-series="GPU 1"') == 2  # use and memory
         for chart in CHARTS:
             drawn = re.findall(rf'<section id="{chart}">(.*?)</section>', page, re.DOTALL)[0]
             assert re.search(r'<path[^>]* d="M[^"]+L|<rect ', drawn), chart
