@@ -413,7 +413,7 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
 
 def test_an_interrupt_ends_with_the_best_so_far(grove: Grove, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = grove.start("tune", *TINY, "--knobs", "games-per-worker,cache", "--seconds", "600", "--out", out)
+    process = grove.start("tune", *TINY, "--knobs", "games-per-worker,groups", "--seconds", "30", "--out", out)
     assert process.stdout is not None
     lines: list[str] = []
     while not any(line.startswith("0: ") for line in lines):
