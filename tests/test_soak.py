@@ -28,7 +28,7 @@ from workers.records import GameRecord, encode
 
 SPEC = "hex:size=4"
 MODEL = "00112233aabbccdd"
-FOR_REAL = "worker,server,swap,all-at-once"
+FOR_REAL = "worker,server,swap,rollback"
 METRICS = f"""\
 # HELP grove_rows_total Rows
 grove_rows_total 640.0
