@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bench.report import form, print_lines
 from bench.soak import KILL, OTHER, REST, Phase, SoakAsked, Soaked
-from bench.soak_faults import FAULTS
+from bench.soak_faults import FAULTS, KILLS
 from bench.soak_memory import LEAST_S, WARM_S, Sample, Slope, slope, student
 from common import machine
 
@@ -147,7 +147,8 @@ def _losses(found: Soaked) -> Iterator[str]:
 
 
 def _kept(asked: SoakAsked, found: Soaked) -> Iterator[str]:
-    for kind, text in ((KILL, f"a kill each {asked.every_s:g} s"), (OTHER, "the other faults")):
+    kills = sum(one.name in KILLS for one in found.injected)
+    for kind, text in ((KILL, f"a kill each {asked.every_s:g} s ({kills} of them)"), (OTHER, "the other faults")):
         games, evaluations = (kept_shares(found.phases, kind, what) for what in ("games", "evaluations"))
         if games and evaluations:
             aim = f"; the aim is {AIM:.0%}" if kind == KILL else ""
