@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,10 @@ class Terminal:
             if line.startswith("workers: grove work --connect "):
                 self.endpoint = line.split()[-1]
 
-    def end(self, grove: Grove) -> subprocess.CompletedProcess[str]:
-        os.killpg(self.process.pid, signal.SIGINT)
-        return grove.end(self.process)
 
-
-def test_models_of_all_slots_are_there_before_anybody_is_let_in_and_a_second_signal_ends_at_once(grove: Grove) -> None:
+def test_a_server_that_is_started_again_has_all_its_models_and_its_workers_have_waited(
+    grove: Grove, eventually: Eventually
+) -> None:
     rows, spec, folder = row_spec(load_game(SPEC)), NETWORK[1], grove.folder / "models"
     files = [grove.folder / f"{seed}.safetensors" for seed in range(4)]
     versions = [
@@ -65,15 +63,25 @@ def test_models_of_all_slots_are_there_before_anybody_is_let_in_and_a_second_sig
         assert served_models(folder) == {"default": versions[0], "best": versions[number]}
     assert rollback(Rollback(target=str(folder), slot="best")) == 0
     assert served_models(folder) == {"default": versions[0], "best": versions[2]}
+    out = grove.folder / "run"
+    worker = grove.start(
+        *("work", "--connect", server.endpoint, "--workers", 1, "--games-per-worker", 8, "--simulations", 60),
+        *("--games", 80, "--out", out),
+    )
+    eventually(lambda: list((out / "games").glob("*.jsonl")))
     server.process.kill()
     server.process.communicate()
     again = Terminal(grove, "ipc://s", *flags)
     assert f"slot best: model {versions[2]}\n" in again.said
-    os.killpg(again.process.pid, signal.SIGSTOP)  # both signals are there when it goes on
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGCONT):
-        os.killpg(again.process.pid, number)
+    done = grove.end(worker)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert {*chain(*(record.models for record in grove.exactly(out, range(80), SPEC)))} <= {versions[0], None}
+    assert grove.summary(out)["workers_restarted"] == 0  # the trees stayed
+    # Both signals are there when it goes on, and the second ends it at once.
+    for sent in (signal.SIGSTOP, signal.SIGHUP, signal.SIGINT, signal.SIGCONT):
+        os.killpg(again.process.pid, sent)
     assert grove.end(again.process).returncode == STOPPED
-    assert not list(grove.folder.glob("s*"))
+    assert not list(grove.folder.glob("s*"))  # neither socket nor lock
 
 
 def served_models(folder: Path) -> dict[str, str]:
@@ -98,8 +106,18 @@ def catches(process: int, number: int) -> bool:
     return bool(caught >> (number - 1) & 1)
 
 
-def test_two_terminals_do_the_job_of_one(grove: Grove) -> None:
-    server = Terminal(grove, "tcp://127.0.0.1:*")
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    """A server for all tests of this module that do it no harm; in the end it must have lived through all of them."""
+    runner = Grove(tmp_path_factory.mktemp("server"))
+    server = Terminal(runner, "tcp://127.0.0.1:*", "--swap", "between-games")
+    yield server
+    os.killpg(server.process.pid, signal.SIGINT)
+    done = runner.end(server.process)
+    assert (done.returncode, done.stderr) == (0, ""), done
+
+
+def test_two_terminals_do_the_job_of_one(grove: Grove, server: Terminal) -> None:
     assert any(f"serving {SPEC}, model " in line for line in server.said)
     out = grove.folder / "run"
     work = ("work", "--connect", server.endpoint, *WORK, "--games", 15, "--out", out)
@@ -108,15 +126,12 @@ def test_two_terminals_do_the_job_of_one(grove: Grove) -> None:
     summary = grove.summary(out)
     assert (summary["games"], summary["pool"]) == (15, "process")
     assert "All 15 games are there already" in grove.play(*work)
-    done = server.end(grove)
-    assert (done.returncode, done.stderr) == (0, ""), done
     assert {model for record in records for model in record.models} - {None} <= {
         line.split("model ")[1].split(",")[0] for line in server.said if "model " in line
     }
 
 
-def test_pools_share_a_plan_come_and_go(grove: Grove, eventually: Eventually) -> None:
-    server = Terminal(grove, "tcp://127.0.0.1:*")
+def test_pools_share_a_plan_come_and_go(grove: Grove, server: Terminal, eventually: Eventually) -> None:
     work = ("work", "--connect", server.endpoint, *WORK)
     # Somebody who leaves in the middle, the hard way, ...
     lost = grove.start(*work, "--games", 100_000, "--out", grove.folder / "lost")
@@ -131,29 +146,9 @@ def test_pools_share_a_plan_come_and_go(grove: Grove, eventually: Eventually) ->
         assert (done.returncode, done.stderr) == (0, ""), done
     assert len(grove.exactly(grove.folder / "a", range(12), SPEC)) == 12
     assert len(grove.exactly(grove.folder / "b", range(12, 30), SPEC)) == 18
-    assert server.end(grove).returncode == 0
 
 
-def test_work_waits_through_a_restart_of_the_server(grove: Grove, eventually: Eventually) -> None:
-    server = Terminal(grove, "ipc://s")
-    out = grove.folder / "run"
-    worker = grove.start(
-        *("work", "--connect", server.endpoint, "--workers", 1, "--games-per-worker", 8, "--simulations", 60),
-        *("--games", 80, "--out", out),
-    )
-    eventually(lambda: list((out / "games").glob("*.jsonl")))
-    server.process.kill()
-    server.process.communicate()
-    again = Terminal(grove, "ipc://s")
-    done = grove.end(worker)
-    assert (done.returncode, done.stderr) == (0, ""), done
-    grove.exactly(out, range(80), SPEC)
-    assert grove.summary(out)["workers_restarted"] == 0  # the trees stayed
-    assert again.end(grove).returncode == 0
-
-
-def test_ctrl_c_in_the_workers_terminal_is_continued(grove: Grove, eventually: Eventually) -> None:
-    server = Terminal(grove, "tcp://127.0.0.1:*")
+def test_ctrl_c_in_the_workers_terminal_is_continued(grove: Grove, server: Terminal, eventually: Eventually) -> None:
     out = grove.folder / "run"
     work = ("work", "--connect", server.endpoint, *WORK, "--out", out)
     process = grove.start(*work, "--games", 100_000)
@@ -165,7 +160,6 @@ def test_ctrl_c_in_the_workers_terminal_is_continued(grove: Grove, eventually: E
     goal = max(record.index for record in grove.read(out)) + 5
     grove.play(*work, "--games", goal)
     grove.exactly(out, range(goal), SPEC)
-    assert server.end(grove).returncode == 0
 
 
 def test_no_server_is_said_with_a_remedy(grove: Grove) -> None:
@@ -173,8 +167,7 @@ def test_no_server_is_said_with_a_remedy(grove: Grove) -> None:
     assert "hex:size=4" in line
 
 
-def test_what_the_server_would_refuse_is_refused_before_a_folder_is_made(grove: Grove) -> None:
-    server = Terminal(grove, "tcp://127.0.0.1:*", "--swap", "between-games")
+def test_what_the_server_would_refuse_is_refused_before_a_folder_is_made(grove: Grove, server: Terminal) -> None:
     out = grove.folder / "run"
     for flags, fragment in (
         (("--worlds", 3), "worlds is 3"),
@@ -184,4 +177,3 @@ def test_what_the_server_would_refuse_is_refused_before_a_folder_is_made(grove: 
         line = grove.refused("work", "--connect", server.endpoint, "--games", 100_000, "--out", out, *flags)
         assert fragment in line
         assert not out.exists()
-    assert server.end(grove).returncode == 0
