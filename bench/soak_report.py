@@ -150,7 +150,7 @@ def _kept(asked: SoakAsked, found: Soaked) -> Iterator[str]:
     kills = sum(one.name in KILLS for one in found.injected)
     for kind, text in ((KILL, f"a kill each {asked.every_s:g} s ({kills} of them)"), (OTHER, "the other faults")):
         games, evaluations = (kept_shares(found.phases, kind, what) for what in ("games", "evaluations"))
-        if games and evaluations:
+        if games and evaluations and (kills or kind != KILL):
             aim = f"; the aim is {AIM:.0%}" if kind == KILL else ""
             yield f"with {text}: {Kept.of(games)} of the undisturbed games/min{aim}"
             yield f"with {text}: {Kept.of(evaluations)} of the undisturbed evaluations/s"
