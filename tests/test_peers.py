@@ -146,6 +146,7 @@ def test_pgxs_rows_are_groves() -> None:
 
 
 @needs("jax", "mctx", "pgx")
+@pytest.mark.timeout(300)  # JAX compiles the search twice
 def test_the_network_in_jax_is_groves_and_mctx_makes_the_simulations(
     network: PeerNetwork, separately: Callable[..., Any]
 ) -> None:
