@@ -58,11 +58,12 @@ def test_a_server_that_is_started_again_has_all_its_models_and_its_workers_have_
     server = Terminal(grove, "ipc://s", *flags)
     assert f"serving {SPEC}, model {versions[0]}, " in "".join(server.said)
     assert f"slot best: model {versions[1]}\n" in server.said
-    for number in (2, 3):
-        assert push(Push(file=str(files[number]), target=str(folder), slot="best")) == 0
-        assert served_models(folder) == {"default": versions[0], "best": versions[number]}
-    assert rollback(Rollback(target=str(folder), slot="best")) == 0
+    best = {"target": str(folder), "slot": "best"}
+    assert push(Push(file=str(files[2]), **best)) == 0
     assert served_models(folder) == {"default": versions[0], "best": versions[2]}
+    assert rollback(Rollback(**best)) == 0
+    assert served_models(folder) == {"default": versions[0], "best": versions[1]}
+    assert push(Push(file=str(files[3]), **best)) == 0
     out = grove.folder / "run"
     worker = grove.start(
         *("work", "--connect", server.endpoint, "--workers", 1, "--games-per-worker", 8, "--simulations", 60),
@@ -72,7 +73,7 @@ def test_a_server_that_is_started_again_has_all_its_models_and_its_workers_have_
     server.process.kill()
     server.process.communicate()
     again = Terminal(grove, "ipc://s", *flags)
-    assert f"slot best: model {versions[2]}\n" in again.said
+    assert f"slot best: model {versions[3]}\n" in again.said
     done = grove.end(worker)
     assert (done.returncode, done.stderr) == (0, ""), done
     assert {*chain(*(record.models for record in grove.exactly(out, range(80), SPEC)))} <= {versions[0], None}
