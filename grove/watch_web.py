@@ -32,12 +32,12 @@ _PATIENCE_S = 30.0
 
 def serve_page(reader: RunReader, port: int) -> int:
     """Serve the page on 127.0.0.1 until Ctrl-C or SIGTERM; returns the exit status."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         server = PageServer(reader, port)
     except OSError as error:
         why = f"127.0.0.1 has no such free port ({error.strerror})"
         raise SettingError.of("port", port, why, "choose another, or leave it out") from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with server:
         print(f"{reader.path} at http://127.0.0.1:{server.server_address[1]}/ until Ctrl-C", flush=True)
         try:

@@ -142,8 +142,8 @@ def test_nothing_evaluated_is_no_figure() -> None:
 
 def test_a_huge_network_binds_and_the_command_says_so(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    flags = "--network mlp:layers=2,width=1024 --compile off --dtype fp32 --device cpu --max-batch 128 "
-    flags += "--simulations 10 --games-per-worker 512 --pool thread --seconds 3"
+    flags = "--network mlp:layers=2,width=512 --compile off --dtype fp32 --device cpu --max-batch 64 "
+    flags += "--simulations 10 --games-per-worker 128 --pool thread --seconds 3"
     command = [sys.executable, "-m", "grove", "bench", "limit", *flags.split(), "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import pstats
 import re
@@ -11,7 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from conftest import Grove
+from conftest import processes_left
 
 from bench.profile_figures import TOLERANCE, worker_part
 from bench.profile_spy import RATE, Sampling, find_py_spy, gil_shares
@@ -24,6 +26,8 @@ from mcts import SearchSettings
 from workers.settings import PoolSettings
 
 MLP = ("--network", "mlp:layers=1,width=8", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
+WARM_S = 0.6
+"""Seconds to warm a pool for: longer than the server takes to report at all."""
 FORBIDDEN = re.compile("permi|ptrace|root", re.IGNORECASE)
 """What py-spy says where a process may not be looked at."""
 LOAD = ("--games", "16", "--workers", "1", "--simulations", "8", "--lanes", "1", "--seconds", "2")
@@ -31,10 +35,14 @@ LOAD = ("--games", "16", "--workers", "1", "--simulations", "8", "--lanes", "1",
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("profile")
-    runner = Grove(folder)
-    said = runner.play("profile", *MLP, *LOAD, "--pool", "process", "--out", folder / "out")
-    return folder / "out", said
+    out, said, before = tmp_path_factory.mktemp("profile") / "out", io.StringIO(), processes_left()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr("bench.slices.WARM_S", WARM_S)
+        with pytest.raises(SystemExit) as stop:
+            main(["profile", *MLP, *LOAD, "--pool", "process", "--out", str(out)])
+    assert stop.value.code == 0
+    assert processes_left() == before
+    return out, said.getvalue()
 
 
 def content(folder: Path) -> dict[str, Any]:
@@ -119,6 +127,7 @@ def test_search_threads_without_a_network_and_without_py_spy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("bench.profile.find_py_spy", lambda: None)
+    monkeypatch.setattr("bench.slices.WARM_S", WARM_S)
     out = tmp_path / "out"
     search = SearchSettings(simulations=8)
     pool = PoolSettings(workers=1, pool="thread", evaluator="test")

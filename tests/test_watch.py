@@ -25,8 +25,9 @@ from common import usage
 from common.errors import SettingError
 from common.usage import GpuUse, MachineUse, ProcessUse
 from grove.run_folder import RunFolder
+from grove.watch import Watch, watch
 from grove.watch_reader import MOST_POINTS, RunReader
-from grove.watch_web import PageServer
+from grove.watch_web import PageServer, serve_page
 
 MLP = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 PLAY = ("selfplay", "--game", "hex:size=5", "--workers", 2, "--games-per-worker", 8, "--simulations", 16, *MLP)
@@ -357,7 +358,7 @@ def check_line(line: dict[str, Any], pool: str) -> None:
     assert line["workers_lost"] == line["workers_restarted"] == 0
 
 
-def test_a_finished_run_is_watched(grove: Grove) -> None:
+def test_a_finished_run_is_watched(grove: Grove, capsys: pytest.CaptureFixture[str]) -> None:
     out, pool = grove.folder / "run", "thread"
     grove.play(*PLAY, "--games", 40, "--pool", pool, "--cache", 1000, "--out", out)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -367,7 +368,8 @@ def test_a_finished_run_is_watched(grove: Grove) -> None:
     assert lines[-1]["games"] == lines[-1]["games_wanted"] == 40
     start = json.loads((out / "run.json").read_text())
     assert start["chosen"]["pool"] == pool
-    said = grove.play("watch", out)
+    assert watch(Watch(run=str(out))) == 0
+    said = capsys.readouterr().out
     assert f"pool: {pool}" in said
     assert "40/40 games  finished" in said
     assert ": finished" in said
@@ -387,7 +389,8 @@ def test_a_run_is_watched_while_it_plays_is_killed_and_resumed(grove: Grove, eve
     assert page.stdout is not None
     first = page.stdout.readline()
     port = int(re.findall(r"http://127\.0\.0\.1:(\d+)/", first)[0])
-    assert "choose another" in grove.refused("watch", out, "--web", "--port", port)
+    with pytest.raises(SettingError, match="choose another"):
+        serve_page(RunReader(out), port)
     assert data(port)["status"]["kind"] in ("starting", "playing")
     terminal = grove.start("watch", out)
     eventually(lambda: list((out / "games").glob("*.jsonl")))
