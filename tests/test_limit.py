@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -31,6 +29,8 @@ from workers.settings import PoolSettings
 
 TINY = NetworkSettings(network="mlp:layers=1,width=8", device="cpu", dtype="fp32", compile="off")
 SERVER = ServerSettings()
+WARM_S = 0.6
+"""Seconds to warm a pool for: longer than the server takes to report at all."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def judged(roof: Roof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Measure one round of short slices of a load, and judge it."""
     monkeypatch.setattr(limit, "ROUNDS", 1)
     monkeypatch.setattr(limit, "MOST_ROUNDS", 1)
-    monkeypatch.setattr(slices, "WARM_S", 0.6)  # longer than the server takes to report at all
+    monkeypatch.setattr(slices, "WARM_S", WARM_S)
 
     def measure(game: str, simulations: int, seconds: float = 1.5, **pool: Any) -> Verdict:
         asked = LimitAsked(
@@ -91,7 +91,7 @@ def test_a_throttled_wire_binds(judged: Any) -> None:
 
 
 def test_a_slow_disk_binds(judged: Any) -> None:
-    verdict = judged("slow_parts:SlowDisk", 8, 5.0, workers=2, games_per_worker=64, groups=2, pool="process")
+    verdict = judged("slow_parts:SlowDisk", 8, 3.0, workers=2, games_per_worker=64, groups=2, pool="process")
     assert (verdict.kind, verdict.knob.name) == ("writer", "--out")
 
 
@@ -140,13 +140,17 @@ def test_nothing_evaluated_is_no_figure() -> None:
         limit._some(0, "the whole", 0.2)
 
 
-def test_a_huge_network_binds_and_the_command_says_so(tmp_path: Path) -> None:
+def test_a_huge_network_binds_and_the_command_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(slices, "WARM_S", WARM_S)
     out = tmp_path / "out"
-    flags = "--network mlp:layers=2,width=512 --compile off --dtype fp32 --device cpu --max-batch 64 "
+    flags = "--network mlp:layers=2,width=1024 --compile off --dtype fp32 --device cpu --max-batch 64 "
     flags += "--simulations 10 --games-per-worker 128 --pool thread --seconds 3"
-    command = [sys.executable, "-m", "grove", "bench", "limit", *flags.split(), "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
-    assert done.returncode == 0, done.stderr
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "limit", *flags.split(), "--out", str(out)])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
     found = json.loads((out / "limit.json").read_text())
     assert found["verdict"]["kind"] == "network"
     assert {roof["name"] for roof in found["roofs"]} == {"network", "search", "wire", "writer", "cores", "workers"}
@@ -154,10 +158,12 @@ def test_a_huge_network_binds_and_the_command_says_so(tmp_path: Path) -> None:
     kept = sum(done["kept"] for done in found["rounds"])
     assert found["rounds_dropped"] == len(found["rounds"]) - kept
     assert kept >= limit.ROUNDS or len(found["rounds"]) == limit.MOST_ROUNDS
-    assert {item["bucket"] for item in found["network"]["tried"]} >= {64, 128, 256, 512}
     assert found["settings"]["simulations"] == 10
-    for words in (found["verdict"]["text"], "<- lowest", "messages/s", "next: ", "(model: "):
-        assert words in done.stdout
+    shapes = {(item["lanes"], item["bucket"]) for item in found["network"]["tried"]}
+    assert shapes == {(lanes, rows) for lanes, _ in shapes for rows in (64, 128, 256, 512, 1024)}
+    assert 1 in {lanes for lanes, _ in shapes}
+    for words in (found["verdict"]["text"], "<- lowest", "messages/s", "next: ", "(model: ", "1024 rows", "1 lane "):
+        assert words in said
     assert sorted(path.name for path in out.iterdir()) == ["games", "limit.json", "limit.png"]
     picture = imread(out / "limit.png")[..., :3]
     assert picture.shape[1] == 1500
