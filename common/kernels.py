@@ -20,7 +20,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _KERNEL_ROOMS = ("game", "mcts")
 """Rooms whose files all count: kernels of many of them use constants of the others."""
 _OTHER_ROOMS = ("common", "workers")
-"""Rooms of which only files with kernels count, and this one: a change of anything else costs no minute of compiling."""
+"""Rooms of which only files with kernels count, and this file: no other change costs a minute of compiling."""
 
 
 def kernel_sources() -> list[Path]:
