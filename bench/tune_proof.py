@@ -21,6 +21,7 @@ from bench.limit import LimitAsked, pool_plan
 from bench.results import raw_rounds
 from bench.rounds import Round
 from bench.slices import WarmPool
+from bench.sweep_finding import number, rank_column
 from bench.tune_gain import Gain, gain_of
 from bench.tune_space import Choice
 from common import machine
@@ -44,8 +45,10 @@ class Entry:
 
 
 def grid_entries(rows: list[dict[str, Any]], settings: dict[str, Any], best: int = GRID_BEST) -> list[Entry]:
-    """Return the best points of results.json of a sweep, the fastest first; `settings` are those of the sweep."""
-    good = sorted((row for row in rows if row["success"]), key=lambda row: -row["evaluations_per_second"])
+    """Return the best points of results.json of a sweep, the best first; `settings` are those of the sweep."""
+    good = [row for row in rows if row["success"]]
+    column = rank_column(good)
+    good.sort(key=lambda row: -number(row, column))
     return [Entry(f"grid {place}", _point(row, settings)) for place, row in enumerate(good[:best], start=1)]
 
 
