@@ -32,8 +32,8 @@ else:
 
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 _LOOK_S = 0.05
-
-
+_LET_GO_S = 1.0
+"""Longest wait, at the release, for children that have just ended."""
 ORPHANS_S = 20.0
 """Longest wait for the children of a killed holder, which notice within seconds and hold the lock until they end."""
 
@@ -72,19 +72,30 @@ class FolderLock:
 
 
 def _remove_unheld(path: Path) -> None:
-    """Remove the lock file unless somebody has it locked: a child that could not be ended, or who took it just now."""
+    """Remove the lock file unless somebody has it locked: a child that could not be ended, or who took it just now.
+
+    A child whose main thread has ended may have other threads that end, and let go, a moment later.
+    """
+    deadline = time.monotonic() + _LET_GO_S
+    while not _removed(path) and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+
+
+def _removed(path: Path) -> bool:
+    """Remove the lock file if nobody has it locked; return whether there is nothing left to be done."""
     try:
         fd = os.open(path, os.O_RDWR)
     except OSError:  # it is gone, or its folder is
-        return
+        return True
     try:
         _lock(fd)
         if path.stat().st_ino == os.fstat(fd).st_ino:
             path.unlink()
-    except OSError:
-        pass
+    except OSError as error:
+        return error.errno not in _HELD
     finally:
         os.close(fd)
+    return True
 
 
 def holder(path: Path) -> tuple[int | None, bool]:
