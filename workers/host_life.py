@@ -21,7 +21,7 @@ from workers.port import Port
 from workers.restarts import MOST_RESTARTS, Restarts, Silence
 from workers.worker_life import worker_job
 
-STANDBY_AFTER_S = 30.0
+STANDBY_AFTER_S = 10.0
 """Seconds a server serves before its standby is started: short runs need none, and importing takes a core for 3 s."""
 _NEXT_AFTER_S = 3.0
 """The same from the first batch of a server that took over: what killed one may soon kill another."""
