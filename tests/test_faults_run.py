@@ -52,7 +52,7 @@ def test_everything_killed_at_once_and_started_again_ends_with_exactly_n(
         one.kill()
     process.communicate()
     goal = max(record.index for record in grove.read(out)) + 10
-    grove.play(*run, "--games", goal)
+    grove.play_apart(*run, "--games", goal)
     grove.exactly(out, range(goal), "hex:size=5")
 
 

@@ -64,6 +64,7 @@ def judged(roof: Roof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         found = run_beside(asked, pool_plan(asked), roof, said.append)
         verdict = judge(found.measured)
         print(verdict, found.measured, *said, sep="\n")
+        measure.idle_cores = found.measured.idle_cores  # type: ignore[attr-defined]
         assert verdict.knob.expected > 0
         return verdict
 
@@ -75,7 +76,12 @@ def test_a_tiny_network_leaves_it_to_the_search(judged: Any) -> None:
 
 
 def test_one_worker_with_few_games_starves_the_network(judged: Any) -> None:
-    verdict = judged("connect_four", 50, workers=1, games_per_worker=2, groups=1, pool="thread")
+    for _ in range(5):
+        verdict = judged("connect_four", 50, workers=1, games_per_worker=2, groups=1, pool="thread")
+        if verdict.kind == "starved" or judged.idle_cores > 0.5:
+            break
+    else:
+        pytest.skip("other programs kept the cores busy, so that none was seen to idle")
     assert verdict.kind == "starved"
     assert verdict.knob.name == "--games-per-worker"
 

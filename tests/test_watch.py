@@ -395,7 +395,7 @@ def test_a_run_is_watched_while_it_plays_is_killed_and_resumed(grove: Grove, eve
     terminal = grove.start("watch", out)
     eventually(lambda: list((out / "games").glob("*.jsonl")))
     server_of(run).kill()
-    point = eventually(lambda: data(port)["points"])[0]
+    point = eventually(lambda: [p for p in data(port)["points"] if p["server_restarted"] and sum(p["batch_sizes"])])[0]
     check_line(point, "process")
     assert point["games"] > 0
     assert point["server_restarted"] == 1
@@ -419,7 +419,7 @@ def test_a_run_is_watched_while_it_plays_is_killed_and_resumed(grove: Grove, eve
     assert f"killed: process {run.pid} is gone" in said
     grove.end(run)
     played = len(eventually(lambda: grove.read(out)))
-    grove.play(*command, "--games", played + 5)
+    grove.play_apart(*command, "--games", played + 5)
     found = eventually(lambda: (found := data(port))["status"]["kind"] == "finished" and found)
     assert (found["games"], found["total"]) == (played + 5, played + 5)
     assert found["points"][-1]["t"] > point["t"]
