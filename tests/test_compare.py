@@ -66,12 +66,13 @@ def main_exits(*flags: str) -> int:
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Most modes in one short run, more workers than cores, without a compiler, whose forms of `direct` take minutes."""
+    """Most modes in one short run, more workers than cores, without a compiler: its forms of `direct` take minutes."""
     out, said, before = tmp_path_factory.mktemp("compare") / "out", io.StringIO(), processes_left()
     flags = ("--network", "mlp:layers=1,width=8", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
     flags += ("--simulations", "8", "--workers", str(WORKERS), "--games-per-worker", "16", "--max-batch", "16")
     # The machine that runs the tests need not be quiet.
-    flags += ("--lanes", "1", "--modes", ",".join(PLAYED), "--seconds", "2", "--plan", "500x10000", "--probe-limit", "1")
+    flags += ("--lanes", "1", "--modes", ",".join(PLAYED), "--seconds", "2")
+    flags += ("--plan", "500x10000", "--probe-limit", "1")
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.setattr("bench.modes.compiler_fault", lambda: "no compiler")
         patch.setattr("bench.slices.WARM_S", 0.1)
