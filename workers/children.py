@@ -87,7 +87,7 @@ class Child:
             if self._watched is None or not self._watched.is_running():
                 return False
             # Once the main thread is a zombie, others may still hold sockets and locks for a moment.
-            return self._watched.status() != psutil.STATUS_ZOMBIE or self._watched.num_threads() > 1
+            return bool(self._watched.status() != psutil.STATUS_ZOMBIE or self._watched.num_threads() > 1)
         except psutil.NoSuchProcess:
             return False
 
