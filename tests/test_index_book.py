@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -92,6 +92,7 @@ def test_a_run_with_deaths_finishes_every_index_once(
 
 
 @given(games=st.integers(1, 300), count=st.integers(1, 12), capacity=st.integers(1, 64))
+@example(games=11, count=5, capacity=1)  # a reserve for the first must not leave the last without a game
 def test_near_the_end_all_workers_get_even_parts(games: int, count: int, capacity: int) -> None:
     book = IndexBook(range(games))
     parts = [len(book.hand_out(worker, share(book, count, capacity, 0))) for worker in range(count)]

@@ -78,6 +78,7 @@ def share(book: IndexBook, workers: int, capacity: int, held: int) -> int:
     every worker gets an even part, so that none is left with a queue while others idle.
     """
     even = -(-book.left // workers)
-    plenty = even > 2 * capacity
-    wanted = capacity + max(2, capacity // 8) if plenty else min(capacity, even)
+    reserved = capacity + max(2, capacity // 8)
+    plenty = even > 2 * capacity and book.left >= workers * reserved
+    wanted = reserved if plenty else min(capacity, even)
     return max(0, min(wanted - held, book.unassigned))
