@@ -16,9 +16,10 @@ from common.machine import usable_cores
 from game import check, load_game
 from game.contract import Game
 from grove.interrupts import STOPPED, Interrupts
-from grove.live import LiveView, Snapshot
+from grove.live import LiveView
 from grove.run_folder import MAY_DIFFER, RunFolder
 from grove.settings import SelfPlay, Work, flatten
+from grove.snapshot import Snapshot
 from grove.summary import print_summary
 from inference_server import ServerSettings, ZmqClient
 from inference_server.keys import ClientKeys

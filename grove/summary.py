@@ -54,7 +54,8 @@ def print_summary(summary: Mapping[str, Any], folder: str, out: TextIO | None = 
     if console.is_terminal:
         console.print(Padding(summary_table(summary), (0, 0, 1, 1), expand=False))
     else:
-        console.print("".join(f"{name:22}{text}\n" for name, text in summary_rows(summary)), end="", soft_wrap=True)
+        lines = "".join(f"{name:22}{text}\n" for name, text in summary_rows(summary))
+        console.print(Text(lines), end="", soft_wrap=True)
     console.print(
         Text.assemble((" " if console.is_terminal else ""), ("run folder", "dim"), "  ", folder), soft_wrap=True
     )

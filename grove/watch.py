@@ -10,7 +10,8 @@ from typing import Any, cast
 import tyro
 
 from common.errors import SettingError
-from grove.live import LiveView, Snapshot
+from grove.live import LiveView
+from grove.snapshot import Snapshot
 from grove.summary import print_summary
 from grove.watch_reader import RunReader, Status
 

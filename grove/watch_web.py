@@ -12,7 +12,7 @@ from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 from common.errors import SettingError
-from grove.live import Snapshot, what_binds
+from grove.snapshot import Snapshot, what_binds
 from grove.watch_reader import RunReader
 from inference_server.endpoint import is_own_host
 

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from grove import live, numbers
 from grove import summary as end
-from grove.live import LiveView, Snapshot
+from grove.live import LiveView
+from grove.snapshot import Snapshot, eta_seconds, what_binds
 from mcts import SearchSettings
-from workers.figures import counted, one, search_text
+from workers.figures import counted, many, one, search_text
 
 FULL: Snapshot = {
     "game": "connect_four",
@@ -71,9 +72,9 @@ SUMMARY: dict[str, Any] = {
 }
 
 
-def drawn(state: Snapshot, width: int = 80) -> list[str]:
+def drawn(state: Snapshot, width: int = 80, total: int = 200) -> list[str]:
     out = io.StringIO()
-    Console(file=out, width=width).print(live.screen(state, 200))
+    Console(file=out, width=width).print(live.screen(state, total))
     return out.getvalue().splitlines()
 
 
@@ -97,6 +98,20 @@ def test_screen_fits_and_shows_every_figure() -> None:
 def test_screen_of_nothing_yet() -> None:
     assert "0 of 200 games  starting" in "\n".join(drawn({"state": "starting"}))
     assert "ETA -" in "\n".join(drawn({}))
+
+
+def test_one_is_not_many_and_no_name_is_markup() -> None:
+    state: Snapshot = {"games": 0, "workers_alive": 1, "folder": "runs/[/x][bold]", "game": "[red]", "pool": ":bug:"}
+    screen = "\n".join(drawn(state, total=1))
+    assert "0 of 1 game " in screen
+    assert all(text in screen for text in ("runs/[/x][bold]", "[red]", ":bug:"))
+    line = live.plain_line(state, 1)
+    assert line.startswith("0/1 game ")
+    assert "  1 worker" in line
+    assert "1 workers" not in line
+    out = io.StringIO()
+    end.print_summary({"games": 1, "model_version": "[/x]"}, "runs/[/x]", out)
+    assert out.getvalue().splitlines()[-1] == "run folder  runs/[/x]"
 
 
 def test_pipe_gets_heads_once_and_lines_without_control_codes() -> None:
@@ -165,6 +180,7 @@ def test_units_and_searches_in_words() -> None:
     shared = SearchSettings(simulations=9, worlds=2, simulations_per="decision")
     assert search_text(shared) == "9 simulations shared by 2 worlds"
     assert [one(unit) for unit in ("games", "rounds", "matches")] == ["game", "round", "match"]
+    assert [many(count, "matches") for count in (0, 1, 1234)] == ["0 matches", "1 match", "1,234 matches"]
 
 
 def test_nothing_is_said_twice_at_the_end() -> None:
@@ -225,33 +241,33 @@ def test_numbers_for_people(function: Any, value: Any, text: str) -> None:
 
 
 def test_what_binds_in_words() -> None:
-    assert live.what_binds({}, 100) == ""
+    assert what_binds({}, 100) == ""
     state = Snapshot(cores=2, cpu_cores={"server": 1.0, "workers": 0.95}, lane_idle=[0.05, 0.05])
-    assert live.what_binds(state, 100).startswith("the network (lanes busy 95 %")
+    assert what_binds(state, 100).startswith("the network (lanes busy 95 %")
     state["lane_idle"] = [0.5]
-    assert live.what_binds(state, 100).startswith("the processors (lanes busy 50 %, cores 98 %")
+    assert what_binds(state, 100).startswith("the processors (lanes busy 50 %, cores 98 %")
     state["cpu_cores"] = {"server": 1.0, "workers": None}
     state["machine_cores"] = 1.9
-    assert live.what_binds(state, 100).startswith("other programs, which take 0.9 of 2 cores")
+    assert what_binds(state, 100).startswith("other programs, which take 0.9 of 2 cores")
 
 
 def test_the_remedy_for_idle_lanes_and_cores_is_by_why_batches_leave() -> None:
     state = Snapshot(cores=2, cpu_cores={"server": 1.0}, lane_idle=[0.5], pool="process", machine_cores=None)
     state |= {"dispatch_reasons": {"saturated": 8, "delay": 1, "full": 1}}
     said = "neither is full (lanes busy 50 %, cores 50 %): try "
-    assert live.what_binds(state, 100).startswith(said + "more --games-per-worker")
+    assert what_binds(state, 100).startswith(said + "more --games-per-worker")
     state["dispatch_reasons"] = {"saturated": 1, "delay": 9}
-    assert live.what_binds(state, 100) == said + "more --workers"
-    assert live.what_binds(state | {"pool": "thread"}, 100).startswith(said + "--pool process")
+    assert what_binds(state, 100) == said + "more --workers"
+    assert what_binds(state | {"pool": "thread"}, 100).startswith(said + "--pool process")
     state |= {"games": 85, "workers_alive": 2, "games_per_worker": 8}
-    assert live.what_binds(state, 101) == said + "more --workers"
-    assert live.what_binds(state, 100) == "", "fewer games are left than the workers hold at once"
+    assert what_binds(state, 101) == said + "more --workers"
+    assert what_binds(state, 100) == "", "fewer games are left than the workers hold at once"
 
 
 def test_eta() -> None:
-    assert live.eta_seconds({"games": 100, "games_per_minute": 60.0}, 200) == 100.0
-    assert live.eta_seconds({"games": 200}, 200) == 0.0
-    assert live.eta_seconds({"games": 1}, 200) is None
+    assert eta_seconds({"games": 100, "games_per_minute": 60.0}, 200) == 100.0
+    assert eta_seconds({"games": 200}, 200) == 0.0
+    assert eta_seconds({"games": 1}, 200) is None
 
 
 def test_many_lanes_and_many_reasons_are_summed_up() -> None:

@@ -53,6 +53,11 @@ def one(unit: str) -> str:
     return unit.removesuffix("es") if unit.endswith("ches") else unit.removesuffix("s")
 
 
+def many(count: int, units: str) -> str:
+    """Return a count with its unit: `1 match`, `1,234 matches`."""
+    return f"{count:,} {one(units) if count == 1 else units}"
+
+
 def search_text(search: SearchSettings) -> str:
     """Return in words how much is searched for each decision."""
     simulations = f"{search.simulations} simulations"
