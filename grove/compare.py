@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from rich.console import Console
-
 import bench
+from grove.console import text_console
 from grove.load import folder_of, make_new, resolve_load
 from grove.settings import Compare, flatten
 
@@ -29,7 +28,7 @@ def compare(settings: Compare) -> int:
     )
     bench.pool_plans(asked)  # refuses what cannot work before a folder is made
     make_new(asked.out)
-    console = Console(highlight=False, soft_wrap=True)
+    console = text_console()
     console.print(network)
     outcome = bench.run_comparison(asked, console.print)
     bench.write_header(asked, outcome, flatten(settings) | {"out": str(asked.out)}, sys.argv)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TextIO
 
 import psutil
-from rich.console import Console
 from rich.text import Text
 
 from bench.probe import Probe, burn_probe
 from common import kernels, machine
+from grove.console import text_console
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -60,7 +60,7 @@ def run_checks() -> list[Check]:
 
 def render(checks: list[Check], out: TextIO) -> None:
     """Write the findings to `out`, in colour when it is a terminal."""
-    console = Console(file=out, highlight=False, soft_wrap=True)
+    console = text_console(out)
     width = max(len(check.name) for check in checks)
     for check in checks:
         line = Text.assemble((f"{check.status:4}", _COLOURS[check.status]), f"  {check.name:{width}}  {check.value}")

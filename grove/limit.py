@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from common.errors import SettingError
+from grove.console import text_console
 from grove.load import folder_of, make_new, resolve_load
 from grove.settings import Load, flatten
 
@@ -54,7 +53,7 @@ def limit(settings: Limit) -> int:
     )
     pool_plan(asked)  # refuses what cannot work before a folder is made
     make_new(asked.out)
-    console = Console(highlight=False, soft_wrap=True)
+    console = text_console()
     console.print(network)
     found = run_limit(asked, console.print)
     verdict = judge(found.measured)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 
-from rich.console import Console
-
 from common.errors import SettingError
+from grove.console import text_console
 from grove.load import folder_of, make_new, resolve_load
 from grove.settings import Load, flatten
 
@@ -64,7 +63,7 @@ def peers(settings: Peers) -> int:
         probe_limit=settings.probe_limit,
     )
     wanted = PeersAsked(asked=asked, peers=chosen, clients=settings.clients)
-    console = Console(highlight=False, soft_wrap=True)
+    console = text_console()
     console.print(network)
     outcome = run_peers(wanted, console.print)
     found = rows(wanted, outcome)

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from rich.console import Console
-
 from bench.profile import PSTATS, Profiled, run_profile
 from bench.profile_figures import figures_of
 from bench.profile_table import write_profile
 from common import machine
 from common.errors import PoolError, SettingError
 from game.contract import Game
+from grove.console import text_console
 from grove.load import folder_of, make_new, resolve_load
 from grove.settings import Load, flatten
 from workers.gil import gil_seconds_per_lap
@@ -52,7 +51,7 @@ def profile(settings: Profile) -> int:
     game, settings, network = resolve_load(settings)
     out = make_new(folder_of(settings, "profile"))
     plan = _plan(settings, game, out)
-    console = Console(highlight=False, soft_wrap=True)
+    console = text_console()
     console.print(network)
     try:
         found = run_profile(plan, out, settings.seconds, console.print)
@@ -60,7 +59,7 @@ def profile(settings: Profile) -> int:
         shutil.rmtree(out, ignore_errors=True)  # it was empty, so that mended settings may use it
         raise
     written, text = _write(settings, found, game, out)
-    console.print(f"\n{text}\n\n{', '.join(map(str, written))}", markup=False)
+    console.print(f"\n{text}\n\n{', '.join(map(str, written))}")
     return 0
 
 

@@ -6,10 +6,9 @@ import signal
 import sys
 from dataclasses import dataclass, field, replace
 
-from rich.console import Console
-
 from common.errors import SettingError
 from grove import toml
+from grove.console import text_console
 from grove.load import folder_of, make_new, resolve_load
 from grove.settings import Load, flatten
 from mcts import SearchSettings
@@ -62,7 +61,7 @@ def soak(settings: Soak) -> int:
     pool = replace(settings.pool, pool="process", games_per_worker=settings.pool.games_per_worker or GAMES_EACH)
     settings = replace(settings, pool=pool)
     out = make_new(folder_of(settings, "soak")).resolve()
-    console = Console(highlight=False, soft_wrap=True)
+    console = text_console()
     console.print(network)
     models = make_models(settings.network, row_spec(game), out / "models", _MODELS)
     load = out / "load.toml"

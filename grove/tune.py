@@ -18,6 +18,7 @@ from common import machine
 from common.errors import SettingError
 from game import Game
 from grove import preset
+from grove.console import text_console
 from grove.load import folder_of, make_new, resolve_load
 from grove.settings import Load, flatten
 from inference_server import ServerSettings
@@ -95,7 +96,7 @@ def tune(settings: Tune) -> int:
     )
     pool_plan(load)  # refuses a default that cannot work before a folder is made
     make_new(load.out)
-    console = Console(highlight=False, soft_wrap=True)
+    console = text_console()
     console.print(network)
     return _tune(TuneAsked(load=load, knobs=knobs, probe_limit=settings.probe_limit), settings, game, console)
 
