@@ -40,10 +40,13 @@ LIMIT_S = 90.0
 
 
 def pytest_configure() -> None:
-    """Give every process that runs tests beside others a session of its own: orphans are known by it."""
+    """Give every process that runs tests beside others a session of its own (orphans are known by it), and signals."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         with contextlib.suppress(PermissionError):  # it leads one already
             os.setsid()
+    for number in (signal.SIGINT, signal.SIGHUP):  # ignored in the background of a shell, and so by all children
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
