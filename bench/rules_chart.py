@@ -12,11 +12,13 @@ from matplotlib.figure import Figure
 
 from bench.results import OURS
 from bench.sweep_chart import FAINT, INK, PER_LETTER, STYLES, label_ends
-from bench.sweep_finding import Row, modes_of, rule_cases, rules_finding
+from bench.sweep_finding import Row, at_loads, modes_of, rule_cases, rules_finding
 
 # Inches.
 _HEIGHT, _ABOVE, _BELOW, _LEFT, _RIGHT, _PANEL, _LABELS, _LEAST = 5.2, 1.5, 0.75, 0.8, 0.2, 3.6, 2.3, 10.0
 _HEADROOM = 1.08
+_ASIDE = 0.06
+"""How far the marks of two rules stand apart, by the distance of two numbers of workers, so that whiskers show."""
 
 
 def draw_rules(rows: Sequence[Row], path: Path, *, subtitle: str = "") -> Path | None:
@@ -38,7 +40,7 @@ def draw_rules(rows: Sequence[Row], path: Path, *, subtitle: str = "") -> Path |
         axes = figure.add_axes((*box, _PANEL / width, (_HEIGHT - _ABOVE - _BELOW) / _HEIGHT))
         axes.set_ylim(0, top)
         _draw_panel(axes, [row for row in cases if _load(row) == load])
-        ours = [row for row in rows if row["mode"] == OURS and row["success"] and _load(row) == load]
+        ours = [row for row in at_loads(rows) if row["mode"] == OURS and row["success"] and _load(row) == load]
         if place == 0:
             axes.set_ylabel("evaluations/s, % of ours", color=FAINT)
         axes.set_title(_heading(cases, load, ours), loc="left", color=INK, fontsize=10)
@@ -71,9 +73,12 @@ def _draw_panel(axes: Axes, cases: Sequence[Row]) -> None:
     workers = sorted({row["workers"] for row in cases})
     axes.axhline(100, color=STYLES[OURS][0], linewidth=2)
     ends = [(100.0, "ours", STYLES[OURS][0])]
-    for mode in modes_of(cases):
+    modes = modes_of(cases)
+    for place, mode in enumerate(modes):
+        aside = _ASIDE * (place - (len(modes) - 1) / 2)
         found = sorted((row for row in cases if row["mode"] == mode), key=lambda row: int(row["workers"]))
-        at, shares = [workers.index(row["workers"]) for row in found], [100 / row["ours_by_rule"] for row in found]
+        at = [workers.index(row["workers"]) + aside for row in found]
+        shares = [100 / row["ours_by_rule"] for row in found]
         below = [share - 100 / row["ours_by_rule_high"] for share, row in zip(shares, found, strict=True)]
         above = [100 / row["ours_by_rule_low"] - share for share, row in zip(shares, found, strict=True)]
         colour, mark = STYLES[mode]

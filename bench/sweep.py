@@ -7,6 +7,7 @@ Batching rules of other programs and ours, at the same sizes, are warm together 
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from bench.slices import OthersUse, Slice, WarmPool
 from bench.sweep_points import Point, Team, check_team, point_plan, teams
 from bench.visits import Visit, latest, read_visits
 from common.errors import GroveError
+from workers.figures import many
 from workers.plan import PoolPlan
 from workers.records import LineLog, read_folder
 
@@ -74,8 +76,8 @@ def run_sweep(plan: SweepPlan, say: Say, after_visit: Callable[[Sequence[Visit]]
     visits = read_visits(path)
     todo = plan.todo(visits)
     count = sum(len(team) for team, _ in todo)
-    minutes = count * (plan.asked.seconds + _BESIDE_S) / 60
-    say(f"{len(plan.points)} points, {count} visits to make: about {minutes:.0f} minutes on an idle machine")
+    minutes = many(math.ceil(count * (plan.asked.seconds + _BESIDE_S) / 60), "minutes")
+    say(f"{many(len(plan.points), 'points')}, {many(count, 'visits')} to make: about {minutes} on an idle machine")
     made = 0
     with ExitStack() as stack, LineLog(path, 0.0) as log:
         visitor = _Visitor(plan.asked, stack, say)

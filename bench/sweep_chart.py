@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -41,7 +42,7 @@ STYLES = {
 _ROOF, INK, FAINT = "#CC79A7", "#222222", "#5F5F5F"
 
 # Inches.
-_HEIGHT, _ABOVE, _BELOW, _LEFT, _RIGHT, _GAP, _LEAST = 5.2, 1.15, 0.95, 0.8, 0.3, 0.35, 10.5
+_HEIGHT, _ABOVE, _BELOW, _LEFT, _RIGHT, _GAP, _LEAST = 5.4, 1.4, 0.95, 0.8, 0.3, 0.35, 10.5
 _WORKERS, _PER_VALUE, _LABELS, PER_LETTER = 0.75, 0.62, 2.3, 0.108
 
 
@@ -124,9 +125,10 @@ def _frame(axes: Axes, rows: Sequence[Row], axis: str, scale: _Scale, *, first: 
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color("#999999")
     if scale.column == "roof_share":
-        _draw_roof(axes, rows, named=first)
+        axes.axhline(100, color=_ROOF, linewidth=1.6, linestyle=(0, (5, 3)), zorder=1)
     if first:
-        axes.set_title(scale.title, loc="left", color=FAINT, fontsize=10, pad=8)
+        axes.set_title(scale.title, loc="left", color=FAINT, fontsize=10, pad=22)
+        _name_roof(axes, [row["roof"] for row in rows if row["success"] and row["roof"]])
 
 
 def _ticks(rows: Sequence[Row], axis: str, values: Sequence[int]) -> list[str]:
@@ -134,18 +136,19 @@ def _ticks(rows: Sequence[Row], axis: str, values: Sequence[int]) -> list[str]:
     texts = [tick(axis, value) for value in values]
     if axis != "workers":
         return texts
-    line = [row for mode in modes_of(rows) for row in panel_rows(rows, axis, mode)]
-    crowds = {row["workers"]: row["over_subscription"] for row in line if row.get("over_subscription")}
+    line = [row for mode in modes_of(rows) for row in panel_rows(rows, axis, mode) if row.get("over_subscription")]
+    line.sort(key=lambda row: float(row["over_subscription"]))  # of several modes the most crowded one is shown
+    crowds = {row["workers"]: row["over_subscription"] for row in line}
     below = [f"{crowds[value]:.2g}x" if value in crowds else "" for value in values]
     return [f"{text}\n{crowd}" for text, crowd in zip(texts, below, strict=True)]
 
 
-def _draw_roof(axes: Axes, rows: Sequence[Row], *, named: bool) -> None:
-    axes.axhline(100, color=_ROOF, linewidth=1.6, linestyle=(0, (5, 3)), zorder=1)
-    if named:
-        roofs = sorted(row["roof"] for row in rows if row["success"])
-        ends = " to ".join(dict.fromkeys((short(roofs[0]), short(roofs[-1]))))
-        _write(axes, f"roof: the network alone, {ends}/s meanwhile", (-0.45, 100), (0, 5), _ROOF)
+def _name_roof(axes: Axes, roofs: Sequence[float]) -> None:
+    """Say what the dashed line is above the panel, where no point lies."""
+    if roofs:
+        ends = " to ".join(dict.fromkeys((short(min(roofs)), short(max(roofs)))))
+        text = f"dashed: the roof, the network alone, {ends}/s meanwhile"
+        _write(axes, text, (0, 1), (0, 7), _ROOF, xycoords="axes fraction")
 
 
 def _draw_lines(axes: Axes, rows: Sequence[Row], axis: str, scale: _Scale, *, labels: bool) -> None:
@@ -172,16 +175,24 @@ def _draw_lines(axes: Axes, rows: Sequence[Row], axis: str, scale: _Scale, *, la
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write the texts of (height, text, colour) right of the panel, as high as told or above the one below."""
-    step = 0.055 * axes.get_ylim()[1]
-    lowest, right = 0.0, axes.get_xlim()[1]
-    for wanted, text, colour in sorted(ends):
-        height = max(wanted, lowest)
-        lowest = height + step
+    """Write the texts of (height, text, colour) right of the panel, each as near to its height as the others allow."""
+    ends, right = sorted(ends), axes.get_xlim()[1]
+    heights = spread([height for height, _, _ in ends], 0.055 * axes.get_ylim()[1])
+    for height, (_, text, colour) in zip(heights, ends, strict=True):
         _write(axes, text, (right, height), (2, -3), colour, weight="bold")
 
 
+def spread(wanted: Sequence[float], step: float) -> list[float]:
+    """Return heights from 0 on, `step` or more apart, near the ascending `wanted` ones: crowds around their means."""
+    crowds: list[list[float]] = []  # of each text, what its height would be if it were the lowest
+    for place, height in enumerate(wanted):
+        crowds.append([height - place * step])
+        while len(crowds) > 1 and fmean(crowds[-2]) > fmean(crowds[-1]):
+            crowds[-2:] = [crowds[-2] + crowds[-1]]
+    lowest = [max(fmean(crowd), 0.0) for crowd in crowds for _ in crowd]
+    return [height + place * step for place, height in enumerate(lowest)]
+
+
 def _write(axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], colour: str, **how: Any) -> None:
-    axes.annotate(
-        text, at, xytext=shift, textcoords="offset points", color=colour, fontsize=9.5, annotation_clip=False, **how
-    )
+    how = {"fontsize": 9.5, "annotation_clip": False, **how}
+    axes.annotate(text, at, xytext=shift, textcoords="offset points", color=colour, **how)

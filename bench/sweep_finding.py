@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.modes import FIXED
 from bench.sweep_points import AXES_OF
+from workers.figures import many
 
 Row = Mapping[str, Any]
 
@@ -16,6 +17,7 @@ AXES = {
     "max_batch": ("batch_size", "batch cap, rows"),
     "max_delay_us": ("window_us", "longest delay, ms"),
     "lanes": ("lanes", "lanes"),
+    "simulations": ("simulations_per_search", "simulations a search"),
 }
 """Axis -> its column and how its panel is called."""
 _MOST_NAMED = 3
@@ -32,9 +34,12 @@ def rank_column(rows: Sequence[Row]) -> str:
 
 
 def best_point(rows: Sequence[Row]) -> int:
-    """Return the place of the fastest row by `rank_column`, -1 when nothing was measured."""
+    """Return the place of the fastest row by `rank_column`, -1 when nothing was measured.
+
+    Points with other simulations a search play another load and do not count.
+    """
     column = rank_column(rows)
-    ranks = [number(row, column) for row in rows]
+    ranks = [number(row, column) if row.get("varied") != "simulations" else 0.0 for row in rows]
     return ranks.index(max(ranks)) if ranks and max(ranks) > 0 else -1
 
 
@@ -97,10 +102,11 @@ def finding(rows: Sequence[Row]) -> str:
     column = rank_column(rows)
     best = rows[best_point(rows)]
     lowest = number(best, f"{column}_low")
-    alike = sum(number(row, f"{column}_high") >= lowest for row in rows if row is not best)
-    text = f"Fastest with {_people(best)}: {_speed(best, column)}"
+    others = [row for row in rows if row is not best and row["varied"] != "simulations"]
+    alike = sum(number(row, f"{column}_high") >= lowest for row in others)
+    text = f"Fastest with {_people(best, rows)}: {_speed(best, column)}"
     if alike:
-        text += f", not told apart from {alike} other{'s' if alike > 1 else ''}"
+        text += f", not told apart from {many(alike, 'others')}"
     line = [row for row in panel_rows(rows, "workers", best["mode"]) if row["success"]]
     crowd = line[-1] if line else best
     if crowd["workers"] <= best["workers"] or number(crowd, f"{column}_high") >= lowest:
@@ -115,25 +121,37 @@ def _speed(row: Row, column: str) -> str:
     return f"{100 * number(row, column):.0f} % of the roof, {rate}" if column == "roof_share" else rate
 
 
-def _people(row: Row) -> str:
-    """Return a point in words: its workers, its mode, and where it leaves the base."""
+def _people(row: Row, rows: Sequence[Row]) -> str:
+    """Return a point in words: its workers, its mode, and where it leaves the base or differs within a grid."""
     count, mode = row["workers"], row["mode"]
     kind = {"server-thread": "search thread", "local": "local process", "direct": "direct process"}
     name = kind.get(mode, "search process")
     words = f"{count} {name}{'' if count == 1 else 'es' if name.endswith('s') else 's'}"
     words += f" under {mode}" if mode in FIXED else ""
-    if row["varied"] not in AXES or row["varied"] == "workers":
-        return words
-    column, name = AXES[row["varied"]]
-    return f"{words} and {name.partition(',')[0]} {tick(row['varied'], row[column])}"
+    axes = swept_axes(rows) if row["varied"] == "grid" else [row["varied"]]
+    settings = [_setting(axis, row[AXES[axis][0]]) for axis in axes if axis in AXES_OF[mode] and axis != "workers"]
+    return " and ".join([words, *settings])
+
+
+def _setting(axis: str, value: int) -> str:
+    """Return a value of an axis in words."""
+    text = tick(axis, value)
+    words = {"games_per_worker": f"{text} games each", "max_batch": f"a batch cap of {text} rows"}
+    words |= {"max_delay_us": f"a longest delay of {text} ms", "lanes": many(value, "lanes")}
+    return words[axis]
 
 
 # -- rules -------------------------------------------------------------------------------------------------------------
 
 
+def at_loads(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows at the base, over the workers and of a grid: those by which rules are compared."""
+    return [row for row in rows if row["varied"] in ("base", "workers", "grid")]
+
+
 def rule_cases(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of other programs' rules that were paired with ours, at the base and over the workers."""
-    return [row for row in rows if row.get("ours_by_rule") and row["varied"] in ("base", "workers", "grid")]
+    """Return the rows of other programs' rules that were paired with ours."""
+    return [row for row in at_loads(rows) if row.get("ours_by_rule")]
 
 
 def rules_finding(rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""The points of a sweep: pools that differ in workers, games, batch cap, delay or lanes, and nothing else."""
+"""The points of a sweep: pools that differ in workers, games, batch cap, delay, lanes or simulations a search."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from bench.results import OURS
 from common.errors import GroveError, SettingError
 from common.machine import free_memory_bytes
 from game import load_game
+from workers.figures import many
 from workers.plan import PoolPlan
 from workers.sizing import check_memory, lanes_of
 
 SWEPT = ("server-process", "server-thread", "local", "direct", *FIXED)
 """Modes that can be swept; see bench/modes.py."""
-AXES = ("workers", "games_per_worker", "max_batch", "max_delay_us", "lanes")
-AXES_OF = {mode: AXES[:2] if mode in ("local", "direct") else AXES for mode in SWEPT}
+AXES = ("workers", "games_per_worker", "max_batch", "max_delay_us", "lanes", "simulations")
+_OF_SERVER = ("max_batch", "max_delay_us", "lanes")
+AXES_OF = {
+    mode: tuple(axis for axis in AXES if mode not in ("local", "direct") or axis not in _OF_SERVER) for mode in SWEPT
+}
 """The axes that make a difference in a mode."""
 _LIMITS = {
     "workers": (1, 1024),
@@ -26,6 +30,7 @@ _LIMITS = {
     "max_batch": (1, 65536),
     "max_delay_us": (0, 60_000_000),
     "lanes": (1, 1024),
+    "simulations": (1, 1_000_000),
 }
 _PROCESS_MB = {"server-process": 90, "server-thread": 0, "local": 400, "direct": 400, **dict.fromkeys(FIXED, 90)}
 """Megabytes of a worker process without its trees (docs/performance.md, Memory); torch is most of the larger ones."""
@@ -45,18 +50,26 @@ class Point(NamedTuple):
     """The axis this point belongs to: `base`, one of `AXES`, or `grid`."""
     games_derived: bool = False
     """Whether the games a worker were left open."""
+    simulations: int = 0
+    """Of each search; 0 as the settings say, which all points have but those of that axis."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """What the point is but for its mode."""
+        return (*self[1:6], self.simulations)
 
     @property
     def key(self) -> str:
         """What tells points apart: also the name of a folder."""
         values = zip("wgbdl", self[1:6], strict=True)
-        return "-".join([self.mode, *(f"{letter}{value}" for letter, value in values)])
+        searched = [f"s{self.simulations}"] if self.simulations else []
+        return "-".join([self.mode, *(f"{letter}{value}" for letter, value in values), *searched])
 
     def __str__(self) -> str:
-        sizes = f"{self.mode}: {self.workers} workers x {self.games_per_worker} games"
-        if self.mode in ("local", "direct"):
-            return sizes
-        return f"{sizes}, batches of {self.max_batch}, delay {self.max_delay_us} us, {self.lanes} lanes"
+        parts = [f"{self.mode}: {many(self.workers, 'workers')} x {many(self.games_per_worker, 'games')}"]
+        if self.mode not in ("local", "direct"):
+            parts += [f"batches of {self.max_batch}", f"delay {self.max_delay_us} us", many(self.lanes, "lanes")]
+        return ", ".join(parts + ([f"{self.simulations} simulations"] if self.simulations else []))
 
 
 Team = tuple[Point, ...]
@@ -102,7 +115,12 @@ def make_points(asked: Asked, axes: Mapping[str, tuple[int, ...]], grid: bool) -
     The base is what the settings of pool and server say. Games a worker that they leave open are derived from the
     base's batch cap and lanes, so that along those axes they stay the same; from more workers each gets fewer, so that
     along that axis all games together stay the same as far as the fewest games of a worker allow.
+
+    Raises SettingError for a grid over simulations, whose points would not be of one load.
     """
+    if grid and axes.get("simulations"):
+        limit = "a grid compares the points of one load"
+        raise SettingError.of("over-simulations", ",".join(map(str, axes["simulations"])), limit, "use --shape star")
     points: dict[str, Point] = {}
     for mode in asked.modes:
         for point in _grid(asked, mode, axes) if grid else _star(asked, mode, axes):
@@ -132,7 +150,7 @@ def teams(points: Iterable[Point]) -> list[Team]:
     found: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
         name = "rules" if point.mode in (OURS, *FIXED) else point.mode
-        found.setdefault((name, *point[1:6]), []).append(point)
+        found.setdefault((name, *point.sizes), []).append(point)
     return [tuple(team) for team in found.values()]
 
 
@@ -158,7 +176,8 @@ def _values(part: str) -> list[int]:
 def _sized(asked: Asked, point: Point) -> Asked:
     pool = replace(asked.pool, workers=point.workers, games_per_worker=point.games_per_worker)
     server = replace(asked.server, max_batch=point.max_batch, max_delay_us=point.max_delay_us, lanes=point.lanes)
-    return replace(asked, pool=pool, server=server)
+    search = replace(asked.search, simulations=point.simulations or asked.search.simulations)
+    return replace(asked, pool=pool, server=server, search=search)
 
 
 def _base(asked: Asked, mode: str) -> Point:
@@ -191,6 +210,8 @@ def _settled(asked: Asked, point: Point) -> Point:
 
     As it is when nothing is open, or when it cannot be played here.
     """
+    if point.simulations == asked.search.simulations:
+        point = point._replace(simulations=0)
     if point.workers and point.games_per_worker:
         return point
     try:

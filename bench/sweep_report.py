@@ -13,12 +13,13 @@ from bench.report import busy_warning, form, print_days, print_lines, rule_texts
 from bench.sweep_finding import finding, rule_cases, rules_finding
 from bench.sweep_rows import Row
 from common import machine
-from workers.figures import counted, search_text
+from workers.figures import counted, many, search_text
 
 _RULE_HEADS = ("ours by rule", "lowest..highest")
 """Only where rules of other programs took turns with ours."""
-_NAMED = ("base", "workers", "grid")
-_HEADS = ("mode", "workers", "games", "cap", "delay ms", "lanes", "per core", "evaluations/s", "of the roof")
+_NAMED = ("base", "workers", "grid", "simulations")
+"""Points whose days are told: those along the other axes have the names of others."""
+_HEADS = ("mode", "workers", "games", "cap", "delay ms", "lanes", "sims", "per core", "evaluations/s", "of the roof")
 _MORE_HEADS = ("simulations/s", "cpu", "cpu us/row", "rows/batch", "fill", "distinct", "entropy", "slowest")
 
 
@@ -38,7 +39,7 @@ def report_sweep(asked: Asked, rows: Sequence[Row], plan: Plan | None, console: 
     print_rows(rows, console)
     if plan:
         console.print()
-        named = [(f"{row['mode']}, {row['workers']} workers", row) for row in rows if row["varied"] in _NAMED]
+        named = [(_name(row), row) for row in rows if row["varied"] in _NAMED]
         print_days(plan, named, console)
     _print_failures(rows, console)
     if warning := busy_warning(_others(rows)):
@@ -54,9 +55,11 @@ def _print_failures(rows: Sequence[Row], console: Console) -> None:
     failed = sum(not row["success"] for row in rows)
     again = sum(row["success"] and row["failure"] is not None for row in rows)
     if failed:
-        console.print(f"\n{failed} of {len(rows)} points failed; the same command on this folder tries them again")
+        said = f"{failed} of {many(len(rows), 'points')} failed"
+        console.print(f"\n{said}; the same command on this folder tries them again")
     if again:
-        console.print(f"\na visit of {again} measured points failed; the same command on this folder makes it again")
+        said = f"{many(again, 'points')} had a visit that failed beside others that did not"
+        console.print(f"\n{said}; the same command on this folder makes it again")
 
 
 def _others(rows: Sequence[Row]) -> float | None:
@@ -68,7 +71,8 @@ def _others(rows: Sequence[Row]) -> float | None:
 def print_rows(rows: Sequence[Row], console: Console) -> None:
     """Print one line a point, then what failed or wants to be noted; all columns are in the files.
 
-    `per core`: threads that want to run. `slowest`: the slowest worker's evaluations by the mean worker's.
+    `sims`: simulations a search. `per core`: threads that want to run. `slowest`: the slowest worker's evaluations by
+    the mean worker's.
     """
     units = counted(next(row for row in rows if row["success"]))
     ruled = any(row["ours_by_rule"] for row in rows)
@@ -76,7 +80,12 @@ def print_rows(rows: Sequence[Row], console: Console) -> None:
     print_lines(heads, [_texts(row, units) + (rule_texts(row) if ruled else ()) for row in rows], console)
     for row in rows:
         for text in filter(None, (row["failure"], row["note"])):
-            console.print(f"{row['mode']}, {row['workers']} workers: {text}", soft_wrap=True)
+            console.print(f"{_name(row)}: {text}", soft_wrap=True)
+
+
+def _name(row: Row) -> str:
+    searched = f", {row['simulations_per_search']} simulations" if row["varied"] == "simulations" else ""
+    return f"{row['mode']}, {many(row['workers'], 'workers')}{searched}"
 
 
 def _texts(row: Row, units: Sequence[str]) -> tuple[str, ...]:
@@ -88,6 +97,7 @@ def _texts(row: Row, units: Sequence[str]) -> tuple[str, ...]:
         form(row["batch_size"], "{}"),
         form(None if delay is None else delay / 1000, "{:g}"),
         str(row["lanes"]),
+        str(row["simulations_per_search"]),
         form(row["over_subscription"], "{:.2g}x"),
         form(row["evaluations_per_second"], "{:,.0f}") if row["success"] else "failed",
         form(row["roof_share"], "{:.1%}"),

@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.counting import total
 from bench.estimate import GameCost, Plan, Played, game_cost, plan_columns
+from bench.gpu_watch import merged
 from bench.modes import FIXED, Asked
 from bench.probe import Probe
 from bench.results import OURS, cpu_us_per_row, per_minute
@@ -32,7 +33,7 @@ COLUMNS = {
     "batch_size": "batch cap: rows of the server's largest batch (max_batch)",
     "window_us": "microseconds the oldest row may wait while a lane is free (max_delay_us)",
     "lanes": "lanes of the server, 0 without one",
-    "varied": "axis this point belongs to: base, workers, games_per_worker, max_batch, max_delay_us, lanes or grid",
+    "varied": "axis of this point: base, grid, or the setting that is varied, by its flag",
     "game": "game and its parameters",
     "cards": "cards of a hand, in games that have them",
     "batched": "whether rows of many positions are evaluated together",
@@ -46,8 +47,8 @@ COLUMNS = {
     "games_per_minute": "from simulations per second; None when too few games of the sweep ended to tell their length",
     "games_per_minute_low": "lower end of the 95 % interval",
     "games_per_minute_high": "upper end of the 95 % interval",
-    "simulations_per_game": "descents that a finished game takes, of all points together",
-    "examples_per_game": "decisions searched for each finished game",
+    "simulations_per_game": "descents that a finished game takes, of all points with as many a search together",
+    "examples_per_game": "decisions searched for a finished game: the same by the descents of a decision",
     "evaluations": "rows that the network computed",
     "evaluations_per_second": "the same, per second",
     "evaluations_per_second_low": "the slowest counted slice",
@@ -118,16 +119,26 @@ def sweep_rows(asked: Asked, points: Sequence[Point], visits: Sequence[Visit], u
         by_point.setdefault(visit.point.key, []).append(visit)
     usual = _usual(visits)
     ours = {_turns(visit): visit for visit in visits if visit.point.mode == OURS and not visit.failure}
-    cost = game_cost(Played(*visit.pool["played"]) for visit in visits if not visit.failure)
+    costs = _costs(visits)
     rows = []
     for found in filter(None, by_point.values()):
         counted = _kept(found, usual, asked.probe_limit)
         row = _of_point(asked, found[-1].point) | _of_visits(found, counted)
         if counted and usual is not None:
+            cost = costs[counted[0].point.simulations]
             row |= _measured(counted, units, cost) | _machine(counted, usual) | _against_ours(counted, ours)
             row["note"] = "; ".join(filter(None, (row["note"], *_doubts(row, asked.probe_limit)))) or None
         rows.append({name: row.get(name) for name in COLUMNS} | row)
     return rows
+
+
+def _costs(visits: Sequence[Visit]) -> dict[int, GameCost | None]:
+    """Return simulations a search (`Point.simulations`) -> what a game takes with them, of all points together."""
+    played: dict[int, list[Played]] = {}
+    for visit in visits:
+        if not visit.failure:
+            played.setdefault(visit.point.simulations, []).append(Played(*visit.pool["played"]))
+    return {simulations: game_cost(pools) for simulations, pools in played.items()}
 
 
 def with_plan(rows: Sequence[Row], plan: Plan | None) -> list[Row]:
@@ -173,13 +184,15 @@ def _of_visits(visits: Sequence[Visit], counted: Sequence[Visit]) -> Row:
 def _doubts(row: Row, limit: float) -> Iterator[str]:
     if row["probe_moved"] > limit:
         yield f"the burn probe moved by {row['probe_moved']:.0%}: the machine was busy, visit it again"
+    if (row["roof_share"] or 0.0) > 1 + limit:
+        yield f"{row['roof_share']:.0%} of the network alone cannot be: the machine's speed changed between the two"
     if row["workers_restarted"]:
         yield f"{row['workers_restarted']} workers were started again meanwhile, which cost time"
 
 
 def _turns(visit: Visit) -> tuple[object, ...]:
     """Return what those have in common who took turns at their slices."""
-    return (visit.time, visit.number, *visit.point[1:6])
+    return (visit.time, visit.number, *visit.point.sizes)
 
 
 def _against_ours(visits: Sequence[Visit], ours: Mapping[tuple[object, ...], Visit]) -> Row:
@@ -208,7 +221,7 @@ def _of_point(asked: Asked, point: Point) -> Row:
         "batched": point.mode != "direct",
         "threads": point.mode == "server-thread",
         "worlds": asked.search.worlds,
-        "simulations_per_search": asked.search.simulations,
+        "simulations_per_search": point.simulations or asked.search.simulations,
     }
 
 
@@ -218,7 +231,7 @@ def _measured(visits: Sequence[Visit], units: figures.Units, cost: GameCost | No
     slices = [done.slices[MINE] for done in rounds]
     workers, server = total(part.workers for part in slices), total(part.server for part in slices)
     seconds = sum(part.seconds for part in slices)
-    games, rates = int(workers.get("games", 0)), [part.evaluations_per_second for part in slices]
+    rates = [part.evaluations_per_second for part in slices]
     found = figures.rates({"seconds": seconds, "workers": workers, "server": server}, None, units)
     share = roof_share(rounds, MINE)
     return {
@@ -226,7 +239,7 @@ def _measured(visits: Sequence[Visit], units: figures.Units, cost: GameCost | No
         **{name: found[name] for name in found if name == "unit" or name.endswith(("_per_minute", "_per_second"))},
         **{name: int(workers.get(name, 0)) for name in ("games", "evaluations", "simulations")},
         "examples": int(workers.get("decisions", 0)),
-        "examples_per_game": workers.get("decisions", 0) / games if games else None,
+        "examples_per_game": _examples(workers, cost),
         "evaluations_per_second_low": min(rates),
         "evaluations_per_second_high": max(rates),
         "roof": median(done.roof for done in rounds) if share else None,
@@ -239,6 +252,12 @@ def _measured(visits: Sequence[Visit], units: figures.Units, cost: GameCost | No
         **_proof(visits, workers),
         **per_minute(slices, cost, units),
     }
+
+
+def _examples(workers: Mapping[str, float], cost: GameCost | None) -> float | None:
+    """Return the decisions of a finished game; those of a slice by the games that ended in it would be chance."""
+    simulations = workers.get("simulations", 0)
+    return cost.simulations * workers.get("decisions", 0) / simulations if cost and simulations else None
 
 
 def _of_server(server: dict[str, Any]) -> Row:
@@ -290,7 +309,7 @@ def _machine(visits: Sequence[Visit], usual: Probe) -> Row:
         "device": last["device"],
         "dtype": last["dtype"],
         **{name: _most(visit.pool[name] for visit in visits) for name in ("worker_peak_rss_mb", "server_peak_rss_mb")},
-        **{name: _gpu(visits, name) for name in visits[-1].gpus},
+        **merged(visit.gpus for visit in visits),
         "probe_one_core": probes["one_core"],
         "probe_all_cores": probes["all_cores"],
         "probe_moved": max(_moved(visit, usual) for visit in visits),
@@ -298,14 +317,6 @@ def _machine(visits: Sequence[Visit], usual: Probe) -> Row:
         "workers_restarted": sum(visit.pool["workers_restarted"] for visit in visits),
         "start_s": median(visit.start_s for visit in visits),
     }
-
-
-def _gpu(visits: Sequence[Visit], name: str) -> float | None:
-    values = [visit.gpus.get(name) for visit in visits]
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    return max(known) if name.endswith("_max") else sum(known) / len(known)
 
 
 def _moved(visit: Visit, usual: Probe) -> float:

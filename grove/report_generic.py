@@ -21,6 +21,7 @@ POINT = {
     "window_us": "delay us",
     "max_delay_us": "delay us",
     "lanes": "lanes",
+    "simulations_per_search": "simulations",
 }
 """The axes of a sweep and what they are called."""
 

@@ -19,6 +19,7 @@ from bench.visits import Visit
 from common import machine
 from common.errors import PoolError, SettingError
 from game import Game
+from grove.console import text_console
 from grove.load import folder_of, resolve_load
 from grove.run_folder import RunFolder, write_whole
 from grove.settings import Load, flatten
@@ -33,8 +34,8 @@ _MAY_DIFFER = (
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Load):
-    """Measure self-play over workers, games per worker, batch cap, delay and lanes: one row a point. The same command
-    on the same folder goes on, tries again what failed, and visits what was added."""
+    """Measure self-play over workers, games per worker, batch cap, delay, lanes and simulations a search: one row a
+    point. The same command on the same folder goes on, tries again what failed, and visits what was added."""
 
     modes: str = "server-process,server-thread"
     """Comma-separated modes to sweep: server-process, server-thread, local, direct; full-only, time-out-only, drain,
@@ -56,6 +57,9 @@ class Sweep(Load):
     """Longest delays to visit, microseconds; `auto` is 0,1000,20000, when quick off."""
     over_lanes: str = "auto"
     """Lanes to visit; `auto` is 1,2 and one a core (eight at most), when quick off."""
+    over_simulations: str = "auto"
+    """Simulations a search to visit, to see what cheap and thorough searches make of the same pool; none of them is
+    taken for the fastest point. `auto` is a quarter and four times of --simulations, when quick or a grid off."""
     point_seconds: float = 0.0
     """Seconds of measuring at each visit of a point; starting and warming it comes on top. 0 = 6, when quick 3."""
     visits: int = 0
@@ -88,7 +92,7 @@ def sweep(settings: Sweep) -> int:
     modes, plan, axes = parse_swept(settings.modes), bench.parse_plan(settings.plan), _axes(settings)
     game, settings, network = resolve_load(settings)
     settings = replace(with_form(settings), out=str(folder_of(settings, "sweep")))
-    console = Console(highlight=False, soft_wrap=True)
+    console = text_console()
     with RunFolder.open_or_create(str(settings.out), flatten(settings), may_differ=_MAY_DIFFER) as folder:
         console.print(network)
         asked = _asked(settings, folder.path, modes)
@@ -114,9 +118,14 @@ def _axes(settings: Sweep) -> dict[str, tuple[int, ...]]:
         "max_batch": (64,) if quick else (64, 128, 256, 512, 1024),
         "max_delay_us": () if quick else (0, 1000, 20000),
         "lanes": () if quick else (1, 2, min(cores, 8)),
+        "simulations": () if quick or settings.shape == "grid" else _around(settings.search.simulations),
     }
     usual["workers"] = (1, *usual["workers"]) if quick else tuple(1 << power for power in range(8))
     return {axis: parse_axis(axis, getattr(settings, f"over_{axis}"), usual[axis]) for axis in AXES}
+
+
+def _around(simulations: int) -> tuple[int, ...]:
+    return max(1, simulations // 4), min(4 * simulations, 1_000_000)
 
 
 def _asked(settings: Sweep, out: Path, modes: tuple[str, ...]) -> bench.Asked:

@@ -223,6 +223,16 @@ def test_a_grid_takes_all_combinations_of_what_matters_to_a_mode() -> None:
     assert [sum(point.mode == mode for point in both) for mode in ("server-thread", "local")] == [12, 3]
 
 
+def test_searches_of_other_lengths_are_points_of_a_star_only() -> None:
+    base, thorough = make_points(asked(), {"simulations": (8, 32)}, grid=False)  # 8 is what the base has
+    assert (base.simulations, base.varied, thorough.simulations, thorough.varied) == (0, "base", 32, "simulations")
+    assert thorough.key == f"{base.key}-s32"
+    assert str(thorough).endswith("1 lane, 32 simulations")
+    assert [point_plan(asked(), point).search.simulations for point in (base, thorough)] == [8, 32]
+    with pytest.raises(SettingError, match="a grid compares the points of one load"):
+        make_points(asked(), {"simulations": (8, 32)}, grid=True)
+
+
 def test_what_is_left_open_is_derived_for_each_number_of_workers() -> None:
     points = make_points(asked(pool=PoolSettings()), {"workers": (1, 2, 4), "games_per_worker": (0, 16)}, grid=True)
     games = {point.workers: point.games_per_worker for point in points if point.games_derived}

@@ -13,10 +13,11 @@ from matplotlib.image import imread
 from rich.console import Console
 from sweep_tools import POINTS, a_visit, asked, failed_visit
 
+from bench import sweep_points
 from bench.gpu_watch import NO_GPU
 from bench.rules_chart import draw_rules
 from bench.sweep import SweepPlan
-from bench.sweep_chart import draw_sweep
+from bench.sweep_chart import draw_sweep, spread
 from bench.sweep_finding import AXES, best_point, finding, rules_finding, swept_axes, values_of
 from bench.sweep_points import Point
 from bench.sweep_report import print_rows
@@ -59,6 +60,30 @@ def test_a_row_adds_up_its_visits() -> None:
     assert (row["slowest_worker"], row["fastest_worker"]) == (0.5, 1.5)
     assert (row["cpu_percent"], row["over_subscription"]) == (75.0, 1.5)
     assert row["games_per_minute_low"] < 450.0 < row["games_per_minute_high"]
+    assert row["examples_per_game"] == pytest.approx(20 * 200 / 600), "not by the 40 games that ended meanwhile"
+
+
+def test_longer_searches_are_another_load() -> None:
+    played = {"played": [800.0, 100.0, 10, 100.0, 1100.0]}
+    thorough = a_visit(POINTS[0]._replace(varied="simulations", simulations=32), rate=900.0)
+    rows = rows_of([a_visit(POINTS[0]), a_visit(POINTS[1]), replace(thorough, pool=thorough.pool | played)])
+    assert [(row["simulations_per_search"], row["simulations_per_game"]) for row in rows] == [
+        (8, 20),
+        (8, 20),
+        (32, 80),
+    ]
+    assert finding(rows).startswith(
+        "Fastest with 1 search process: 10 % of the roof, 100 evaluations/s, not told apart"
+    )
+    assert swept_axes(rows) == ["workers", "simulations"]
+
+
+def test_a_grids_best_point_is_named_by_all_that_differs() -> None:
+    points = [Point("server-process", 2, 32, cap, delay, 1, "grid") for cap in (64, 128) for delay in (0, 2500)]
+    rows = rows_of([a_visit(point, rate=100.0 + index) for index, point in enumerate(points)])
+    assert finding(rows).startswith(
+        "Fastest with 2 search processes and a batch cap of 128 rows and a longest delay of 2.5 ms: 10 % of the roof"
+    )
 
 
 def test_visits_of_a_busy_machine_are_left_out_or_noted() -> None:
@@ -74,6 +99,11 @@ def test_visits_of_a_busy_machine_are_left_out_or_noted() -> None:
         "2 workers were started again"
         in rows_of([replace(again, pool=again.pool | {"workers_restarted": 2})])[0]["note"]
     )
+
+
+def test_more_than_the_network_alone_is_doubted() -> None:
+    (row,) = rows_of([a_visit(POINTS[0], rate=1200.0)])
+    assert row["note"] == "120% of the network alone cannot be: the machine's speed changed between the two"
 
 
 def test_failures_and_few_games_are_said() -> None:
@@ -131,7 +161,7 @@ def test_the_title_says_the_finding() -> None:
     assert finding(star(100, 200, 900)).endswith("90 % of the roof, 900 evaluations/s")
     shares = {"roof_share": 0.99, "roof_share_low": 0.98, "roof_share_high": 0.99}
     best = [row | shares if row["varied"] == "max_batch" else row for row in star(1, 2)]
-    assert finding(best).startswith("Fastest with 1 search process and batch cap 32: 99 % of the roof, 1 evaluations/s")
+    assert finding(best).startswith("Fastest with 1 search process and a batch cap of 32 rows: 99 % of the roof")
     assert "not told apart from 1 other" in finding(best)
     assert "roof" not in finding([row | {"roof_share": None} for row in star(1, 2)])
 
@@ -195,7 +225,14 @@ def test_a_rule_that_failed_is_visited_again_together_with_ours() -> None:
     assert plan.todo([a_visit(ours), failed_visit(drain), a_visit(thread)]) == [((ours, drain), 0)]
 
 
+def test_labels_keep_apart_and_near_their_lines() -> None:
+    assert spread([10.0, 50.0, 90.0], 5.0) == [10.0, 50.0, 90.0]
+    assert spread([50.0, 50.0, 50.0], 5.0) == [45.0, 50.0, 55.0]
+    assert spread([0.0, 0.0], 5.0) == [0.0, 5.0]
+    assert spread([], 5.0) == []
+
+
 def test_nothing_measured_is_nothing_drawn(tmp_path: Path) -> None:
     assert draw_sweep(rows_of([failed_visit(POINTS[0])]), tmp_path / "chart.png") is None
-    assert set(AXES) == {"workers", "games_per_worker", "max_batch", "max_delay_us", "lanes"}
+    assert tuple(AXES) == sweep_points.AXES
     assert not os.listdir(tmp_path)
