@@ -70,12 +70,12 @@ def table_columns(rows: Sequence[Row], roof: float | None) -> dict[str, list[str
 
 
 def short(value: float) -> str:
-    """Return a rate in about three digits: 950, 12.3k, 123k, 1.2M."""
+    """Return a rate in about three digits: 0.25, 7.5, 950, 12.3k, 123k, 1.2M."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * size:
             scaled = value / size
             return f"{scaled:.0f}{letter}" if scaled >= 99.95 or scaled == int(scaled) else f"{scaled:.1f}{letter}"
-    return f"{value:.0f}"
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
 def _share(row: Row, roof: float | None) -> str:

@@ -99,7 +99,8 @@ def _player(row: Row, peers: Sequence[str]) -> tuple[str, ...]:
 
 
 def _batcher(row: Row, servers: Sequence[Row]) -> tuple[str, ...]:
-    grove = next(s for s in servers if s["mode"] == "grove" and s["message_rows"] == row["message_rows"])
+    beside = [other for other in servers if other["message_rows"] == row["message_rows"]]
+    ours = next((other["against"] for other in beside if other["mode"] == "grove"), {})
     return (
         FULL_NAMES[row["mode"]],
         str(row["message_rows"]),
@@ -107,7 +108,7 @@ def _batcher(row: Row, servers: Sequence[Row]) -> tuple[str, ...]:
         f"{row['evaluations_low']:,.0f}..{row['evaluations_high']:,.0f}",
         f"{row['requests_per_second']:,.0f}",
         form(row["cpu_us_per_evaluation"], "{:.0f}"),
-        _ratio(grove["against"].get(row["mode"])),
+        _ratio(ours.get(row["mode"])),
     )
 
 

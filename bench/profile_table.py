@@ -19,7 +19,8 @@ def write_profile(out: Path, head: Figures, figures: Figures, pstats_file: Path)
     """Write all files of the profile to `out`; return their paths and the text for the terminal."""
     top = top_functions(pstats_file) if pstats_file.exists() else []
     watched = {"file": pstats_file.name if top else None, "sorted_by": "own_seconds", "top": top}
-    text = "\n\n".join((*stage_tables(figures), interpreter_text(figures), *busy_warnings(figures)))
+    warnings = busy_warnings(figures, usable_cores())
+    text = "\n\n".join((*stage_tables(figures), "\n".join(interpreter_lines(figures)), *warnings))
     content = {**head, **figures, "cprofile": watched}
     files = {
         "profile.json": json.dumps(content, indent=2, default=str),
@@ -65,14 +66,14 @@ def _row(stage: Figures) -> tuple[str, ...]:
     )
 
 
-def interpreter_text(figures: Figures) -> str:
+def interpreter_lines(figures: Figures) -> list[str]:
     """Return in words how much of the interpreter the I/O thread and the search take, and what the timers cost."""
-    return "\n".join((*_io_lines(figures), *_search_lines(figures), *_cost_lines(figures)))
+    return [*_io_lines(figures), *_search_lines(figures), *_cost_lines(figures)]
 
 
-def busy_warnings(figures: Figures) -> list[str]:
-    """Return what speaks against trusting times: a machine that changed its speed, or that others used."""
-    beside, cores, said = figures["machine_beside"], usable_cores(), []
+def busy_warnings(figures: Figures, cores: int) -> list[str]:
+    """Return what speaks against trusting times: a machine that changed its speed, or whose `cores` others used."""
+    beside, said = figures["machine_beside"], []
     if beside["probe_moved"] > MOVED:
         said.append(
             f"beware: the burn probe beside the passes moved by up to {beside['probe_moved']:.0%}: the machine changed "

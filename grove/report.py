@@ -26,13 +26,14 @@ _KIND_NAMES = {
     "limit": "limit",
     "profile": "profile",
     "tune": "tuning",
+    "soak": "soak",
     "other": "figures",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write one HTML page about runs, comparisons, sweeps, limits and profiles."""
+    """Write one HTML page about runs and whatever was measured."""
 
     folders: tyro.conf.Positional[tuple[str, ...]] = ()
     """Run folders, and folders that `grove bench` or `grove profile` wrote."""
@@ -94,7 +95,7 @@ def _drawn(section: Section, folder: Path) -> list[Html]:
     draw = {"selfplay": _draw_run, "profile": _draw_stages}.get(section.source.kind)
     if draw is None:
         return []
-    name = f"{OWN_PREFIX}{_safe(section.source.name)}.png"
+    name = f"{OWN_PREFIX}{section.source.file_name}.png"
     try:
         caption = draw(section, folder / name)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -123,7 +124,7 @@ def _copied(source: Source, folder: Path) -> list[Html]:
     for path in source.pictures:
         name = path.name
         if source.path != folder.resolve():
-            name = f"{OWN_PREFIX}{_safe(source.name)}-{path.name}"
+            name = f"{OWN_PREFIX}{source.file_name}.{path.name}"  # the dot: no picture of ours has one there
             shutil.copyfile(path, folder / name)
         out.append(
             _linked(name, path.name) if path.suffix == ".svg" else picture(name, f"chart of {source.name}", path.name)
@@ -133,10 +134,6 @@ def _copied(source: Source, folder: Path) -> list[Html]:
 
 def _linked(name: str, text: str) -> Html:
     return tag("p", tag("a", text, href=quote(name)), ": flame graph, to be opened by itself")
-
-
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bench.modes import FIXED
 from bench.probe import MOVED
 from bench.report import busy_warning
 from grove.numbers import amount, percent
-from workers.figures import counted
+from workers.figures import counted, many
 
 _IDLE, _BUSY = 0.3, 0.1
 """Idle share of the lanes from which they want rows, and up to which they are full."""
@@ -43,18 +44,22 @@ def selfplay_advice(summary: Figures, settings: Figures) -> list[str]:
 
 def _of_the_run(summary: Figures) -> Iterator[str]:
     if summary.get("games_left"):
-        yield f"{amount(summary['games_left'])} games are left; the same command with the same --out plays them."
+        yield f"Left to play: {many(summary['games_left'], 'games')}; the same command with the same --out plays on."
     if summary.get("workers_restarted"):
-        yield f"Workers were started again {summary['workers_restarted']} times; log.txt says why."
+        yield f"Workers were started again {_times(summary['workers_restarted'])}; log.txt says why."
     if summary.get("server_restarted"):
-        yield f"The server was started again {summary['server_restarted']} times; log.txt says why."
+        yield f"The server was started again {_times(summary['server_restarted'])}; log.txt says why."
     if summary.get("timeouts"):
-        yield f"{amount(summary['timeouts'])} games ended at the cap of moves; --max-moves sets it."
+        yield f"{many(summary['timeouts'], 'games')} ended at the cap of moves; --max-moves sets it."
     if 0 < float(summary.get("seconds") or 0) < _SHORT_S:
         yield f"The run played for {summary['seconds']:.1f} s only: its rates say little about longer ones."
     hits = summary.get("cache_hit_rate")
     if hits is not None and hits < 0.02:
         yield f"The cache answered {percent(hits)} of the look-ups; --cache 0 saves them."
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
 
 
 def _of_the_lanes(summary: Figures, settings: Figures) -> Iterator[str]:
@@ -111,7 +116,7 @@ def compare_finding(rows: Sequence[Figures]) -> str:
         return "Nothing could be measured."
     row = rows[best]
     parts = [f"{row.get('mode')} is fastest: {amount(row['evaluations_per_second'])} evaluations/s"]
-    if row.get("ratio_to_direct"):
+    if row.get("ratio_to_direct") and row.get("mode") != "direct":
         parts.append(f"{row['ratio_to_direct']:.1f} times direct")
     if row.get("roof_share"):
         parts.append(f"{percent(row['roof_share'])} of the network alone")
@@ -121,12 +126,14 @@ def compare_finding(rows: Sequence[Figures]) -> str:
 def sweep_advice(rows: Sequence[Figures], best: int) -> list[str]:
     """Return the flags of the fastest point, and whether it crowds the cores."""
     row = rows[best]
+    mode = str(row.get("mode"))
     names = {"workers": "workers", "games_per_worker": "games-per-worker", "batch_size": "max-batch"}
     names |= {"window_us": "max-delay-us", "lanes": "lanes"}
-    own = row.get("mode") in ("local", "direct")
+    own = mode in ("local", "direct")
     flags = [f"--{flag} {row[key]}" for key, flag in names.items() if row.get(key) not in (None, "") and not own]
     flags = flags or [f"--{names[key]} {row[key]}" for key in ("workers", "games_per_worker") if row.get(key)]
-    out = [f"The fastest point: {' '.join([*_mode_flags(str(row.get('mode'))), *flags])}."]
+    rule = f", under {mode}, another program's batching rule, which runs do not have" if mode in FIXED else ""
+    out = [f"The fastest point: {' '.join([*_mode_flags(mode), *flags])}{rule}."]
     crowd = row.get("over_subscription")
     if isinstance(crowd, int | float) and crowd > 2:
         out.append(f"It has {crowd:.1f} threads a core that want to run: fewer workers may do as well.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,12 @@ def draw_run(metrics: Sequence[Row], path: Path) -> str:
         return ""
     unit = counted(rows[-1][1])[0]
     key = f"{unit}_per_minute"
+    title = _trend([row for _, row in rows], key, unit)
     scale, name = (60.0, "minutes") if rows[-1][0] >= 180 else (1.0, "seconds")
     rows = [(at / scale, row) for at, row in rows]
     figure = Figure(figsize=(10, 4.6), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    title = _trend([float(row.get(key) or 0) for _, row in rows], unit)
     _line(upper, rows, key, (f"{unit} per minute", _BLUE))
     _line(lower, rows, "evaluations_per_second", ("evaluations per second", _ORANGE))
     lower.set_xlabel(f"{name} of playing", color=_FAINT)
@@ -66,24 +67,41 @@ def _timeline(metrics: Sequence[Row]) -> list[tuple[float, Row]]:
     return out
 
 
-def _trend(rates: Sequence[float], unit: str) -> str:
-    half = len(rates) // 2
-    early, late = (sum(part) / len(part) for part in (rates[:half], rates[half:]))
-    mean = sum(rates) / len(rates)
+def _trend(rows: Sequence[Row], key: str, unit: str) -> str:
+    """Return in words how a rate went; each interval counts by how long it was."""
+    half = len(rows) // 2
+    mean, early, late = (_mean(part, key) for part in (rows, rows[:half], rows[half:]))
+    if math.isnan(mean + early + late):
+        return f"{unit}/min, known in a part of the run only"
     if abs(late - early) <= _STEADY * max(early, late):
         return f"{short(mean)} {unit}/min, steady"
     way = "up" if late > early else "down"
     return f"{short(mean)} {unit}/min, {way} from {short(early)} in the first half to {short(late)} in the second"
 
 
+def _mean(rows: Sequence[Row], key: str) -> float:
+    known = [(_value(row, key), float(row.get("interval_s") or 1.0)) for row in rows]
+    known = [(value, seconds) for value, seconds in known if not math.isnan(value)]
+    whole = sum(seconds for _, seconds in known)
+    return sum(value * seconds for value, seconds in known) / whole if whole else math.nan
+
+
+def _value(row: Row, key: str) -> float:
+    """Return a figure of an interval; NaN, which is drawn as a gap, where it has none."""
+    value = row.get(key)
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
 def _line(axes: Axes, rows: Sequence[tuple[float, Row]], key: str, look: tuple[str, str]) -> None:
     name, colour = look
-    times, values = [at for at, _ in rows], [float(row.get(key) or 0) for _, row in rows]
+    times, values = [at for at, _ in rows], [_value(row, key) for _, row in rows]
+    known = [value for value in values if math.isfinite(value)]
     axes.plot(times, values, color=colour, linewidth=1.8, marker="o" if len(rows) < 40 else "", markersize=3.5)
-    axes.set_ylim(0, 1.12 * max(*values, 1.0))
+    axes.set_ylim(0, 1.12 * max([*known, 1.0]))
     axes.set_xlim(0, 1.08 * times[-1])
-    axes.annotate(short(values[-1]), (times[-1], values[-1]), xytext=(6, 0), textcoords="offset points", va="center",
-                  color=colour, fontweight="bold", fontsize=10)  # fmt: skip
+    if math.isfinite(values[-1]):
+        axes.annotate(short(values[-1]), (times[-1], values[-1]), xytext=(6, 0), textcoords="offset points",
+                      va="center", color=colour, fontweight="bold", fontsize=10)  # fmt: skip
     axes.set_title(name, loc="left", fontsize=10, color=colour)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))

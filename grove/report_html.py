@@ -85,12 +85,12 @@ def listed(kind: str, title: str, lines: Sequence[Part]) -> Html:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Part]], best: int = -1, kind: str = "") -> Html:
     """Return a table; row number `best` stands out. `kind` is a class, e.g. `words` for texts instead of numbers."""
-    look = [_look(column) for column in zip(*rows, strict=True)] if not kind else [{} for _ in range(99)]
-    look += [{}] * (len(heads) - len(look))
-    head = tag("tr", *(tag("th", text, **how) for text, how in zip(heads, look, strict=False))) if any(heads) else ""
+    width = max(len(heads), *map(len, rows)) if rows else len(heads)
+    look = [{} for _ in range(width)] if kind or not rows else [_look(column) for column in zip(*rows, strict=True)]
+    head = tag("tr", *(tag("th", text, **how) for text, how in zip(heads, look, strict=True))) if any(heads) else ""
     body = []
     for number, row in enumerate(rows):
-        cells = join(tag("td", cell, **how) for cell, how in zip(row, look, strict=False))
+        cells = join(tag("td", cell, **how) for cell, how in zip(row, look, strict=True))
         body.append(tag("tr", cells, class_="best") if number == best else tag("tr", cells))
     whole = tag(
         "table", tag("thead", head) if head else "", tag("tbody", join(body)), **({"class_": kind} if kind else {})

@@ -21,6 +21,7 @@ _KINDS = {
     "limit": ("limit.json",),
     "profile": ("profile.json",),
     "tune": ("trials.csv",),
+    "soak": ("soak.json",),
     "compare": ("results.json",),
     "selfplay": ("summary.json", "metrics.jsonl", "config.toml"),
 }
@@ -61,6 +62,11 @@ class Source:
     problems: list[str] = field(default_factory=list)
     """One line for everything that is missing or damaged."""
 
+    @property
+    def file_name(self) -> str:
+        """The name as a part of file names, without a dot; unique as well."""
+        return "".join(c if c.isalnum() or c in "-_" else "-" for c in self.name)
+
     def table(self, name: str) -> dict[str, Any]:
         """Return the content of a file that holds a table; empty when it is not there or holds something else."""
         content = self.files.get(name)
@@ -79,8 +85,10 @@ def read_sources(folders: list[str]) -> list[Source]:
     sources: list[Source] = []
     for folder in folders:
         source = _read(Path(folder))
-        taken = sum(other.path.name == source.path.name for other in sources)
-        source.name = f"{source.path.name}-{taken + 1}" if taken else source.path.name
+        taken, number = {other.file_name for other in sources}, 1
+        while source.file_name in taken:
+            number += 1
+            source.name = f"{source.path.name}-{number}"
         sources.append(source)
     return sources
 
@@ -94,7 +102,7 @@ def _read(path: Path) -> Source:
         raise SettingError.of("folder", str(path), f"it cannot be read ({why})", "give a folder of a run") from None
     kind = next((kind for kind, marks in _KINDS.items() if any(mark in names for mark in marks)), "")
     if not kind and not any(name.endswith(".json") for name in names):
-        limit = "it holds no run, comparison, sweep, limit or profile"
+        limit = "it holds no run and nothing that was measured"
         raise SettingError.of("folder", str(path), limit, "give what `grove selfplay` or `grove bench` wrote to")
     source = Source(path.name, path, kind or "other")
     _look_for_expected(source, names)
@@ -176,12 +184,14 @@ def _check_pictures(source: Source) -> None:
     """Leave out pictures that no browser could show."""
     good = []
     for path in source.pictures:
-        with path.open("rb") as file:
-            begin = file.read(512)
-        fits = (
-            begin.startswith(b"\x89PNG\r\n\x1a\n") if path.suffix == ".png" else b"<svg" in begin or b"<?xml" in begin
-        )
-        if fits:
+        try:
+            with path.open("rb") as file:
+                begin = file.read(512)
+        except OSError as error:
+            source.problems.append(f"{path.name} cannot be read: {error.strerror or error}")
+            continue
+        png = begin.startswith(b"\x89PNG\r\n\x1a\n")
+        if png if path.suffix == ".png" else b"<svg" in begin or b"<?xml" in begin:
             good.append(path)
         else:
             source.problems.append(f"{path.name} is damaged: it is no {path.suffix[1:].upper()} picture")

@@ -15,6 +15,7 @@ from grove.numbers import amount, percent
 from grove.report_generic import POINT, STARTS, generic, inner_rows, rest, rows_table, transposed, varying
 from grove.report_html import Html, Part, details, join, pairs, shown, table, tag
 from grove.report_read import Source
+from grove.report_soak import LOSSES, soak_finding
 from grove.summary import summary_rows
 from workers.figures import counted
 
@@ -73,8 +74,7 @@ def _selfplay(made: Section) -> None:
     made.advice = advice.selfplay_advice(summary, made.settings)
     source.problems += [f"during the run: {problem}" for problem in summary.get("problems") or []]
     if summary:
-        shown_first = {key: value for key, value in summary.items() if key != "dispatch_reasons" or any(value.values())}
-        made.tables.append(table((), summary_rows(shown_first), kind="words"))
+        made.tables.append(table((), summary_rows(summary), kind="words"))
         whose = "summary.json" if "summary.json" in source.files else "the last interval"
         made.tables.append(details(f"All figures of {whose}", pairs(summary)))
 
@@ -260,6 +260,8 @@ def _knob_line(knob: Figures, gain: Any) -> str:
 
 
 def _profile(made: Section) -> None:
+    from bench.profile_table import busy_warnings, interpreter_lines  # these import all that is measured
+
     content = made.source.table("profile.json")
     made.finding, made.advice = advice.profile_finding(content), advice.profile_advice(content)
     parts = {"workers": content.get("workers") or {}, **((content.get("server") or {}).get("threads") or {})}
@@ -267,6 +269,10 @@ def _profile(made: Section) -> None:
         if part.get("stages"):
             made.tables += [tag("h3", "Workers" if name == "workers" else f"Server, thread {name}"), _stages(part)]
     top = (content.get("cprofile") or {}).get("top") or []
+    if content.keys() >= {"interpreter", "timers", "passes", "py_spy"}:
+        made.tables += [tag("h3", "Interpreter"), *(tag("p", line) for line in interpreter_lines(content))]
+    if "machine_beside" in content:
+        made.advice += busy_warnings(content, int((made.head.get("machine") or {}).get("cores") or 1))
     made.tables.append(details("One worker's loop by cProfile", rows_table(top)))
     rest = {key: content.get(key) for key in ("load", "passes", "timers", "interpreter", "py_spy") if content.get(key)}
     made.tables.append(details("Load, rates, interpreter", *generic(rest)))
@@ -297,6 +303,20 @@ def _tune(made: Section) -> None:
     made.tables.append(details("Everything else in results.json", *generic(content, skip=("trials",))))
 
 
+def _soak(made: Section) -> None:
+    content = made.source.table("soak.json")
+    made.finding, faults = soak_finding(content), content.get("faults") or []
+    heads = ("fault", "injected", "recovered", "median s", "worst s", "measured to")
+    keys = ("does", "injected", "recovered", "median_s", "worst_s", "measured_to")
+    made.tables.append(table(heads, [[shown(fault.get(key)) for key in keys] for fault in faults]))
+    made.source.problems += [f"not tried: {fault['does']}: {fault['skipped']}" for fault in faults if fault["skipped"]]
+    check = content.get("check") or {}
+    made.source.problems += [f"{name}: {shown(check[name])}" for name in LOSSES if check.get(name)]
+    kept = [{"of": name, **share} for name, share in (content.get("kept") or {}).items() if share.get("shares")]
+    made.tables += [tag("h3", "Kept of the undisturbed rates"), rows_table(kept)] if kept else []
+    made.tables.append(details("Everything else in soak.json", *generic(content, skip=(*STARTS, "faults", "kept"))))
+
+
 def _other(made: Section) -> None:
     """Show whatever JSON files there are."""
     made.finding = "Figures of a kind that this version does not know, as they are"
@@ -313,6 +333,7 @@ _BUILDERS: dict[str, Callable[[Section], None]] = {
     "limit": _limit,
     "profile": _profile,
     "tune": _tune,
+    "soak": _soak,
 }
 
 

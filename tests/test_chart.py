@@ -52,7 +52,11 @@ def test_picture_is_written_and_keeps_its_margins(rows: list[dict[str, Any]], tm
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (950, "950"), (999.9, "1.0k"), (12_345, "12.3k"), (20_000, "20k"), (1.25e6, "1.2M")]
+    ("value", "text"),
+    [
+        *((0, "0"), (0.25, "0.25"), (2.5, "2.5"), (99.97, "100"), (950, "950"), (999.9, "1.0k")),
+        *((12_345, "12.3k"), (20_000, "20k"), (1.25e6, "1.2M")),
+    ],
 )
 def test_short_rates(value: float, text: str) -> None:
     assert short(value) == text

@@ -20,6 +20,7 @@ from bench.profile_spy import RATE, Sampling, find_py_spy, gil_shares
 from bench.profile_stages import CPU, OTHER, PAUSED, Recorder, from_counters
 from bench.profile_table import busy_warnings, stage_tables
 from bench.slices import Slice
+from common.machine import usable_cores
 from grove.cli import main
 from grove.profile import Profile, profile
 from mcts import SearchSettings
@@ -92,7 +93,7 @@ def test_the_folder_holds_what_the_terminal_says(served: tuple[Path, str]) -> No
     assert head["machine"]["cores"] >= 1
     assert {"stages", "cprofile", "undisturbed"} == set(head["passes"])
     assert 0 <= head["machine_beside"]["probe_moved"] < 1
-    assert all(warning in said for warning in busy_warnings(head))
+    assert all(warning in said for warning in busy_warnings(head, usable_cores()))
 
 
 def test_cprofile_watched_the_loop(served: tuple[Path, str]) -> None:
@@ -210,7 +211,7 @@ def test_a_sum_that_does_not_fit_the_clock_is_said() -> None:
     ],
 )
 def test_a_machine_that_was_not_quiet_is_said(moved: float, others: float | None, said: list[str]) -> None:
-    warnings = busy_warnings({"machine_beside": {"probe_moved": moved, "others_cpu": others}})
+    warnings = busy_warnings({"machine_beside": {"probe_moved": moved, "others_cpu": others}}, usable_cores())
     assert len(warnings) == len(said)
     assert all(warning.startswith(words) for warning, words in zip(warnings, said, strict=True))
 

@@ -16,6 +16,7 @@ from matplotlib.image import imread
 
 from grove.cli import main
 from grove.report import Report, report
+from grove.report_advice import compare_finding, selfplay_advice, sweep_advice
 from grove.report_charts import draw_run
 from grove.report_html import escape, shown, table
 from grove.report_read import read_sources
@@ -138,7 +139,7 @@ def test_many_folders_make_one_page_with_pictures_beside_it(played: Path, tmp_pa
     page = written(played, one, two, out=tmp_path / "page" / "all.html")
     page.works_offline()
     assert sorted(path.name for path in (tmp_path / "page").glob("report-cmp*")) == [
-        "report-cmp-2-chart.png", "report-cmp-chart.png",
+        "report-cmp-2.chart.png", "report-cmp.chart.png",
     ]  # fmt: skip
     for text in ("first run", "cmp-2", "server-thread is fastest: 123,457 evaluations/s", "12.34x (11.00..13.00)"):
         assert text in page.text
@@ -218,6 +219,65 @@ def test_peers_are_two_tables_and_no_comparison_of_modes(tmp_path: Path) -> None
     assert "evaluations of a decision" not in page.text
 
 
+def test_a_soak_says_whether_the_run_was_sound(tmp_path: Path) -> None:
+    fault = {"does": "kill -9 of a worker", "injected": 9, "recovered": 8, "median_s": 0.75, "skipped": ""}
+    kept = {
+        "evaluations_kills": {"shares": [0.8], "mean": 0.8, "low": 0.71, "high": 0.89},
+        "games_kills": {"shares": []},
+    }
+    content = {
+        **HEAD,
+        "sound": False,
+        "faults": [fault, {**fault, "injected": 0, "recovered": 0, "skipped": "no tmpfs"}],
+    }
+    content |= {"kept": kept, "check": {"games": 50, "lost": [7], "duplicates": []}}
+    page = written(write(tmp_path / "soak", soak_json=content))
+    page.works_offline()
+    for text in (
+        "NOT SOUND: 8 of 9 faults recovered; 50 games, 1 lost, 0 twice; 80 % of the evaluations/s kept under kills",
+        "[71 %, 89 %]",
+        "kill -9 of a worker",
+        "not tried: kill -9 of a worker: no tmpfs",
+        "lost: 7",
+        "evaluations_kills",
+    ):
+        assert text in page.text
+
+
+def test_a_profile_says_who_holds_the_interpreter(tmp_path: Path) -> None:
+    interpreter = {"io_thread": "zmq-channel", "io_thread_cpu_share": 0.2, "io_thread_gil_share": 0.15}
+    interpreter |= {"search_gil_share": None, "gil_by_thread": {"server": {"zmq-channel": 0.15}}}
+    content = {
+        **HEAD,
+        "load": {"pool": "process"},
+        "interpreter": interpreter,
+        "timers": {"us_per_call": 1.0, "share": 0.01},
+        "passes": {"stages": {"evaluations_per_second": 9000.0}},
+        "py_spy": {"fault": "", "gil_faults": {}},
+        "machine_beside": {"probe_moved": 0.0, "others_cpu": 1.0},
+    }
+    text = written(write(tmp_path / "prof", profile_json=content)).text
+    assert "I/O thread zmq-channel: 20.0% of a core; held the interpreter lock 15.0% of the time" in text
+    assert "evaluations/s in each pass: stages 9,000" in text
+    assert "beware: other programs used 1.0 of 2 cores meanwhile" in text
+
+
+def test_no_picture_is_taken_for_another(tmp_path: Path) -> None:
+    """Folders of the same name, of names that are the same in file names, and one that a number would make the same."""
+    picture = Path(__file__).parents[1] / "docs/results/compare.png"
+    folders = [write(tmp_path / name, peers_json={"a": 1}) for name in ("1/x", "2/x", "3/x-2", "4/x y", "5/x-y")]
+    for folder in folders:
+        shutil.copyfile(picture, folder / "2.png")
+    (folders[0] / "folder.png").mkdir()
+    page = written(*folders, out=tmp_path / "page" / "all.html")
+    page.works_offline()
+    assert len({name for name in page.references if name.endswith(".png")}) == len(folders)
+    assert [source.name for source in read_sources([str(folder) for folder in folders])] == [
+        "x", "x-2", "x-2-2", "x y", "x-y-2",
+    ]  # fmt: skip
+    assert "folder.png cannot be read: Is a directory" in page.text
+
+
 def test_what_speaks_against_trust_is_said(tmp_path: Path) -> None:
     plan = {"plan_days": 80.2, "plan_days_low": 57.9, "plan_days_high": None}
     compared = write(tmp_path / "cmp", results_json=[{**COMPARED, **plan}], run_json={**HEAD, "others_cpu": 0.9})
@@ -292,7 +352,7 @@ def test_damaged_files_of_every_kind_are_named(tmp_path: Path) -> None:
     [
         ((), "no folder is given; name run folders"),
         (("nowhere",), "it cannot be read (No such file or directory); give a folder of a run"),
-        (("empty",), "it holds no run, comparison, sweep, limit or profile"),
+        (("empty",), "it holds no run and nothing that was measured"),
         (("cmp", "--out", "mine.html"), "it is there and no page of this command; give another name"),
         (("cmp", "--out", "mine.html/x"), "cannot be written"),
         (("cmp", "--colour", "red"), "see `grove report --help`"),
@@ -328,6 +388,14 @@ def test_the_chart_goes_on_where_a_resumed_run_began_anew(tmp_path: Path) -> Non
     assert imread(tmp_path / "a.png").shape[1] == 1500
     rows[0]["games_per_minute"] = rows[1]["games_per_minute"] = 20.0
     assert draw_run(rows, tmp_path / "b.png").endswith("up from 20 in the first half to 60 in the second")
+    rows[0]["interval_s"] = 4.0  # counts as much as four others
+    assert draw_run(rows, tmp_path / "b.png").startswith("31.4 games/min, up from 20")
+    rows[1].pop("evaluations_per_second")  # a gap, no zero
+    rows[3]["games_per_minute"] = None
+    assert draw_run(rows, tmp_path / "b.png").endswith("up from 20 in the first half to 60 in the second")
+    assert (
+        draw_run([{"seconds": 1}, {"seconds": 6}], tmp_path / "d.png") == "games/min, known in a part of the run only"
+    )
     assert draw_run(rows[:1], tmp_path / "c.png") == ""
     assert not (tmp_path / "c.png").exists()
 
@@ -365,7 +433,7 @@ def test_advice_rests_on_figures(tmp_path: Path) -> None:
     made = section_of(read_sources([str(write(tmp_path / "run", summary_json=summary))])[0])
     said = "\n".join(made.advice)
     for words in (
-        "2 games are left",
+        "Left to play: 2 games;",
         "lanes idle 50 % of the time with 20 rows",
         "--games-per-worker 128",
         "50 % of the rows",
@@ -373,6 +441,15 @@ def test_advice_rests_on_figures(tmp_path: Path) -> None:
         assert words in said
     assert "50 % of the batches left by the time-out" in said
     assert "during the run: worker 1 died" in made.source.problems
+    assert "once" in "".join(selfplay_advice(summary | {"workers_restarted": 1}, {}))
+    assert "1 game ended at the cap" in "".join(selfplay_advice(summary | {"timeouts": 1}, {}))
     busy = {**summary, "lane_idle": [0.02], "fill": 0.99, "dispatch_reasons": {}, "games_left": 0}
     made = section_of(read_sources([str(write(tmp_path / "busy", summary_json=busy))])[0])
     assert made.advice[0].startswith("The lanes are busy 98 % of the time: the network binds.")
+
+
+def test_findings_of_modes_that_runs_do_not_have() -> None:
+    row = {**COMPARED, "mode": "drain", "workers": 4}
+    assert "under drain, another program's batching rule" in sweep_advice([row], 0)[0]
+    direct = {"mode": "direct", "evaluations_per_second": 10.0, "ratio_to_direct": 1.0}
+    assert compare_finding([direct]) == "direct is fastest: 10 evaluations/s"
