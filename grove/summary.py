@@ -16,7 +16,7 @@ from workers.figures import counted
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (name, text) of the keys of summary.json that are present, in reading order."""
+    """Return (name, text) of the keys of summary.json that are present and say something, in reading order."""
     shown: list[tuple[str, str, Any]] = [
         (counted(summary)[0], "games", amount),
         ("time", "seconds", duration),
@@ -35,7 +35,15 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("worker memory", "worker_peak_rss_mb", lambda mb: f"{amount(mb)} MB peak"),
         ("server memory", "server_peak_rss_mb", lambda mb: f"{amount(mb)} MB peak"),
     ]
-    return [(name, text(summary[key])) for name, key, text in shown if key in summary]
+    return [(name, text(summary[key])) for name, key, text in shown if _says_something(summary, key)]
+
+
+def _says_something(summary: Mapping[str, Any], key: str) -> bool:
+    """Return whether a run has the figure: one without a server has no batches, and no model where none computes."""
+    value = summary.get(key)
+    if key == "cache_hit_rate":
+        return key in summary  # None: the cache is off
+    return any(value.values()) if isinstance(value, Mapping) else value not in (None, "")
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:

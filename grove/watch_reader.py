@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import tomllib
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class RunReader:
         """summary.json of the last start, once it has ended."""
         self.damaged = 0
         """Lines of metrics.jsonl that could not be read."""
-        self._lines: list[tuple[float, bytes]] = []  # seconds of playing over all starts, line
+        self._lines: list[tuple[float, str]] = []  # seconds of playing over all starts, line
         self._offset = 0
         self._before_s, self._reached_s = 0.0, 0.0  # seconds of playing of former starts, and of the present one
         self._lock = threading.Lock()
@@ -65,10 +66,9 @@ class RunReader:
             try:
                 self._look_at_start()
                 self._read_lines()
+                self.status = self._judge(number, held)
             except (OSError, SettingError):
                 self.status = Status("failed", "the folder was removed or cannot be read any more")
-                return self.status
-            self.status = self._judge(number, held)
             return self.status
 
     @property
@@ -85,7 +85,7 @@ class RunReader:
             count, lines = len(self._lines), self._lines[after:]
         every = -(-len(lines) // most) or 1
         kept = lines[(len(lines) - 1) % every :: every]  # the newest is always among them
-        return count, [f'{{"t":{t:.3f},{line.decode().lstrip()[1:]}' for t, line in kept]
+        return count, [f'{{"t":{t:.3f},{line.lstrip()[1:]}' for t, line in kept]
 
     # -- how it stands ------------------------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class RunReader:
         if number is not None:
             return Status("killed", f"killed: process {number} is gone without a word; {self._again()}")
         self.summary = self._read_summary()
-        left = int(self.summary.get("games_left", self.total))
+        left = self.summary.get("games_left", self.total)
         if left == 0 and self.summary.get("games", 0) >= self.total:
             return Status("finished", "finished")
         if self.summary and self._is_new(self.path / "summary.json"):
@@ -127,10 +127,11 @@ class RunReader:
 
     def _read_summary(self) -> dict[str, Any]:
         try:
-            content = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = json.loads((self.path / "summary.json").read_text(encoding="utf-8"), parse_constant=_refuse)
+        except (OSError, ValueError, RecursionError):
             return {}
-        return content if isinstance(content, dict) else {}
+        counts = [content.get(key, 0) for key in ("games", "games_left")] if isinstance(content, dict) else [None]
+        return content if all(isinstance(count, int) for count in counts) else {}
 
     def _is_new(self, path: Path) -> bool:
         return path.stat().st_mtime >= self._started
@@ -165,17 +166,19 @@ class RunReader:
 
     def _take(self, line: bytes) -> None:
         try:
-            content = json.loads(line, parse_constant=_refuse)
-            seconds, _ = float(content["seconds"]), float(content["time"])
-        except (ValueError, KeyError, TypeError):
+            text = line.decode()
+            content = json.loads(text, parse_constant=_refuse)
+            seconds, wanted = content["seconds"], int(content.get("games_wanted", self.total))
+            if not (math.isfinite(seconds) and math.isfinite(content["time"])):
+                raise ValueError("numbers beyond all bounds")
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             self.damaged += bool(line.strip())  # a torn line is closed with an empty one
             return
         if seconds < self._reached_s:  # the clock of a new start
             self._before_s += self._reached_s
         self._reached_s = seconds
-        self._lines.append((self._before_s + seconds, line))
-        self.last = content
-        self.total = int(content.get("games_wanted", self.total))
+        self._lines.append((self._before_s + seconds, text))
+        self.last, self.total = content, wanted
 
     def played_text(self) -> str:
         """Return how long was played, over all starts."""

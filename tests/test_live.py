@@ -12,6 +12,7 @@ from rich.console import Console
 
 from grove import live, numbers
 from grove import summary as end
+from grove.console import text_console
 from grove.live import LiveView
 from grove.snapshot import Snapshot, eta_seconds, what_binds
 from mcts import SearchSettings
@@ -280,6 +281,18 @@ def test_many_lanes_and_many_reasons_are_summed_up() -> None:
     assert "0 % to 15 % of 16" in text
     assert "sent: other" in text
     assert "off" in text
+
+
+def test_commands_print_names_as_they_are() -> None:
+    out = io.StringIO()
+    text_console(out).print("runs/[/x]/[bold] :bug: " + 200 * "x")
+    assert out.getvalue() == "runs/[/x]/[bold] :bug: " + 200 * "x" + "\n"
+
+
+def test_a_run_without_a_server_tells_nothing_of_one() -> None:
+    absent = {"fill": None, "mean_batch_rows": None, "server_peak_rss_mb": None, "model_version": ""}
+    rows = dict(end.summary_rows(SUMMARY | absent | {"dispatch_reasons": {"full": 0}, "timeouts": 0}))
+    assert rows == {"games": "200", "time": "0:49", "games/min": "249", "cache hits": "off", "pool": "thread"}
 
 
 def test_summary_as_table_and_as_lines() -> None:

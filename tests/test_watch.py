@@ -134,6 +134,30 @@ def test_lines_of_all_starts_are_read_once_and_torn_ones_wait(tmp_path: Path) ->
         assert reader.count == 3  # what was read stays
 
 
+def test_lines_that_no_run_writes_are_damaged_and_end_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    strange = [
+        b'{"seconds":1e999,"time":1}',
+        b'{"seconds":"5","time":1}',
+        b'{"seconds":5,"time":1,"games_wanted":null}',
+        b'{"seconds":5,"time":1,"games_wanted":1e999}',
+        '{"seconds":5,"time":1}'.encode("utf-16-le"),
+        b'{"seconds":5,"time":1,"x":"\xff"}',
+        b'{"seconds":5,"time":1,"x":' + b"[" * 100_000,
+    ]
+    with open_run(path) as run:
+        run.write_metrics(metrics(5))
+        with (path / "metrics.jsonl").open("ab") as file:
+            file.write(b"\n".join(strange) + b"\n")
+        run.write_metrics(metrics(10))
+        reader = RunReader(path)
+        assert reader.refresh().kind == "playing"
+        assert [point["t"] for point in texts(reader)] == [5, 10]
+        assert (reader.damaged, reader.total) == (len(strange), 100)
+        (path / "summary.json").write_text('{"games": null}')
+    assert reader.refresh().kind == "failed"
+
+
 def test_games_wanted_by_a_part_of_a_plan(tmp_path: Path) -> None:
     open_run(tmp_path / "run", indices="50:80").close()
     assert RunReader(tmp_path / "run").total == 30
@@ -485,9 +509,13 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
             assert re.search(r'<path[^>]* d="M[^"]+L|<rect ', drawn), chart
             assert "NaN" not in drawn
         reader.run = None
-        run.write_summary({"games": 100, "games_left": 0})
+        run.write_metrics(metrics(5.0 * reader.written + 5, lane_idle="all", games_wanted=1))  # of another version
+        run.write_summary({"games": 1, "games_left": 0})
         run.close()
-        assert 'data-status="finished"' in dom(port, tmp_path / "browser")
+        page = dom(port, tmp_path / "browser")
+        assert 'data-status="finished"' in page
+        assert page.count("<h2>Cannot be drawn: ") == 1, "the other charts are drawn all the same"
+        assert ">of 1 game</span>" in page
 
 
 # A server of the page that ends for good at its third look at the run folder.
