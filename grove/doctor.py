@@ -20,6 +20,7 @@ from rich.text import Text
 from bench.probe import Probe, burn_probe
 from common import kernels, machine
 from grove.console import text_console
+from workers.figures import many
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -75,7 +76,8 @@ def _verdict(checks: list[Check]) -> str:
     warned = sum(check.status == "warn" for check in checks)
     if failed:
         return f"\n{failed} of {len(checks)} checks failed: Grove will not run as it is."
-    return f"\nGrove can run here{f'; {warned} things could be better' if warned else ''}."
+    better = f"; {many(warned, 'things')} could be better" if warned else ""
+    return f"\nGrove can run here{better}."
 
 
 # -- cores and memory ------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from common.errors import RecordError, SettingError
 from game import Game, load_game
-from workers.figures import one
+from workers.figures import many, one
+from workers.record_check import check_record
 from workers.records import GameRecord, Problem, read_folder
 
 _TOP_MOVES = 4
@@ -33,18 +34,20 @@ def find_game(games: Path, index: int) -> GameRecord:
         count += 1
     if not count:
         raise SettingError(f"{games} holds no finished game yet; give a run folder that has played some")
-    unread = f" ({len(problems)} lines were damaged)" if problems else ""
-    raise SettingError.of("game", index, f"{games} holds {count} other games{unread}", "give the index of one of them")
+    unread = f" ({many(len(problems), 'lines')} damaged)" if problems else ""
+    others = many(count, "other games")
+    raise SettingError.of("game", index, f"{games} holds {others}{unread}", "give the index of one of them")
 
 
 def show_game(record: GameRecord, game: Game, out: TextIO, positions: Positions = "auto") -> None:
     """Replay `record` by the rules of `game` and write what was played and what the search made of it to `out`.
 
-    Raises RecordError when the record does not fit the rules: another game, an illegal move, moves after the end or
-    missing at it, another result, other scores.
+    Raises RecordError when the record holds what none can, or does not fit the rules: another game, an illegal move,
+    moves after the end or missing at it, another result, other scores.
     """
     if record.game != game.name:
         raise RecordError(f"game {record.index} is of {record.game}, but these are the rules of {game.name}")
+    check_record(record)
     every = positions == "all" or (positions == "auto" and game.num_players == 2)
     state = np.zeros(1, game.state_dtype)
     game.initial(np.array([record.seed], np.uint64), state)
@@ -68,7 +71,7 @@ def show_game(record: GameRecord, game: Game, out: TextIO, positions: Positions 
 
 
 def _head(record: GameRecord, game: Game) -> str:
-    counts = ", ".join(f"{n} {one(unit) if n == 1 else unit}" for unit, n in game.units.items() if unit != "games")
+    counts = ", ".join(many(n, unit) for unit, n in game.units.items() if unit != "games")
     what = f" ({counts})" if counts else ""
     return f"game {record.index} of {record.game}{what}, {len(record.moves)} moves, {record.seconds:.1f} s"
 
@@ -92,17 +95,26 @@ def _round_head(record: GameRecord, game: Game, number: int) -> str:
 
 def _points(record: GameRecord, number: int) -> str:
     """Return the line of points made in round `number`, where the record has them."""
-    scores = record.extra.get("scores") or []
+    scores = _scores(record, rounds=True)
     return f"\npoints: {_points_text(scores[number])}\n\n" if 0 <= number < len(scores) else ""
+
+
+def _scores(record: GameRecord, rounds: bool) -> list[list[int]]:
+    """Return the points of each of a game's `rounds`, or of it as one; none of what are no points."""
+    found = record.extra.get("scores")
+    rows = found if rounds else [found]
+    fit = isinstance(rows, list) and all(isinstance(row, list) and len(row) == len(record.utilities) for row in rows)
+    return rows if fit else []
 
 
 def _score_lines(record: GameRecord, game: Game, rounds: int) -> str:
     """Return the final scores, where the record has them; of a match the last round's points and the sums."""
-    scores = record.extra.get("scores")
+    rounds_apart = len(game.units) >= 2
+    scores = _scores(record, rounds_apart)
     if not scores:
         return ""
-    if len(game.units) < 2:
-        return f"scores: {_points_text(scores)}\n"
+    if not rounds_apart:
+        return f"scores: {_points_text(scores[0])}\n"
     sums = [sum(points) for points in zip(*scores, strict=True)]
     return f"{_points(record, rounds - 1).lstrip()}scores: {_points_text(sums)}\n"
 
@@ -166,8 +178,10 @@ def _check_legal(record: GameRecord, game: Game, state: NDArray[Any], ply: int) 
     offsets, actions = np.zeros(2, np.int64), np.zeros(game.max_legal, np.int32)
     game.legal(state, offsets, actions)
     done, _ = _outcome(game, state)
-    if done or action not in actions[: offsets[1]]:
-        why = "the game is over already" if done else f"action {action} is not legal there"
+    legal = set(actions[: offsets[1]].tolist())
+    wrong = [move for move in (action, *(visited for visited, _ in record.visits[ply] or ())) if move not in legal]
+    if done or wrong:
+        why = "the game is over already" if done else f"action {wrong[0]} is not legal there"
         raise RecordError(f"game {record.index} does not follow the rules of {game.name}: move {ply + 1}, {why}")
 
 

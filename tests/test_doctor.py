@@ -34,6 +34,10 @@ def test_verdict_counts_failures() -> None:
     out = io.StringIO()
     doctor.render([Check("a", "ok", "x"), Check("b", "fail", "y", "do z")], out)
     assert "1 of 2 checks failed" in out.getvalue()
+    doctor.render([Check("[/x]", "warn", "y", "do z")], out)
+    assert out.getvalue().endswith(
+        "warn  [/x]  y\n            -> do z\n\nGrove can run here; 1 thing could be better.\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,12 +123,13 @@ def test_rounds_of_a_match_are_told_apart() -> None:
     assert shown(cut, game).count("points: ") == len(cut.extra["scores"]) == 1
 
 
-@pytest.mark.parametrize("key", ["setup", "scores"])
-def test_annotations_that_do_not_fit_the_moves(key: str) -> None:
-    game = load_game("blob:players=3,cards=2")
+@pytest.mark.parametrize("spec", ["blob:players=3,cards=2", "blob:players=3,match=2"])
+@pytest.mark.parametrize(("key", "other"), [("setup", "other"), ("scores", "other"), ("scores", 5), ("scores", [[5]])])
+def test_annotations_that_do_not_fit_the_moves(spec: str, key: str, other: object) -> None:
+    game = load_game(spec)
     record = play(game)
-    with pytest.raises(RecordError, match=f"has the {key} other, but its replay gives"):
-        shown(replace(record, extra=record.extra | {key: "other"}), game)
+    with pytest.raises(RecordError, match=f"has the {key} {re.escape(str(other))}, but its replay gives"):
+        shown(replace(record, extra=record.extra | {key: other}), game)
 
 
 def test_forced_move_and_early_end(connect_four: Game) -> None:
@@ -156,6 +158,9 @@ def test_forced_move_and_early_end(connect_four: Game) -> None:
         ({"utilities": [0.5, -0.5]}, "has the result"),
         ({"status": "resigned"}, "recorded as resigned, but after its moves it is over"),
         ({"moves": [0, 1]}, "recorded as finished, but after its moves it is not over"),
+        ({"moves": [0], "visits": [[[0, 5], [99, 5]]]}, "move 1, action 99 is not legal"),
+        ({"moves": [0], "visits": ["many"]}, "visits must be null or a list"),
+        ({"moves": [0], "values": [[7.0, 0.0]]}, "values must be null or 2 numbers"),
     ],
 )
 def test_record_that_does_not_fit_the_rules(connect_four: Game, change: dict[str, Any], words: str) -> None:
@@ -163,7 +168,7 @@ def test_record_that_does_not_fit_the_rules(connect_four: Game, change: dict[str
     plies = len(change.get("moves", record.moves))
     lists: dict[str, Any] = {name: [None] * plies for name in ("visits", "values", "models")}
     with pytest.raises(RecordError, match=words):
-        shown(replace(record, **lists, **change), connect_four)
+        shown(replace(record, **lists | change), connect_four)
 
 
 def test_find_game_in_a_folder(tmp_path: Path, connect_four: Game) -> None:
