@@ -22,8 +22,7 @@ _SERVED, _LOCAL, _DIRECT, _RULE, _FAILED = "#0072B2", "#7CC3EC", "#A6A6A6", "#00
 _ROOF, _INK, _FAINT = "#D55E00", "#222222", "#5F5F5F"
 
 # Inches.
-_WIDTH, _BAR, _ABOVE, _BELOW, _COLUMN, _MARGIN = 10.0, 0.5, 1.45, 0.75, 0.85, 0.25
-_PER_LETTER = 0.09
+_WIDTH, _BAR, _ABOVE, _BELOW, _MARGIN, _BETWEEN, _PER_LETTER = 10.0, 0.5, 1.45, 0.75, 0.25, 0.15, 0.09
 _DARK = (_SERVED, _RULE)
 """Colours that white text can be read on."""
 
@@ -43,7 +42,7 @@ def draw_comparison(rows: Sequence[Row], path: Path, *, title: str, subtitle: st
     figure = Figure(figsize=(_WIDTH, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     left = _MARGIN + _PER_LETTER * max(len(str(row["mode"])) for row in rows) + 0.1
-    right = _WIDTH - _MARGIN - _COLUMN * len(columns)
+    right = _WIDTH - _MARGIN - sum(map(_column_width, columns))
     axes = figure.add_axes((left / _WIDTH, _BELOW / height, (right - left) / _WIDTH, _BAR * len(rows) / height))
     _frame(axes, rows, roof)
     _draw_bars(axes, rows)
@@ -176,11 +175,16 @@ def _draw_roof(axes: Axes, roof: float) -> None:
 
 
 def _write_columns(axes: Axes, columns: Mapping[str, Sequence[str]]) -> None:
-    for number, (heading, texts) in enumerate(columns.items(), start=1):
-        points = 72 * _COLUMN * number
+    points = 0.0
+    for heading, texts in columns.items():
+        points += 72 * _column_width(heading)
         _write_cell(axes, heading, (1.0, 1.0), (points, 5), _FAINT)
         for place, text in enumerate(texts):
             _write_cell(axes, text, (1.0, 1.0 - (place + 0.5) / len(texts)), (points, 0), _INK)
+
+
+def _column_width(heading: str) -> float:
+    return _BETWEEN + 0.078 * max(len(heading), 7)
 
 
 def _write_cell(axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], colour: str) -> None:
