@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+from arithmetic_network import ArithmeticBackend
 
 from bench.modes import FIXED
+from bench.results import mean_visit_entropy
 from bench.rules import (
     LESS_NS,
     MORE_NS,
@@ -18,7 +22,13 @@ from bench.rules import (
     OneMillisecond,
     TimeOutOnly,
 )
-from inference_server.policy import NO_WAKE_UP, Dispatch, Limits, PolicyKind, Wait
+from game import load_game
+from inference_server import InferenceServer, ServerSettings
+from inference_server.policy import NO_WAKE_UP, Dispatch, Limits, Policy, PolicyKind, Wait
+from mcts import SearchSettings
+from workers.evaluators import ServedEvaluator, row_spec
+from workers.group import Group
+from workers.records import GameRecord
 
 DELAY = 5_000_000
 LIMITS = Limits(buckets=(64, 128, 256), max_delay_ns=DELAY, idle_after_ns=100_000_000, min_share_rows=32)
@@ -172,3 +182,54 @@ def test_every_row_leaves_by_the_clock_or_at_the_end(kind: PolicyKind) -> None:
         assert decision.reason == "drain"
         sent += decision.rows
     assert sent == 571
+
+
+# -- real searches -----------------------------------------------------------------------------------------------------
+
+GAME, EACH = "hex:size=3", 16
+
+
+def played_by(server: InferenceServer, first: int) -> list[GameRecord]:
+    """Play `EACH` games from index `first` on in one group, one request at a time; return them as they ended."""
+    game = load_game(GAME)
+    group = Group(game, GAME, SearchSettings(simulations=6), EACH, None)
+    evaluator = ServedEvaluator(server.connect(1), game.num_actions)
+    group.start(1, range(first, first + EACH))
+    while group.playing:
+        while len(decided := group.grow()):
+            group.play(decided)
+        for rows in group.ask():
+            evaluator.submit(rows)
+            answer = evaluator.collect(20.0)
+            assert answer is not None, "no wait without an end"
+            group.tell(rows.ids.copy(), answer)
+    evaluator.close()
+    return group.finished
+
+
+def games_under(rule: PolicyKind) -> tuple[list[GameRecord], dict[str, int]]:
+    """Play the same games in two threads behind a server with `rule`; return them by index, and why batches left."""
+    spec = row_spec(load_game(GAME))
+    backend = ArithmeticBackend(spec)
+    settings = ServerSettings(max_batch=backend.buckets[-1], max_delay_us=1000)
+    with InferenceServer(spec, [backend], settings, rule) as server, ThreadPoolExecutor(2) as threads:
+        games = [record for part in threads.map(lambda at: played_by(server, at), (0, EACH)) for record in part]
+        reasons = dict(server.stats()["reasons"])
+    return sorted(games, key=lambda record: record.index), reasons
+
+
+def gist(games: list[GameRecord]) -> list[object]:
+    return [(record.index, record.moves, record.visits, record.values, record.utilities) for record in games]
+
+
+def test_whatever_the_rule_the_same_games_are_searched() -> None:
+    ours, reasons = games_under(Policy)
+    assert len(ours) == 2 * EACH
+    assert reasons["saturated"] + reasons["full"] > 0
+    assert (mean_visit_entropy(record.visits for record in ours) or 0) > 0
+    for rule, own in ((FullOnly, "full"), (TimeOutOnly, "delay"), (Drain, "free"), (OneMillisecond, "delay"),
+                      (AdaptiveWait, "single"), (AlwaysWaited, "delay")):  # fmt: skip
+        games, reasons = games_under(rule)
+        assert gist(games) == gist(ours), rule
+        assert reasons[own] > 0, rule
+        assert reasons["saturated"] == 0, rule
