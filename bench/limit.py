@@ -6,8 +6,8 @@ the rounds, so that a machine that changes its speed changes all of them alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,9 +36,7 @@ from workers.settings import PoolSettings
 from workers.sizing import check_memory, check_requests, sizes
 
 ROUNDS = 3
-"""Rounds to count."""
-MOST_ROUNDS = 2 * ROUNDS
-"""Rounds to play at most: those beside which the machine changed its speed are dropped and played again."""
+"""Rounds to count. Those beside which the machine changed its speed are dropped and played again, as many at most."""
 PARTS = ("network", "search", "wire", "writer", "whole")
 SHORTEST_S = 0.2
 _PLENTY = 1 << 30
@@ -83,7 +81,7 @@ class Found:
 
     measured: Measured
     network: Mapping[str, Any]
-    """The sweep of the network: see `Roof.found`."""
+    """The grid of the network: see `Roof.found`."""
     backend: Mapping[str, Any]
     rounds: list[LimitRound]
     """All of them, those that do not count too."""
@@ -110,15 +108,29 @@ def run_limit(asked: LimitAsked, say: Say) -> Found:
         GroveError: the network cannot be run, or a part failed.
     """
     plan = pool_plan(asked)
-    game = load_game(asked.game_spec)
-    job = RoofJob(row_spec=row_spec(game), network=asked.network, max_batch=asked.server.max_batch, thorough=True)
+    with network_alone(asked, say) as roof:
+        return run_beside(asked, plan, roof, say)
+
+
+@contextmanager
+def network_alone(asked: LimitAsked, say: Say) -> Iterator[Roof]:
+    """Measure the grid of the network alone and yield its process, paused.
+
+    Raises:
+        GroveError: the network cannot be run.
+    """
+    job = RoofJob(
+        row_spec=row_spec(load_game(asked.game_spec)),
+        network=asked.network,
+        max_batch=asked.server.max_batch,
+        thorough=True,
+    )
     with Roof(job, asked.game_spec) as roof:
         roof.wait_ready()
-        found = roof.found
-        backend = found["backend"]
+        found, backend = roof.found, roof.found["backend"]
         best = f"{found['lanes']} lanes of {found['bucket']} rows"
         say(f"the network alone is fastest with {best}, {backend['dtype']} {backend['kind']} on {backend['device']}")
-        return run_beside(asked, plan, roof, say)
+        yield roof
 
 
 def pool_plan(asked: LimitAsked) -> PoolPlan:
@@ -144,19 +156,28 @@ def pool_plan(asked: LimitAsked) -> PoolPlan:
 
 
 def run_beside(asked: LimitAsked, plan: PoolPlan, roof: Roof, say: Say) -> Found:
-    """Measure everything beside a roof that is ready."""
+    """Start the whole and measure everything beside a roof that is ready."""
     # The number format was decided by the roof; the whole must not decide otherwise.
     plan = replace(plan, network=replace(plan.network, dtype=roof.found["backend"]["dtype"]))
-    with ExitStack() as stack:
-        whole = stack.enter_context(WarmPool("the whole", plan))
+    with WarmPool("the whole", plan) as whole:
         whole.start()
-        chosen = whole.pool.sizes
-        kind = whole.pool.pool_kind
+        chosen, kind = whole.pool.sizes, whole.pool.pool_kind
         say(f"the whole: {chosen.workers} {kind} workers x {chosen.games} games in {chosen.groups} groups")
+        return measure_beside(asked, roof, whole, ROUNDS, say)
+
+
+def measure_beside(asked: LimitAsked, roof: Roof, whole: WarmPool, rounds: int, say: Say) -> Found:
+    """Start the other parts and measure all of them beside a roof and a whole that are warm, over `rounds` rounds.
+
+    Raises:
+        PoolError: a part failed or evaluated nothing.
+    """
+    plan = whole.pool.plan
+    with ExitStack() as stack:
         worker = stack.enter_context(_start_worker(plan, whole))
         wire = stack.enter_context(_start_wire(plan, whole))
         worker.wait_ready()
-        return _Bench(asked, roof, worker, wire, whole).run(say)
+        return _Bench(asked, roof, worker, wire, whole).run(rounds, say)
 
 
 def _start_worker(plan: PoolPlan, whole: WarmPool) -> Stage:
@@ -191,19 +212,19 @@ class _Bench:
     def __init__(self, asked: LimitAsked, roof: Roof, worker: Stage, wire: Wire, whole: WarmPool) -> None:
         self._asked, self._roof, self._worker, self._wire, self._whole = asked, roof, worker, wire, whole
 
-    def run(self, say: Say) -> Found:
-        """Play the rounds and return what they gave."""
-        slice_s = max(self._asked.seconds / (ROUNDS * len(PARTS)), SHORTEST_S)
-        say(f"{ROUNDS} rounds of {slice_s:.1f} s a part")
+    def run(self, wanted: int, say: Say) -> Found:
+        """Play rounds until `wanted` of them count, twice as many at most, and return what they gave."""
+        slice_s = max(self._asked.seconds / (wanted * len(PARTS)), SHORTEST_S)
+        say(f"{wanted} rounds of {slice_s:.1f} s a part")
         rounds: list[LimitRound] = []
         probe = burn_probe(PROBE_S)
-        while len(rounds) < ROUNDS or (len(kept(rounds, MOVED)) < ROUNDS and len(rounds) < MOST_ROUNDS):
+        while len(rounds) < wanted or (len(kept(rounds, MOVED)) < wanted and len(rounds) < 2 * wanted):
             before, parts = probe, self._round(len(rounds), slice_s)
             probe = burn_probe(PROBE_S)
             rounds.append(LimitRound((before, probe), parts))
             self._count_written([done.parts for done in rounds])
             rates = ", ".join(f"{part} {parts[part]['rate']:,.0f}" for part in PARTS)
-            say(f"round {len(rounds)}, {len(kept(rounds, MOVED))} of {ROUNDS} count: {rates} evaluations/s")
+            say(f"round {len(rounds)}, {len(kept(rounds, MOVED))} of {wanted} count: {rates} evaluations/s")
         return Found(
             measured=self._measured([done.parts for done in counted(rounds)]),
             network=self._roof.found,

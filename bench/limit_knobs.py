@@ -7,7 +7,8 @@ whole reaches now. A change meant to close the gap below the roof is expected to
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bench.limit_roofs import Measured, lowest_roof, mostly_waiting, network_rate_at, percent, processor_costs
@@ -34,6 +35,8 @@ class Knob:
     """Evaluations/s to expect after it."""
     model: str
     """Where the expectation comes from, in words."""
+    turned: Mapping[str, Any] = field(default_factory=dict)
+    """The settings it changes, by name, with their new values, which `grove tune` tries; empty where it is none."""
 
 
 def choose_knob(m: Measured, kind: Kind) -> Knob:
@@ -60,11 +63,13 @@ def _kept(m: Measured) -> str:
 def _network(m: Measured) -> Knob:
     lanes, rows, slower, costlier = _better_shape(m)
     if slower > _WORTH:
-        flags = [f"--lanes {lanes}"] * (lanes != m.lanes) + [f"--max-batch {rows}"] * (rows != m.max_batch)
+        turned = {"lanes": lanes} if lanes != m.lanes else {}
+        turned |= {"max_batch": rows} if rows != m.max_batch else {}
+        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in turned.items())
         now = lowest_roof(replace(m, network_rate=m.network_rate / slower, network_cpu=m.network_cpu * costlier)).rate
         then = m.whole_rate * max(lowest_roof(m).rate / now, 1.0)
-        return Knob("lanes and batch cap", " ".join(flags), then,
-                    f"the network alone is {slower:.2f} times as fast with it, the rest as it is")  # fmt: skip
+        return Knob("lanes and batch cap", flags, then,
+                    f"the network alone is {slower:.2f} times as fast with it, the rest as it is", turned)  # fmt: skip
     then = _predict(m, network_rate=2 * m.network_rate, network_cpu=m.network_cpu / 2)
     what = "a smaller network (--network)" + (" or a GPU (--device cuda)" if m.network_on_cores else "")
     return Knob("--network", f"{what}: half the cost an evaluation", then,
@@ -97,7 +102,7 @@ def _search(m: Measured) -> Knob:
                     f"a search {_COMPILED} times as fast, the rest as it is, {_kept(m)}")  # fmt: skip
     if m.workers < m.cores and lowest_roof(m).name == "workers":
         return Knob("--workers", f"--workers {m.cores} (now {m.workers})", _predict(m, workers=m.cores),
-                    f"a worker on every core, {_kept(m)}")  # fmt: skip
+                    f"a worker on every core, {_kept(m)}", {"workers": m.cores})  # fmt: skip
     return Knob("cores", f"more cores, here or on a second machine (now {m.cores}): twice as many",
                 _predict(m, cores=2 * m.cores, workers=2 * m.workers, idle_cores=m.spare_cores + m.cores),
                 f"twice the cores and workers, the rest as it is, {_kept(m)}")  # fmt: skip
@@ -106,10 +111,11 @@ def _search(m: Measured) -> Knob:
 def _wire(m: Measured) -> Knob:
     if m.compiled:
         return Knob("--pool", "--pool thread: search threads beside the lanes, no wire", _predict(m, threads=True),
-                    f"the roofs without the wire, {_kept(m)}")  # fmt: skip
+                    f"the roofs without the wire, {_kept(m)}", {"pool": "thread"})  # fmt: skip
     change = f"--games-per-worker {2 * m.games_per_worker} (now {m.games_per_worker}): twice the rows a message"
     return Knob("--games-per-worker", change, _predict(m, wire_rate=2 * m.wire_rate, wire_cpu=m.wire_cpu / 2),
-                f"as many messages a second, each with {2 * m.wire_rows} rows, {_kept(m)}")  # fmt: skip
+                f"as many messages a second, each with {2 * m.wire_rows} rows, {_kept(m)}",
+                {"games_per_worker": 2 * m.games_per_worker})  # fmt: skip
 
 
 def _writer(m: Measured) -> Knob:
@@ -121,7 +127,8 @@ def _starved(m: Measured) -> Knob:
     limit = lowest_roof(m).rate
     if not mostly_waiting(m):
         return Knob("--workers", f"--workers {2 * m.workers} (now {m.workers})", min(2 * m.whole_rate, limit),
-                    "twice the workers search twice as much, up to the lowest roof")  # fmt: skip
+                    "twice the workers search twice as much, up to the lowest roof",
+                    {"workers": 2 * m.workers})  # fmt: skip
     wanted = max(m.max_batch / max(m.batch_rows, 1.0), 2.0)
     times = min(1 << math.ceil(math.log2(wanted)), _MOST_GAMES)
     rows = min(m.batch_rows * times, m.max_batch)
@@ -129,10 +136,11 @@ def _starved(m: Measured) -> Knob:
     change = f"--games-per-worker {times * m.games_per_worker} (now {m.games_per_worker})"
     return Knob("--games-per-worker", change, min(max(faster, 1.0) * m.whole_rate, limit),
                 f"batches of {rows:.0f} rows, in which the network alone is {faster:.1f} times as fast, up to the "
-                "lowest roof")  # fmt: skip
+                "lowest roof", {"games_per_worker": times * m.games_per_worker})  # fmt: skip
 
 
 def _oversubscribed(m: Measured) -> Knob:
     games = -(-m.workers * m.games_per_worker // m.cores)
     return Knob("--workers", f"--workers {m.cores} (now {m.workers}) with --games-per-worker {games}",
-                lowest_roof(m).rate, "an evaluation takes what its parts need: the lowest roof, at most")  # fmt: skip
+                lowest_roof(m).rate, "an evaluation takes what its parts need: the lowest roof, at most",
+                {"workers": m.cores, "games_per_worker": games})  # fmt: skip

@@ -34,7 +34,7 @@ def write_limit(
         "command": list(command),
         **machine.provenance(),
         "settings": settings,
-        "verdict": {**_plain(verdict), "gain": verdict.gain},
+        "verdict": verdict.figures(),
         "roofs": [asdict(roof) for roof in roofs(found.measured)],
         "measured": asdict(found.measured),
         "pool": found.pool_kind,
@@ -152,13 +152,3 @@ def _whole_text(found: Found) -> str:
     m = found.measured
     text = f"{pool_text(found)}; {m.batch_rows:.0f} rows a batch, lanes idle {percent(m.lane_idle)}"
     return f"{text}, workers wait {percent(m.waiting)}"
-
-
-def _plain(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "kind": verdict.kind,
-        "text": verdict.text,
-        "lowest": verdict.lowest.name,
-        "share": verdict.share,
-        "knob": asdict(verdict.knob),
-    }

@@ -10,17 +10,20 @@ import shutil
 import time
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 from bench.estimate import Played
-from bench.limit import LimitAsked, pool_plan
-from bench.roof import Roof, RoofJob
+from bench.limit import LimitAsked, measure_beside, network_alone, pool_plan
+from bench.roof import Roof
 from bench.slices import WarmPool
 from bench.tune_found import DEFAULT, Screen, TuneAsked, Tuned
 from bench.tune_search import Search
 from bench.tune_space import Choice, make_space, settled
-from game import load_game
-from workers.evaluators import row_spec
+from bench.verdict import Verdict, judge
+
+LIMIT_SHARE = 1 / 60
+"""Part of the budget for measuring the limit of the default; the start of its parts comes on top."""
+LIMIT_FROM_S = 60.0
+"""Budget from which the limit is measured: starting its parts takes as long as a trial."""
 
 
 def run_tune(asked: TuneAsked, screen: Screen) -> Tuned:
@@ -31,17 +34,20 @@ def run_tune(asked: TuneAsked, screen: Screen) -> Tuned:
         KeyboardInterrupt: before anything was found.
     """
     began = time.monotonic()
-    found = _network_alone(asked.load, screen)
-    # The number format is decided once; other formats are a knob.
-    load = replace(asked.load, network=replace(asked.load.network, dtype=found["backend"]["dtype"]))
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, load.out / "games", ignore_errors=True)
-        plan = replace(pool_plan(load), games_folder=load.out / "games" / DEFAULT)
-        default = stack.enter_context(WarmPool(DEFAULT, plan))
-        default.start()
-        space = make_space(asked.load, _choice_of(load, default), asked.knobs, found)
-        tuned = Tuned(default=space.default, network=found)
-        screen.say(f"the default: {tuned.default}")
+        with network_alone(asked.load, screen.say) as roof:
+            found = roof.found
+            # The number format is decided once; other formats are a knob.
+            load = replace(asked.load, network=replace(asked.load.network, dtype=found["backend"]["dtype"]))
+            stack.callback(shutil.rmtree, load.out / "games", ignore_errors=True)
+            plan = replace(pool_plan(load), games_folder=load.out / "games" / DEFAULT)
+            default = stack.enter_context(WarmPool(DEFAULT, plan))
+            default.start()
+            choice = _choice_of(load, default)
+            screen.say(f"the default: {choice}")
+            limit = _limit(load, roof, default, screen) if load.seconds >= LIMIT_FROM_S else None
+        space = make_space(asked.load, choice, asked.knobs, found, limit.knob if limit else None)
+        tuned = Tuned(default=choice, network=found, limit=limit)
         search = Search(asked, space, default, tuned, screen)
         try:
             search.run(began)
@@ -55,15 +61,12 @@ def run_tune(asked: TuneAsked, screen: Screen) -> Tuned:
     return tuned
 
 
-def _network_alone(load: LimitAsked, screen: Screen) -> dict[str, Any]:
-    job = RoofJob(row_spec=row_spec(load_game(load.game_spec)), network=load.network, max_batch=load.server.max_batch)
-    with Roof(job, load.game_spec) as roof:
-        roof.wait_ready()
-        found = roof.found
-    best, backend = max(one["rows_per_second"] for one in found["tried"]), found["backend"]
-    shape = f"{found['lanes']} lanes of {found['bucket']} rows"
-    screen.say(f"the network alone: {best:,.0f} rows/s, {shape}, {backend['dtype']} on {backend['device']}")
-    return found
+def _limit(load: LimitAsked, roof: Roof, default: WarmPool, screen: Screen) -> Verdict:
+    """Return what binds the default and the knob that `grove bench limit` would turn."""
+    found = measure_beside(replace(load, seconds=LIMIT_SHARE * load.seconds), roof, default, 1, lambda _: None)
+    verdict = judge(found.measured)
+    screen.say(f"its limit: {verdict.text}; next: {verdict.knob.change}, expected {verdict.gain:.2f}x")
+    return verdict
 
 
 def _choice_of(load: LimitAsked, warm: WarmPool) -> Choice:

@@ -12,6 +12,7 @@ from bench.rounds import Round
 from bench.slices import Slice
 from bench.tune_gain import Gain, rate, ratio
 from bench.tune_space import Choice
+from bench.verdict import Verdict
 
 DEFAULT = "default"
 """Name of the default's pool in the last measurement."""
@@ -46,6 +47,8 @@ class Trial:
     """Slices of its pool, each with one of the default's beside it."""
     played: Played | None = None
     """What its pool did in its whole life, the start included."""
+    expected: float | None = None
+    """The gain that the limit of the default predicted; None where it did not say."""
     start_s: float = 0.0
     """Seconds until its pool was warm and its cache filled."""
     seconds: float = 0.0
@@ -70,6 +73,8 @@ class Tuned:
     default: Choice
     network: Mapping[str, Any]
     """What the network alone gave: see `Roof.found`."""
+    limit: Verdict | None = None
+    """What binds the default; None where the budget was too short to measure it."""
     trials: list[Trial] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
     """The last measurement: modes `DEFAULT` and those of `finalists`."""

@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from bench.estimate import GameCost
-from bench.report import form, print_lines
+from bench.report import busy_warning, form, print_lines
 from bench.results import raw_rounds
+from bench.rounds import mean_others
 from bench.sweep_rows import to_csv
 from bench.tune_found import Trial, TuneAsked, Tuned
 from bench.tune_gain import LEAST_QUIET, rate
@@ -62,6 +63,7 @@ def _row(trial: Trial, cost: GameCost | None, units: figures.Units) -> Row:
         "why": trial.why,
         "state": trial.state,
         **(trial.choice._asdict() if trial.choice else dict.fromkeys(Choice._fields)),
+        "expected_by_default": trial.expected,
         "by_default": trial.gain if mine else None,
         "by_default_low": min(trial.ratios, default=None),
         "by_default_high": max(trial.ratios, default=None),
@@ -117,6 +119,7 @@ def _results(tuned: Tuned, about: Row) -> Row:
     cost, speed, best, gain = tuned.game_cost(), tuned.default_rate(), tuned.best, tuned.gain
     return {
         "finding": finding(tuned),
+        "limit": tuned.limit.figures() if tuned.limit else None,
         "default": tuned.default._asdict()
         | {"simulations_per_second": speed}
         | per_minute(speed, cost, about["units"]),
@@ -142,6 +145,10 @@ def print_tuned(tuned: Tuned, units: figures.Units, console: Console) -> None:
     skipped = sum(trial.state in ("skipped", "failed") for trial in tuned.trials)
     if skipped:
         console.print(f"{skipped} proposals could not be played here; trials.csv says why")
+    for trial in tuned.trials:
+        if trial.expected and trial.pairs:
+            found = f"{trial.gain:.2f}x [{min(trial.ratios):.2f}, {max(trial.ratios):.2f}]"
+            console.print(f"{trial.why}: expected {trial.expected:.2f}x the default, measured {found}", soft_wrap=True)
     gain = tuned.gain
     named = [("default", 1.0)] + ([("best", gain.middle)] if gain else [])
     for name, times in named:
@@ -152,6 +159,8 @@ def print_tuned(tuned: Tuned, units: figures.Units, console: Console) -> None:
     if best and best.choice:
         console.print(f"the best differs by: {best.choice.flags(tuned.default)}", soft_wrap=True)
     console.print(f"\n{finding(tuned)}", soft_wrap=True)
+    if tuned.rounds and (warning := busy_warning(mean_others(tuned.rounds))):
+        console.print(warning, soft_wrap=True)
 
 
 def _write(path: Path, text: str) -> None:

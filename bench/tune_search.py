@@ -55,10 +55,10 @@ class Search:
 
     def run(self, began: float) -> None:
         """Try one proposal after another, one at least, until the rest of the budget is needed for the best again."""
-        seeds = make_seeds(self._space, self._tuned.network)
+        seeds = make_seeds(self._space, self._tuned.network, self._tuned.limit)
         study = make_study(self._asked.load.seed, len(seeds))
         for seed in seeds:
-            study.enqueue_trial(seed.params, user_attrs={"why": seed.why})
+            study.enqueue_trial(seed.params, user_attrs={"why": seed.why, "expected": seed.expected})
         ranges, idle, tried = distributions(self._space), 0, 0
         while idle < _IDLE_ASKS:
             left = began + self._budget_s - self._reserve_s() - time.monotonic()
@@ -78,7 +78,8 @@ class Search:
 
     def _consider(self, study: optuna.Study, proposal: optuna.Trial, left_s: float) -> bool:
         """Try a proposal if it is new and can be played; return whether a pool was started for it."""
-        trial = Trial(number=len(self._tuned.trials), why=proposal.user_attrs.get("why", "searched"))
+        about = {"why": "searched"} | proposal.user_attrs
+        trial = Trial(number=len(self._tuned.trials), why=about["why"], expected=about.get("expected"))
         try:
             trial.choice = self._space.choice(proposal.params)
         except SettingError as error:

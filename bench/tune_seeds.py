@@ -1,8 +1,9 @@
-"""The settings that `grove tune` tries first: the default, and what the network's own measurement predicts.
+"""The settings that `grove tune` tries first: the default, and what the limit's measurements predict.
 
-A batch cap beyond which the network gains nothing only keeps more games in flight, whose trees drive each other and
-the network out of the near caches; and what a game's next decision asks was asked by its last one, so a cache of a few
-decisions saves the network up to half its work. Which of it holds here, trials say.
+Both are those of `grove bench limit`: the knob that it would turn next for the default, and the grid of the network
+alone. A batch cap beyond which the network gains nothing only keeps more games in flight, whose trees drive each other
+and the network out of the near caches; and what a game's next decision asks was asked by its last one, so a cache of a
+few decisions saves the network up to half its work. Which of it holds here, trials say.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from bench.tune_space import Space
+from bench.tune_space import Space, advised
+from bench.verdict import Verdict
 from common.machine import usable_cores
 
 NEARLY = 0.97
 """Share of the best rate from which a smaller batch counts as good as the best."""
 CACHED = 8
 """Decisions of each game in flight that the first caches hold."""
+_SMALLEST = "the smallest batches in which the network alone is nearly as fast"
 
 
 class Seed(NamedTuple):
@@ -24,28 +27,42 @@ class Seed(NamedTuple):
 
     params: dict[str, Any]
     why: str
+    expected: float | None = None
+    """How many times the default's rate the limit predicts; None where it does not say."""
 
 
-def make_seeds(space: Space, found: Mapping[str, Any]) -> list[Seed]:
-    """Return the settings to begin with, each once; `found` is what the network alone gave (`Roof.found`)."""
+def make_seeds(space: Space, found: Mapping[str, Any], limit: Verdict | None = None) -> list[Seed]:
+    """Return the settings to begin with, each once.
+
+    `found` is what the network alone gave (`Roof.found`), `limit` what binds the default, where that was measured.
+    """
     best = _shape(space, found["lanes"], found["bucket"])
     small = _shape(space, found["lanes"], smallest_good_batch(found))
     other = "process" if space.default.pool == "thread" else "thread"
     workers = usable_cores() if other == "process" else 1
-    wanted: list[tuple[dict[str, Any], str]] = [
-        ({}, "the default"),
-        ({"cache": CACHED}, "the default with a cache"),
-        (best, "the lanes and batches in which the network alone is fastest"),
-        (best | {"cache": CACHED}, "the same with a cache"),
-        (small | {"cache": CACHED}, "the smallest batches in which the network alone is nearly as fast, with a cache"),
-        ({"pool": other, "workers": workers, "cache": CACHED}, f"the default with the {other} pool and a cache"),
-        (small, "the smallest batches in which the network alone is nearly as fast"),
+    wanted = [
+        Seed({}, "the default"),
+        *_advice(space, limit),
+        Seed({"cache": CACHED}, "the default with a cache"),
+        Seed(best, "the lanes and batches in which the network alone is fastest"),
+        Seed(best | {"cache": CACHED}, "the same with a cache"),
+        Seed(small | {"cache": CACHED}, f"{_SMALLEST}, with a cache"),
+        Seed({"pool": other, "workers": workers, "cache": CACHED}, f"the default with the {other} pool and a cache"),
+        Seed(small, _SMALLEST),
     ]
     seeds: dict[tuple[Any, ...], Seed] = {}
-    for values, why in wanted:
-        params = space.params(**{name: value for name, value in values.items() if name in space.ladders})
-        seeds.setdefault(tuple(params.values()), Seed(params, why))
+    for seed in wanted:
+        params = space.params(**{name: value for name, value in seed.params.items() if name in space.ladders})
+        seeds.setdefault(tuple(params.values()), seed._replace(params=params))
     return list(seeds.values())
+
+
+def _advice(space: Space, limit: Verdict | None) -> list[Seed]:
+    """Return what the limit would turn next, if that is settings which are all searched."""
+    values = advised(space.asked, space.default, limit.knob) if limit else {}
+    if not limit or not values or not values.keys() <= space.ladders.keys():
+        return []
+    return [Seed(values, f"what its limit advises: {limit.knob.change}", limit.gain)]
 
 
 def smallest_good_batch(found: Mapping[str, Any]) -> int:

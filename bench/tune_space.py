@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from bench.limit import LimitAsked, pool_plan
+from bench.limit_knobs import Knob
 from bench.sweep_points import check_processes
 from common.errors import SettingError
 from common.machine import free_memory_bytes, gpus, usable_cores
@@ -198,18 +199,36 @@ def _asked_for(asked: LimitAsked, wanted: Mapping[str, Any]) -> LimitAsked:
     )
 
 
-def make_space(asked: LimitAsked, default: Choice, knobs: Sequence[str], found: Mapping[str, Any]) -> Space:
-    """Return the values worth trying of `knobs`; `found` is what the network alone gave (`Roof.found`).
+def make_space(
+    asked: LimitAsked, default: Choice, knobs: Sequence[str], found: Mapping[str, Any], knob: Knob | None = None
+) -> Space:
+    """Return the values worth trying of `knobs`.
 
+    `found` is what the network alone gave (`Roof.found`), `knob` the one that the limit of the default would turn.
     Raises SettingError when no knob has more than one value here.
     """
     on_cores = str(found["backend"]["device"]).startswith("cpu")
     ladders = {name: _ladder(name, asked, default, found, on_cores) for name in knobs}
+    for name, value in (advised(asked, default, knob) if knob else {}).items():
+        if name in ladders and value not in ladders[name]:
+            ladders[name] = tuple(sorted((*ladders[name], value)))
     ladders = {name: ladder for name, ladder in ladders.items() if len(ladder) > 1}
     if not ladders:
         limit = "none of them has more than one value here"
         raise SettingError.of("knobs", ",".join(knobs), limit, "search more of them")
     return Space(asked=asked, default=default, ladders=ladders, on_cores=on_cores)
+
+
+def advised(asked: LimitAsked, default: Choice, knob: Knob) -> dict[str, Any]:
+    """Return what `knob` turns as values of the ladders, games in flight being those of all workers together.
+
+    More or fewer workers share the games in flight where the user left the games of a worker open.
+    """
+    turned = dict(knob.turned)
+    if "games_per_worker" in turned or (asked.pool.games_per_worker and "workers" in turned):
+        games = turned.get("games_per_worker", default.games_per_worker)
+        turned["games_per_worker"] = turned.get("workers", default.workers) * games
+    return turned
 
 
 def _ladder(name: str, asked: LimitAsked, default: Choice, found: Mapping[str, Any], on_cores: bool) -> tuple[Any, ...]:

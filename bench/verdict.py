@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from bench.limit_knobs import Kind, Knob, choose_knob
 from bench.limit_roofs import (
@@ -45,6 +46,11 @@ class Verdict:
     def gain(self) -> float:
         """Return how many times the present rate the knob is expected to bring."""
         return self.knob.expected / (self.share * self.lowest.rate)
+
+    def figures(self) -> dict[str, Any]:
+        """Return it as plain values, for files."""
+        found = {"kind": self.kind, "text": self.text, "lowest": self.lowest.name, "share": self.share}
+        return {**found, "knob": asdict(self.knob), "gain": self.gain}
 
 
 def judge(m: Measured) -> Verdict:

@@ -28,7 +28,7 @@ from bench.tune_chart import draw_tuned
 from bench.tune_found import DEFAULT, Trial, Tuned
 from bench.tune_gain import gain_of, interval
 from bench.tune_proof import Entry, grid_entries, judge
-from bench.tune_report import finding, rows
+from bench.tune_report import finding, print_tuned, rows
 from bench.tune_screen import TuneScreen
 from bench.tune_search import enough
 from common.errors import SettingError
@@ -136,9 +136,14 @@ def test_rows_and_chart_of_all_kinds_of_trials(tmp_path: Path) -> None:
     found = tuned([1.2, 1.3, 1.25, 1.22, 1.28, 1.24])
     found.trials.append(Trial(number=3, why="searched", choice=BASE, state="cut", pairs=[(a_slice(60), a_slice(100))]))
     found.trials.append(Trial(number=4, why="searched", state="skipped", note="too large"))
+    found.trials[0].expected = 1.5
     found.played = [Played.of(STEADY, [10] * 40)]
     first, failed, cut, skipped = rows(found, {"matches": 1, "rounds": 18})
     assert (first["by_default"], first["matches_per_minute"], first["rounds_per_minute"]) == (1.2, 14.4, 14.4 * 18)
+    assert (first["expected_by_default"], failed["expected_by_default"]) == (1.5, None)
+    said = io.StringIO()
+    print_tuned(found, {"matches": 1, "rounds": 18}, Console(file=said, width=200))
+    assert "searched: expected 1.50x the default, measured 1.20x [1.20, 1.20]\n" in said.getvalue()
     assert (failed["note"], failed["by_default"], failed["simulations_per_second"]) == ("no memory", None, None)
     assert (cut["state"], cut["by_default"], skipped["workers"]) == ("cut", 0.6, None)
     picture = imread(draw_tuned(found, tmp_path / "chart.png", title=finding(found)))[..., :3]
@@ -256,7 +261,7 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
 
 def test_an_interrupt_ends_with_the_best_so_far(grove: Grove, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = grove.start("tune", *TINY, "--knobs", "games-per-worker,groups", "--seconds", "30", "--out", out)
+    process = grove.start("tune", *TINY, "--knobs", "games-per-worker,groups", "--seconds", "60", "--out", out)
     assert process.stdout is not None
     lines: list[str] = []
     while not any(line.startswith("0: ") for line in lines):
@@ -271,6 +276,8 @@ def test_an_interrupt_ends_with_the_best_so_far(grove: Grove, tmp_path: Path) ->
     assert results["interrupted"]
     assert results["gain"] is results["preset"] is None
     assert results["finding"] in done.stdout
+    limit = results["limit"]
+    assert f"its limit: {limit['text']}; next: {limit['knob']['change']}, expected " in "".join(lines)
     assert results["default"]["games_per_worker"] == 32
     trial = next(csv.DictReader(io.StringIO((out / "trials.csv").read_text())))
     assert (trial["trial"], trial["state"], trial["pool"], trial["lanes"]) == ("0", "measured", "thread", "1")

@@ -12,9 +12,12 @@ from tune_tools import BASE, network_alone
 
 from bench import tune_space
 from bench.limit import LimitAsked
+from bench.limit_knobs import Knob
+from bench.limit_roofs import Roof
 from bench.tune_search import distributions, make_study
 from bench.tune_seeds import make_seeds, smallest_good_batch
-from bench.tune_space import KNOBS, Space, make_space, parse_knobs
+from bench.tune_space import KNOBS, Choice, Space, make_space, parse_knobs
+from bench.verdict import Verdict
 from common.errors import SettingError
 from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
@@ -124,6 +127,42 @@ def test_seeds_follow_from_the_network_alone() -> None:
         *(("process", 512, 2048, True), ("thread", 128, 512, False)),
     ]
     assert len(set(choices)) == len(seeds)
+
+
+def limit_with(**turned: int | str) -> Verdict:
+    """A limit that expects 1.5 times the rate of a knob."""
+    roof = Roof("cores", "both on the same cores", 200.0, {"search": 1.0})
+    return Verdict("starved", "starved", roof, 0.5, Knob("--knob", "--knob 1", 150.0, "", turned))
+
+
+@pytest.mark.parametrize(
+    ("turned", "games", "wanted"),
+    [
+        ({"games_per_worker": 32768}, 0, BASE._replace(games_per_worker=32768, groups=8)),
+        ({"workers": 2, "games_per_worker": 48}, 0, BASE._replace(workers=2, games_per_worker=48)),
+        ({"workers": 2}, 0, BASE._replace(workers=2, games_per_worker=1024)),
+        ({"workers": 2}, 2048, BASE._replace(workers=2)),
+        ({"lanes": 1, "max_batch": 256}, 0, BASE._replace(lanes=1, max_batch=256)),
+        ({"pool": "process"}, 0, BASE._replace(pool="process")),
+    ],
+)
+def test_what_the_limit_advises_is_tried_second(turned: dict[str, Any], games: int, wanted: Choice) -> None:
+    limit, load = limit_with(**turned), asked()
+    load = replace(load, pool=PoolSettings(games_per_worker=games, groups=wanted.groups))
+    default = BASE._replace(groups=wanted.groups)
+    room = make_space(load, default, KNOBS, network_alone(), limit.knob)
+    seed = make_seeds(room, network_alone(), limit)[1]
+    found = room.choice(seed.params)
+    assert {name: getattr(found, name) for name in turned} == turned
+    assert found.workers * found.games_per_worker == wanted.workers * wanted.games_per_worker
+    assert (seed.why, seed.expected) == ("what its limit advises: --knob 1", 1.5)
+
+
+def test_of_advice_that_is_not_searched_nothing_is_expected() -> None:
+    for knobs, turned in ((("max_batch",), {"workers": 2}), (KNOBS, {}), (("workers",), {"workers": 2, "lanes": 1})):
+        limit = limit_with(**turned)
+        room = make_space(asked(), BASE, knobs, network_alone(), limit.knob)
+        assert all(seed.expected is None for seed in make_seeds(room, network_alone(), limit))
 
 
 def test_seeds_turn_searched_knobs_only() -> None:

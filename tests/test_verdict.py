@@ -89,6 +89,7 @@ def test_network_binds_shared_cores() -> None:
     assert verdict.knob.expected == pytest.approx(150_000)
     assert verdict.gain == pytest.approx(150_000 / 90_000)
     assert "--network" in verdict.knob.change
+    assert not verdict.knob.turned, "another network is no setting to tune"
 
 
 def test_network_alone_binds_on_a_gpu() -> None:
@@ -100,7 +101,7 @@ def test_network_alone_binds_on_a_gpu() -> None:
 def test_a_better_batch_cap_is_the_knob() -> None:
     slow = usual(max_batch=256, tried=((2, 256, 100_000.0), (2, 512, 125_000.0), (1, 512, 70_000.0)), whole_cpu=25 * US)
     knob = judge(slow).knob
-    assert knob.change == "--max-batch 512"
+    assert (knob.change, knob.turned) == ("--max-batch 512", {"max_batch": 512})
     # 2 / (20 + 3 + 1 us) with the slower network against 2 / (16 + 3 + 1 us).
     assert knob.expected == pytest.approx(90_000 * 24 / 20)
     assert "1.25 times as fast" in knob.model
@@ -111,7 +112,7 @@ def test_a_better_batch_cap_is_the_knob() -> None:
 def test_more_lanes_are_the_knob_when_the_grid_says_so() -> None:
     few = usual(lanes=1, tried=((1, 512, 62_500.0), (2, 512, 125_000.0)), whole_rate=55_000.0, lane_idle=0.02)
     verdict = judge(few)
-    assert (verdict.kind, verdict.knob.change) == ("network", "--lanes 2")
+    assert (verdict.kind, verdict.knob.change, verdict.knob.turned) == ("network", "--lanes 2", {"lanes": 2})
     # One lane makes 62.5k/s, which is below what the cores can do with two: 100k/s.
     assert verdict.knob.expected == pytest.approx(55_000 * 100 / 62.5)
     gpu = judge(replace(few, network_on_cores=False, tried=((1, 512, 100_000.0), (2, 512, 125_000.0))))
@@ -135,7 +136,7 @@ def test_too_few_workers_bind() -> None:
     many_cores = usual(cores=16, network_on_cores=False, network_rate=2e6, writer_rate=None)
     verdict = judge(replace(many_cores, workers=2, whole_rate=500_000.0))
     assert (verdict.kind, verdict.lowest.name) == ("search", "workers")
-    assert verdict.knob.change == "--workers 16 (now 2)"
+    assert (verdict.knob.change, verdict.knob.turned) == ("--workers 16 (now 2)", {"workers": 16})
     # Sixteen workers would search 4.8M/s; the network's 2M/s come first, of which 500 / 600 are kept.
     assert verdict.knob.expected == pytest.approx(2e6 * 500 / 600)
 
@@ -152,10 +153,12 @@ def test_wire_binds_alone_or_by_its_share_of_the_cores() -> None:
     verdict = judge(throttled)
     assert verdict.text == "wire-bound at 95 % of its limit, the wire alone"
     assert verdict.knob.change.startswith("--pool thread")
+    assert verdict.knob.turned == {"pool": "thread"}
     assert verdict.knob.expected == pytest.approx(95_000)
     costly = judge(usual(threads=False, wire_cpu=40 * US, whole_rate=30_000.0, compiled=False))
     assert (costly.kind, costly.lowest.name) == ("wire", "cores")
     assert costly.knob.change.startswith("--games-per-worker 512 (now 256)")
+    assert costly.knob.turned == {"games_per_worker": 512}
     assert costly.knob.expected == pytest.approx(30_000 * 60 / 40)
 
 
@@ -176,7 +179,7 @@ def test_starved_by_few_rows() -> None:
     verdict = judge(few)
     assert verdict.kind == "starved"
     assert verdict.text == "starved: 1 of 1 workers wait for answers to too few rows; batches hold 2 of 512 rows"
-    assert verdict.knob.change == "--games-per-worker 64 (now 4)"
+    assert (verdict.knob.change, verdict.knob.turned) == ("--games-per-worker 64 (now 4)", {"games_per_worker": 64})
     assert 9_000 < verdict.knob.expected <= verdict.lowest.rate
 
 
@@ -185,7 +188,7 @@ def test_starved_by_own_search() -> None:
         usual(workers=16, cores=32, network_on_cores=False, whole_rate=60_000.0, waiting=0.44, lane_idle=0.5)
     )
     assert verdict.text.startswith("starved: 9 of 16 workers wait on their own search, the lanes idle 50 %")
-    assert verdict.knob.change == "--workers 32 (now 16)"
+    assert (verdict.knob.change, verdict.knob.turned) == ("--workers 32 (now 16)", {"workers": 32})
     assert verdict.knob.expected == pytest.approx(120_000)
 
 
@@ -197,6 +200,7 @@ def test_over_subscribed() -> None:
         "need 24.0"
     )
     assert verdict.knob.change == "--workers 2 (now 32) with --games-per-worker 256"
+    assert verdict.knob.turned == {"workers": 2, "games_per_worker": 256}
     assert verdict.knob.expected == pytest.approx(2 / (24 * US))
     assert judge(replace(crowd, whole_cpu=25 * US, idle_cores=0.75)).kind != "oversubscribed", (
         "the cores are not full of extra work"
