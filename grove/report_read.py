@@ -72,6 +72,11 @@ class Source:
         content = self.files.get(name)
         return content if isinstance(content, dict) else {}
 
+    def others(self) -> dict[str, Any]:
+        """Return the JSON files that no folder of the kind has: name -> content."""
+        own = {"run.json", "columns.json", *_KINDS.get(self.kind, ()), *_EXPECTED.get(self.kind, ())}
+        return {name: content for name, content in self.files.items() if name.endswith(".json") and name not in own}
+
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Return the content of a file that holds a list of tables."""
         content = self.files.get(name)

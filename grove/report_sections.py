@@ -42,6 +42,8 @@ def section_of(source: Source) -> Section:
     made.head, made.settings = _head(source), _settings(source)
     try:
         _BUILDERS.get(source.kind, _other)(made)
+        if source.kind in _BUILDERS:
+            made.tables += [details(name, *generic(content)) for name, content in source.others().items()]
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
         why = f"{type(error).__name__}: {error}"
         source.problems.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 import tomllib
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,9 +16,11 @@ from common.errors import SettingError
 from grove.folder_lock import holder
 from grove.numbers import duration
 
-Kind = Literal["starting", "playing", "finished", "stopped", "failed", "killed"]
+Kind = Literal["starting", "playing", "silent", "finished", "stopped", "failed", "killed"]
 MOST_POINTS = 2000
 """Lines given at a time; of a longer run every n-th is given."""
+SILENT_S = 60.0
+"""Seconds without a line from which a run that lives is called silent: it writes one every five."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,15 @@ class Status:
     """How a run stands."""
 
     kind: Kind
-    """`stopped`: ended cleanly with games left. `failed`: ended by an error. `killed`: its process is gone."""
+    """`silent`: its process is there and writes nothing. `stopped`: ended cleanly with games left. `failed`: ended by
+    an error. `killed`: its process is gone."""
     text: str
     """The same in words, with a remedy where there is one."""
 
     @property
     def ended(self) -> bool:
         """Whether nobody plays this run now."""
-        return self.kind not in ("starting", "playing")
+        return self.kind not in ("starting", "playing", "silent")
 
 
 class RunReader:
@@ -107,7 +111,7 @@ class RunReader:
     def _judge(self, number: int | None, held: bool) -> Status:
         self.summary = {}
         if held:
-            return Status("playing", "playing") if self.last else Status("starting", self._starting())
+            return self._playing() if self.last else Status("starting", self._starting())
         if number is not None:
             return Status("killed", f"killed: process {number} is gone without a word; {self._again()}")
         self.summary = self._read_summary()
@@ -118,6 +122,13 @@ class RunReader:
             return Status("stopped", f"stopped with {left:,} left; {self._again()}")
         said = self._last_words()
         return Status("failed", f"{said}; {self._again()}")
+
+    def _playing(self) -> Status:
+        quiet_s = time.time() - self.last["time"]
+        if quiet_s < SILENT_S:
+            return Status("playing", "playing")
+        said = f"its process is there, but has written no figures for {duration(quiet_s)}"
+        return Status("silent", f"{said}: it hangs, was stopped, or cannot write; see log.txt")
 
     def _starting(self) -> str:
         return "starting, no figures yet" if self.chosen.get("device") else "starting"

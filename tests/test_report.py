@@ -231,8 +231,10 @@ def test_a_soak_says_whether_the_run_was_sound(tmp_path: Path) -> None:
         "faults": [fault, {**fault, "injected": 0, "recovered": 0, "skipped": "no tmpfs"}],
     }
     content |= {"kept": kept, "check": {"games": 50, "lost": [7], "duplicates": []}}
-    page = written(write(tmp_path / "soak", soak_json=content))
+    page = written(write(tmp_path / "soak", soak_json=content, beside_json={"found": 4321.5}))
     page.works_offline()
+    assert "beside.json" in page.text
+    assert "4,322" in page.text, "what lies beside is shown as it is"
     for text in (
         "NOT SOUND: 8 of 9 faults recovered; 50 games, 1 lost, 0 twice; 80 % of the evaluations/s kept under kills",
         "[71 %, 89 %]",

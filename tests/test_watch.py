@@ -26,7 +26,7 @@ from common.errors import SettingError
 from common.usage import GpuUse, MachineUse, ProcessUse
 from grove.run_folder import RunFolder
 from grove.watch import Watch, watch
-from grove.watch_reader import MOST_POINTS, RunReader
+from grove.watch_reader import MOST_POINTS, SILENT_S, RunReader
 from grove.watch_web import PageServer, serve_page
 
 MLP = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
@@ -91,6 +91,18 @@ def test_how_a_run_stands(tmp_path: Path) -> None:
     assert reader.refresh().kind == "finished"
     shutil.rmtree(path)
     assert "removed" in reader.refresh().text
+
+
+def test_a_run_that_lives_but_writes_nothing_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_run(tmp_path / "run") as run:
+        run.write_metrics(metrics(5))
+        reader, now = RunReader(run.path), time.time()
+        monkeypatch.setattr(time, "time", lambda: now + SILENT_S + 5)
+        status = reader.refresh()
+        assert (status.kind, status.ended) == ("silent", False)
+        assert "no figures for 1:0" in status.text
+        run.write_metrics(metrics(10))
+        assert reader.refresh().kind == "playing"
 
 
 def test_a_run_that_ended_by_an_error_says_which(tmp_path: Path) -> None:
