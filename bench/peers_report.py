@@ -100,7 +100,7 @@ def _player(row: Row, peers: Sequence[str]) -> tuple[str, ...]:
 
 def _batcher(row: Row, servers: Sequence[Row]) -> tuple[str, ...]:
     beside = [other for other in servers if other["message_rows"] == row["message_rows"]]
-    ours = next((other["against"] for other in beside if other["mode"] == "grove"), {})
+    ours: Row = next((other["against"] for other in beside if other["mode"] == "grove"), {})
     return (
         FULL_NAMES[row["mode"]],
         str(row["message_rows"]),

@@ -114,8 +114,8 @@ def _head(state: Snapshot) -> list[RenderableType]:
     title.width = _WIDTH - 2
     title.add_column(no_wrap=True)
     title.add_column(justify="right", no_wrap=True, style="dim", overflow="ellipsis")
-    name = Text.assemble(("Grove", "bold green"), "  ", (state.get("game", ""), "bold"))
-    title.add_row(name, Text(state.get("folder", "")))
+    what = Text.assemble(("Grove", "bold green"), "  ", (state.get("game", ""), "bold"))
+    title.add_row(what, Text(state.get("folder", "")))
     facts = Table.grid(padding=(0, 2, 0, 0))
     facts.width = _WIDTH - 2
     for name, value, reason in _facts(state):

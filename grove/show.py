@@ -102,7 +102,7 @@ def _points(record: GameRecord, number: int) -> str:
 def _scores(record: GameRecord, rounds: bool) -> list[list[int]]:
     """Return the points of each of a game's `rounds`, or of it as one; none of what are no points."""
     found = record.extra.get("scores")
-    rows = found if rounds else [found]
+    rows: Any = found if rounds else [found]
     fit = isinstance(rows, list) and all(isinstance(row, list) and len(row) == len(record.utilities) for row in rows)
     return rows if fit else []
 
