@@ -89,8 +89,7 @@ def run_profile(plan: PoolPlan, out: Path, seconds: float, say: Say) -> Profiled
 
 def _pass_stages(plan: PoolPlan, out: Path, seconds: float, found: Profiled) -> Slice:
     with _mains(children.timed_worker_main, children.timed_host_main), _warm("stages", plan, out) as warm:
-        warm.play(SETTLE_S)
-        done = _play(warm, seconds, found)
+        done = _play(warm, seconds, found, SETTLE_S)
         pool = warm.pool
         found.pool, found.ready = pool.pool_kind, dict(pool.host_ready)
         found.workers, found.games_per_worker = pool.sizes.workers, pool.sizes.games
@@ -98,9 +97,11 @@ def _pass_stages(plan: PoolPlan, out: Path, seconds: float, found: Profiled) -> 
     return done
 
 
-def _play(warm: WarmPool, seconds: float, found: Profiled) -> Slice:
-    """Play the slice of a pass and note what the machine did beside it."""
+def _play(warm: WarmPool, seconds: float, found: Profiled, settle_s: float = 0.0) -> Slice:
+    """Play the slice of a pass, right after one that is thrown away, and note what the machine did beside it."""
     before, others = burn_probe(PROBE_S), OthersUse()
+    if settle_s:
+        warm.play(settle_s)  # after the probe, whose time would count as the server's waiting
     done = warm.play(seconds)
     used = others.look()
     found.beside.append(Beside((before, burn_probe(PROBE_S)), used))

@@ -99,8 +99,10 @@ def finding(rows: Sequence[Row]) -> str:
 
     Points are told apart when all slices of the one are faster than all of the other.
     """
-    column = rank_column(rows)
-    best = rows[best_point(rows)]
+    column, place = rank_column(rows), best_point(rows)
+    if place < 0:
+        return "No point of the load itself could be measured"
+    best = rows[place]
     lowest = number(best, f"{column}_low")
     others = [row for row in rows if row is not best and row["varied"] != "simulations"]
     alike = sum(number(row, f"{column}_high") >= lowest for row in others)

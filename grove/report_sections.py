@@ -274,7 +274,8 @@ def _profile(made: Section) -> None:
     if content.keys() >= {"interpreter", "timers", "passes", "py_spy"}:
         made.tables += [tag("h3", "Interpreter"), *(tag("p", line) for line in interpreter_lines(content))]
     if "machine_beside" in content:
-        made.advice += busy_warnings(content, int((made.head.get("machine") or {}).get("cores") or 1))
+        warnings = busy_warnings(content, int((made.head.get("machine") or {}).get("cores") or 1))
+        made.advice += [f"{warning[0].upper()}{warning[1:]}." for warning in warnings]
     made.tables.append(details("One worker's loop by cProfile", rows_table(top)))
     rest = {key: content.get(key) for key in ("load", "passes", "timers", "interpreter", "py_spy") if content.get(key)}
     made.tables.append(details("Load, rates, interpreter", *generic(rest)))

@@ -261,7 +261,7 @@ def test_a_profile_says_who_holds_the_interpreter(tmp_path: Path) -> None:
     text = written(write(tmp_path / "prof", profile_json=content)).text
     assert "I/O thread zmq-channel: 20.0% of a core; held the interpreter lock 15.0% of the time" in text
     assert "evaluations/s in each pass: stages 9,000" in text
-    assert "beware: other programs used 1.0 of 2 cores meanwhile" in text
+    assert "Beware: other programs used 1.0 of 2 cores meanwhile" in text
 
 
 def test_no_picture_is_taken_for_another(tmp_path: Path) -> None:

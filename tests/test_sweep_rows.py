@@ -76,6 +76,7 @@ def test_longer_searches_are_another_load() -> None:
         "Fastest with 1 search process: 10 % of the roof, 100 evaluations/s, not told apart"
     )
     assert swept_axes(rows) == ["workers", "simulations"]
+    assert finding(rows[2:]) == "No point of the load itself could be measured"
 
 
 def test_a_grids_best_point_is_named_by_all_that_differs() -> None:

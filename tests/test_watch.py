@@ -516,18 +516,23 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
         assert 'data-series="server restarts"' in page
         assert "GPU 0 busy 90 %, GPU 1 busy 30 %, lanes busy 90 %" in page
         assert page.count('data-series="GPU 1"') == 2  # use and memory
+        assert "Workers evaluate 20,000 to 30,000 a second" in page
+        assert "A batch holds 200 rows" in page
+        assert "60 % of ≤256" in page
         for chart in CHARTS:
             drawn = re.findall(rf'<section id="{chart}">(.*?)</section>', page, re.DOTALL)[0]
             assert re.search(r'<path[^>]* d="M[^"]+L|<rect ', drawn), chart
             assert "NaN" not in drawn
         reader.run = None
-        run.write_metrics(metrics(5.0 * reader.written + 5, lane_idle="all", games_wanted=1))  # of another version
+        last = {"dispatch_reasons": {"drain": 10 * reader.written}, "mean_batch_rows": 2.0, "fill": 0.1}
+        run.write_metrics(metrics(5.0 * reader.written + 5, lane_idle="all", games_wanted=1, **last))
         run.write_summary({"games": 1, "games_left": 0})
         run.close()
         page = dom(port, tmp_path / "browser")
         assert 'data-status="finished"' in page
         assert page.count("<h2>Cannot be drawn: ") == 1, "the other charts are drawn all the same"
         assert ">of 1 game</span>" in page
+        assert "A batch holds 101 rows" in page, "the mean of all batches, not of intervals"
 
 
 # A server of the page that ends for good at its third look at the run folder.
