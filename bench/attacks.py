@@ -11,7 +11,8 @@ import msgpack
 import numpy as np
 import zmq
 
-from inference_server import RowSpec, wire
+from inference_server import RowSpec, ServerSettings, wire
+from inference_server.door import Bounds
 from inference_server.keys import ClientKeys
 
 Message = list[bytes]
@@ -20,10 +21,14 @@ Random = np.random.Generator
 SENDER = ("hostile", 1)
 SILENT = 200
 """Connections that say nothing, opened by the kind `silent`."""
+_SLOW = 400
+"""Requests of the client that reads no answer."""
 _WINDOW, _ROWS = 4, 8
 _CONNECT_S = 5.0
-_EACH = 100
-"""Messages of one connection; below what the server reads of one sender before it stops listening for a while."""
+_LINGER_MS = 200
+"""Longest time that what was sent may take after the end of a connection; nobody waits for it."""
+EACH = 10
+"""Messages of one connection, as a rule: with a HELLO fewer than the server reads of one sender in a flood."""
 _UNKNOWN = [kind for kind in range(100) if kind not in wire.KIND_NAMES]
 """Kinds that no client may send, those of the server's answers among them."""
 
@@ -101,8 +106,8 @@ def _beyond_window(spec: RowSpec, random: Random) -> Message:
 
 
 def _oversized(spec: RowSpec, random: Random) -> Message:
-    """Return frames beyond what any request of `spec` may have; the connection ends."""
-    return [wire.pack_header(wire.ROWS, SENDER, 1, 0, 1), bytes(1 << 25)]
+    """Return a frame beyond what any request of `spec` may have; the connection ends."""
+    return [wire.pack_header(wire.ROWS, SENDER, 1, 0, 1), bytes(Bounds.of(spec, ServerSettings()).frame_bytes + 1)]
 
 
 MESSAGES: dict[str, Callable[[RowSpec, Random], Message]] = {
@@ -157,8 +162,8 @@ class Attacker:
         self.sent[kind] += count
 
     def _send(self, dealer: zmq.Socket[bytes], messages: Iterator[Message], reads: bool) -> None:
-        dealer.setsockopt(zmq.LINGER, 0)
-        dealer.setsockopt(zmq.SNDTIMEO, 1000)  # a server that ended the connection takes nothing more for a while
+        dealer.setsockopt(zmq.LINGER, _LINGER_MS)
+        dealer.setsockopt(zmq.SNDTIMEO, 1000)  # a server that ended the connection takes nothing for a while
         if self._keys is not None:
             self._keys.lock(dealer)
         dealer.connect(self._endpoint)
@@ -168,9 +173,6 @@ class Attacker:
                 dealer.send_multipart(message)
                 while reads and wire.has_message(dealer):
                     dealer.recv_multipart()
-            if reads:  # so that all of it was read: an end of the connection would throw the rest away
-                dealer.send_multipart([wire.pack_header(wire.ASK, SENDER)])
-                _await_kind(dealer, wire.SERVED)
         except zmq.Again:
             return
 
@@ -199,14 +201,6 @@ def _connect(plain: socket.socket, address: str | tuple[str, int]) -> None:
             time.sleep(0.01)
 
 
-def _await_kind(dealer: zmq.Socket[bytes], kind: int) -> None:
-    """Read until an answer of that kind, or for a second."""
-    deadline = time.monotonic() + 1
-    while time.monotonic() < deadline and dealer.poll(100):
-        if wire.unpack_header(dealer.recv_multipart()[0]).kind == kind:
-            return
-
-
 def flood(  # noqa: PLR0913
     endpoint: str,
     row_spec: RowSpec,
@@ -214,25 +208,26 @@ def flood(  # noqa: PLR0913
     seconds: float,
     *,
     per_second: float = 0.0,
+    each: int = EACH,
     keys: ClientKeys | None = None,
-    seed: int = 0,
 ) -> dict[str, int]:
     """Attack the server at `endpoint` with `kinds` in turn; return the messages or connections sent, by kind.
 
-    `per_second`: messages a second, 0 = as many as go. Connections that say nothing or read nothing stay to the end.
+    `per_second`: messages a second, 0 = as many as go. `each`: messages of one connection. Connections that say nothing
+    or read nothing stay to the end.
     """
     ends = time.monotonic() + seconds
-    with Attacker(endpoint, row_spec, keys, seed) as attacker:
+    with Attacker(endpoint, row_spec, keys) as attacker:
         for kind in (kind for kind in ("silent", "half-open") if kind in kinds):
             attacker.burst(kind, SILENT)
         if "slow" in kinds:
-            attacker.burst("slow", 4 * _EACH)
+            attacker.burst("slow", _SLOW)
         active = [kind for kind in kinds if kind in MESSAGES or kind == "oversized"]
         while active and time.monotonic() < ends:
             for kind in active:
                 began = time.monotonic()
-                attacker.burst(kind, 1 if kind == "oversized" else _EACH)
-                pause = _EACH / per_second - (time.monotonic() - began) if per_second else 0.0
+                attacker.burst(kind, 1 if kind == "oversized" else each)
+                pause = each / per_second - (time.monotonic() - began) if per_second else 0.0
                 time.sleep(max(min(pause, ends - time.monotonic()), 0))
         time.sleep(max(ends - time.monotonic(), 0))
         return attacker.sent

@@ -3,16 +3,18 @@
     python -m bench.hostile 1000000 --out hostile.json     # that many fuzzed messages, then the table below
     python -m bench.hostile 0 --seconds 2 --rounds 1       # no fuzzing; short slices
 
-The fuzzed messages go to a server that answers an honest client meanwhile: no answer may be missing and its memory must
-not grow. The table: which share of their rows/s two honest worker processes keep over the wire alone (a network that
-takes no time, so that the channel binds) while another process attacks, each attacked slice against the undisturbed
-ones on both sides. The first row is what a process costs that only computes: an attacker takes processor time, too.
+The fuzzed messages go to a server that reads and answers all of them, however many there are, and answers an honest
+client meanwhile: no answer may be missing and its memory must not grow. The tables: which share of their rows/s two
+honest worker processes keep while another process attacks, each attacked slice against the undisturbed ones on both
+sides; over the wire alone (a network that takes no time, so that the channel binds), and with the network that is
+served by default. The first row is what a process costs that only computes: an attacker takes processor time, too, and
+the tables say how much.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,7 @@ import numpy as np
 import psutil
 import tyro
 
-from bench.attacks import KINDS, MESSAGES, flood
+from bench.attacks import EACH, KINDS, MESSAGES, flood
 from bench.limit_stage import Figures, Stage
 from bench.limit_wire import NullBackend, Wire, WireClient, WireServer
 from bench.result_file import write_result
@@ -31,14 +33,18 @@ from bench.rounds import Spread
 from common.errors import PoolError
 from game import load_game
 from inference_server import InferenceServer, RowSpec, ServerSettings, ZmqClient, private_endpoint
+from inference_server.allowance import NO_BOUND
+from inference_server.lanes import Backend
+from inference_server.network_settings import NetworkSettings
 from mcts import SearchSettings
 from workers.evaluators import row_spec
 
 GAME = "connect_four"
 _CLIENTS, _GAMES = 2, 64
-_FUZZ_S = 5.0
+_FUZZ_S, _FUZZ_EACH = 5.0, 100
 _BEGIN_S = 0.5
 """Seconds until the connections of an attack are there."""
+_ENDLESS = 1000
 
 
 class Attack(NamedTuple):
@@ -48,14 +54,38 @@ class Attack(NamedTuple):
     """Of messages and connections, in turn; none: it computes and sends nothing."""
     per_second: float = 0.0
     """Messages a second, 0 = as many as go."""
+    each: int = EACH
+    """Messages of one connection."""
 
     def __str__(self) -> str:
+        if not self.kinds:
+            return "a process that only computes"
         rate = f"{self.per_second:,.0f}/s" if self.per_second else "as many as go"
-        what = "all kinds" if self.kinds == KINDS else ", ".join(self.kinds)
-        return f"{what}, {rate}" if self.kinds else "a process that only computes"
+        what = {KINDS: "all kinds", tuple(MESSAGES): "all messages"}.get(self.kinds, ", ".join(self.kinds))
+        return f"{what}, {rate}" + (f", {self.each} a connection" if self.each != EACH else "")
 
 
-ATTACKS = (Attack(()), *(Attack(KINDS, rate) for rate in (1_000.0, 10_000.0, 0.0)), *(Attack((k,)) for k in KINDS))
+ATTACKS = (
+    Attack(()),
+    *(Attack(KINDS, rate) for rate in (1_000.0, 10_000.0, 0.0)),
+    *(Attack(tuple(MESSAGES), each=each) for each in (1, 100, _ENDLESS)),
+    *(Attack((kind,)) for kind in KINDS),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkServer(WireServer):
+    """The job of a server with the network that is served by default; plain values."""
+
+    def backends(self) -> Sequence[Backend]:
+        """Return what computes the rows, one for each lane."""
+        from inference_server.backend import make_backends
+
+        return make_backends(self.row_spec, NetworkSettings(), self.settings.max_batch)
+
+
+SERVERS = {"a network that takes no time": WireServer, "the network served by default": NetworkServer}
+"""Whose clients are harmed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +95,7 @@ class Hostile:
     seconds: float = 5.0
     """Seconds of a slice."""
     rounds: int = 3
-    """Slices of each attack."""
+    """Slices of each attack on each server."""
     out: Path | None = None
     """JSON file for all that was found."""
 
@@ -79,6 +109,8 @@ class Cost:
     """Share of their rows/s that honest clients keep, one for each round."""
     sent: list[float] = field(default_factory=list)
     """Messages a second, or connections, one for each round."""
+    cores: list[float] = field(default_factory=list)
+    """Processors that the attacker used, one for each round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +132,15 @@ class AttackJob:
 
     def measure(self, what: str, seconds: float) -> Figures:
         """Attack for `seconds`; `what` is the place of the attack."""
-        attack = self.attacks[int(what)]
-        if not attack.kinds:
+        attack, used, sent = self.attacks[int(what)], time.process_time(), 0
+        if attack.kinds:
+            told = flood(
+                self.endpoint, self.row_spec, attack.kinds, seconds, per_second=attack.per_second, each=attack.each
+            )
+            sent = sum(told.values())
+        else:
             _compute(seconds)
-            return {"messages": 0, "seconds": seconds}
-        sent = flood(self.endpoint, self.row_spec, attack.kinds, seconds, per_second=attack.per_second)
-        return {"messages": sum(sent.values()), "seconds": seconds}
+        return {"messages": sent, "seconds": seconds, "cores": (time.process_time() - used) / seconds}
 
 
 def _compute(seconds: float) -> None:
@@ -114,16 +149,16 @@ def _compute(seconds: float) -> None:
         pass
 
 
-def measure(asked: Hostile, say: Callable[[str], None]) -> list[Cost]:
+def measure(asked: Hostile, server: type[WireServer], say: Callable[[str], None]) -> list[Cost]:
     """Return what each of `ATTACKS` costs honest clients; `say` is told of each when its last round is over."""
     game = load_game(GAME)
-    server = WireServer(row_spec=row_spec(game), settings=ServerSettings())
+    job = server(row_spec=row_spec(game), settings=ServerSettings())
     client = WireClient(game_spec=game.name, search=SearchSettings(), endpoint="", games=_GAMES, groups=2)
     costs = [Cost(attack) for attack in ATTACKS]
     with ExitStack() as stack:
-        honest = stack.enter_context(Wire(server, client, _CLIENTS))
-        job = AttackJob(endpoint=honest.endpoint, row_spec=row_spec(game), attacks=ATTACKS)
-        attacker = stack.enter_context(Stage("attack", job, game.name))
+        honest = stack.enter_context(Wire(job, client, _CLIENTS))
+        attacks = AttackJob(endpoint=honest.endpoint, row_spec=row_spec(game), attacks=ATTACKS)
+        attacker = stack.enter_context(Stage("attack", attacks, game.name))
         attacker.wait_ready()
         honest.measure(1.0)  # not counted: it warms
         before = honest.measure(asked.seconds)["rows_per_second"]
@@ -136,6 +171,7 @@ def measure(asked: Hostile, say: Callable[[str], None]) -> list[Cost]:
                 after = honest.measure(asked.seconds)["rows_per_second"]
                 cost.kept.append(2 * attacked / (before + after))
                 cost.sent.append(told["messages"] / told["seconds"])
+                cost.cores.append(told["cores"])
                 before = after
                 if number == asked.rounds - 1:
                     say(line(cost))
@@ -145,7 +181,8 @@ def measure(asked: Hostile, say: Callable[[str], None]) -> list[Cost]:
 def line(cost: Cost) -> str:
     """Return the row of the table."""
     kept = Spread.of(cost.kept)
-    return f"{cost.attack!s:<30}  {median(cost.sent):>7,.0f}   {kept.middle:.0%} ({kept.low:.0%}..{kept.high:.0%})"
+    told = f"{cost.attack!s:<46}  {median(cost.sent):>7,.0f}  {median(cost.cores):>5.2f}"
+    return f"{told}   {kept.middle:.0%} ({kept.low:.0%}..{kept.high:.0%})"
 
 
 def fuzz(count: int) -> dict[str, Any]:
@@ -159,7 +196,9 @@ def fuzz(count: int) -> dict[str, Any]:
     memory: list[float] = []
     observations = np.zeros((64, *spec.observation_shape), spec.observation_dtype)
     with private_endpoint() as wished, InferenceServer(spec, [NullBackend(spec, 512)]) as server:
-        job = AttackJob(endpoint=server.bind(wished), row_spec=spec, attacks=(Attack(tuple(MESSAGES)),))
+        job = AttackJob(
+            endpoint=server.bind(wished, shares=NO_BOUND), row_spec=spec, attacks=(Attack(tuple(MESSAGES)),)
+        )
         with closing(ZmqClient(job.endpoint, spec)) as honest, Stage("attack", job, game.name) as attacker:
             attacker.wait_ready()
             while sent < count:
@@ -189,20 +228,23 @@ def main() -> None:
     fuzzed = fuzz(count) if count else None
     if fuzzed:
         _print_fuzz(fuzzed)
-    print(f"{'attack':<30}  {'sent/s':>7}   honest clients keep, median (lowest..highest)")
-    costs = measure(asked, lambda text: print(text, flush=True))
+    costs = {}
+    for name, server in SERVERS.items():
+        print(f"\n{name}\n{'attack':<46}  {'sent/s':>7}  cores   honest clients keep, median (lowest..highest)")
+        costs[name] = [_row(cost) for cost in measure(asked, server, lambda text: print(text, flush=True))]
     if asked.out:
-        rows = [
-            {
-                "attack": str(cost.attack),
-                "kept": Spread.of(cost.kept)._asdict(),
-                "kept_by_round": cost.kept,
-                "sent_per_second_by_round": cost.sent,
-            }
-            for cost in costs
-        ]
         settings = {"messages": count, "seconds": asked.seconds, "rounds": asked.rounds, "clients": _CLIENTS}
-        write_result(asked.out, {"settings": settings, "fuzz": fuzzed, "attacks": rows})
+        write_result(asked.out, {"settings": settings, "fuzz": fuzzed, "attacks": costs})
+
+
+def _row(cost: Cost) -> dict[str, Any]:
+    return {
+        "attack": str(cost.attack),
+        "kept": Spread.of(cost.kept)._asdict(),
+        "kept_by_round": cost.kept,
+        "sent_per_second_by_round": cost.sent,
+        "attacker_cores_by_round": cost.cores,
+    }
 
 
 if __name__ == "__main__":

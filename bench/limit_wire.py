@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,11 +18,13 @@ from game import load_game
 from game.contract import Game
 from inference_server import InferenceServer, RowSpec, ServerSettings, ZmqClient, private_endpoint
 from inference_server.buckets import CPU_READY, buckets_up_to
+from inference_server.lanes import Backend
 from mcts import NONE, ROOT, Forest, Rows, SearchSettings
 from workers.evaluators import ServedEvaluator, row_spec
 
 MOST_CLIENTS = 64
 _WAIT_S = 10.0
+_READY_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +37,13 @@ class WireServer:
     @contextmanager
     def make(self) -> Iterator[_Listening]:
         """Listen on a private endpoint."""
-        backend = NullBackend(self.row_spec, self.settings.max_batch)
-        with private_endpoint() as endpoint, InferenceServer(self.row_spec, [backend], self.settings) as server:
+        with private_endpoint() as endpoint, InferenceServer(self.row_spec, self.backends(), self.settings) as server:
+            server.wait_ready(_READY_S)
             yield _Listening(server.bind(endpoint))
+
+    def backends(self) -> Sequence[Backend]:
+        """Return what computes the rows, one for each lane."""
+        return [NullBackend(self.row_spec, self.settings.max_batch)]
 
 
 class _Listening:

@@ -7,6 +7,7 @@ ends of connections give the descriptors of those who went, failed handshakes ar
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -122,13 +123,31 @@ class Door:
 
     def gone(self) -> Iterator[int]:
         """Yield the descriptors of connections that ended since the last call."""
-        while self.events.poll(0):
+        while wire.has_message(self.events):
             event = recv_monitor_message(self.events, zmq.NOBLOCK)
             kind = int(event["event"])
             if kind in _FAILED:
                 self._count(_FAILED[kind])
             else:
                 yield int(event["value"])
+
+    def end(self, fd: int) -> None:
+        """End the connection with that descriptor, if it is one of this door; its client may come again.
+
+        The descriptor may have become another connection's a moment ago: that client comes again, too.
+        """
+        try:
+            connection = socket.socket(fileno=fd)
+        except (OSError, ValueError):  # it is over, or never was a socket
+            return
+        try:
+            name = connection.getsockname()
+            if self.endpoint.endswith(f":{name[1]}" if isinstance(name, tuple) else f"//{name}"):
+                connection.shutdown(socket.SHUT_RDWR)
+        except OSError:  # it is over
+            return
+        finally:
+            connection.detach()
 
     def close(self) -> None:
         """End all connections and free the endpoint."""

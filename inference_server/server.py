@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from common.errors import PoolError, ServerGone
+from inference_server.allowance import Shares
 from inference_server.batcher import Batcher
 from inference_server.inproc import InprocClient
 from inference_server.keys import ServerKeys
@@ -131,10 +132,11 @@ class InferenceServer:
             self._names += 1
             return InprocClient(self._batcher, name or f"thread-{self._names}", window)
 
-    def bind(self, endpoint: str, keys: ServerKeys | None = None) -> str:
+    def bind(self, endpoint: str, keys: ServerKeys | None = None, shares: Shares | None = None) -> str:
         """Open `endpoint` (``ipc://PATH`` or ``tcp://127.0.0.1:PORT``, PORT may be ``*``); return the one clients use.
 
         With `keys` only clients of their list are let in, and other machines may be served: ``tcp://ADDRESS:PORT``.
+        `shares` bound what messages without new rows may cost.
 
         Raises:
             SettingError: the endpoint is in use, malformed, or, without keys, not on this machine.
@@ -142,7 +144,7 @@ class InferenceServer:
         """
         if self._batcher.closed:
             raise ServerGone("the inference server has closed; make another one")
-        channel = ZmqChannel(self._batcher, endpoint, self.epoch, self._about_models, keys)
+        channel = ZmqChannel(self._batcher, endpoint, self.epoch, self._about_models, keys, shares or Shares())
         self._channels.append(channel)
         return channel.endpoint
 

@@ -20,6 +20,8 @@ from inference_server.rows import RowSpec
 Frames = list[bytes | memoryview]
 
 MISSED_PINGS = 3
+PROVEN = 16
+"""Requests after which a client is believed to keep its window full, so that batches wait for its rows."""
 
 
 class Session:
@@ -31,12 +33,19 @@ class Session:
         self.hello = hello
         self.reserved = reserved  # bytes
         self.port: Port  # given when the session is admitted
+        self.promised = hello.window  # requests that it will keep outstanding
+        self.taken = 0  # requests
         self.in_flight: set[int] = set()  # requests whose reply was not sent yet
         self.unsent: deque[tuple[int, Frames]] = deque()  # replies that the client has no room for
         self.replies: dict[int, Frames] = {}  # the last `window` ones: all a client can have missed
         self.fd = -1
         self.lost = False
         self.heard_ns = time.monotonic_ns()
+
+    @property
+    def proven(self) -> bool:
+        """Whether batches wait for the client's rows: not for those of strangers, who may have come to hold us up."""
+        return self.taken >= PROVEN
 
     def keep(self, request: int, frames: Frames) -> None:
         """Remember a reply in case it is asked for again."""
@@ -65,6 +74,8 @@ class Sessions:
         self._unsent = unsent
         self._by_routing: dict[bytes, Session] = {}
         self._by_fd: dict[int, Session] = {}
+        self._lost: dict[bytes, Session] = {}  # of those by routing id, the longest lost first
+        self._reserved = 0  # bytes, of all
         self._leaving: list[Session] = []  # forgotten, but rows of theirs are still on their way
 
     def all(self) -> list[Session]:
@@ -81,23 +92,25 @@ class Sessions:
             self.forget(self._by_routing[routing])
         settings = self._batcher.settings
         most, needed = settings.max_clients_mb << 20, reservation(hello, self._batcher.spec, self._unsent)
-        self._leaving = [session for session in self._leaving if session.port.outstanding]
-        lost = sorted((session for session in self.all() if session.lost), key=lambda session: -session.heard_ns)
-        while self._places() >= settings.max_clients or self._reserved() + needed > most:
-            if not lost:
+        self._let_leave()
+        while self._places() >= settings.max_clients or self._reserved + needed > most:
+            if not self._lost:
                 return (
-                    f"{self._places()} clients may hold {self._reserved() >> 20} MB here, you would need "
+                    f"{self._places()} clients may hold {self._reserved >> 20} MB here, you would need "
                     f"{-(-needed >> 20)} MB more; raise the server's max_clients ({settings.max_clients}) or "
                     f"max_clients_mb ({settings.max_clients_mb}), or send fewer rows at once"
                 )
-            self.forget(lost.pop())
+            self.forget(next(iter(self._lost.values())))
         return ""
 
     def _places(self) -> int:
         return len(self._by_routing) + len(self._leaving)
 
-    def _reserved(self) -> int:
-        return sum(session.reserved for session in [*self._by_routing.values(), *self._leaving])
+    def _let_leave(self) -> None:
+        """Give back what was reserved for those whose last row has left."""
+        staying = [session for session in self._leaving if session.port.outstanding]
+        self._reserved -= sum(session.reserved for session in self._leaving if session not in staying)
+        self._leaving = staying
 
     def admit(
         self, routing: bytes, sender: wire.Sender, hello: wire.Hello, deliver: Callable[[Session, Request], None]
@@ -109,13 +122,19 @@ class Sessions:
         """
         session = Session(routing, sender, hello, reservation(hello, self._batcher.spec, self._unsent))
         session.port = Port(sender[0], hello.spec, lambda request: deliver(session, request))
-        self._batcher.join(session.port, hello.window)
+        self._batcher.join(session.port, 0)
         self._by_routing[routing] = session
+        self._reserved += session.reserved
         return session
+
+    def on(self, fd: int) -> Session | None:
+        """Return the client on the connection with that descriptor."""
+        return self._by_fd.get(fd)
 
     def found(self, session: Session, fd: int) -> None:
         """The client is on the connection with that descriptor (-1: unknown, its pings must do)."""
         session.lost = False
+        self._lost.pop(session.routing, None)
         session.fd = fd
         if fd >= 0:
             self._by_fd[fd] = session
@@ -129,16 +148,20 @@ class Sessions:
     def lose(self, session: Session) -> None:
         """Nobody waits for the client's rows any more; it may return."""
         session.lost = True
+        self._lost.setdefault(session.routing, session)
         self._batcher.quiet(session.port)
 
     def forget(self, session: Session) -> None:
         """The client is gone for good."""
         self._batcher.leave(session.port)
         self._by_routing.pop(session.routing, None)
+        self._lost.pop(session.routing, None)
         if self._by_fd.get(session.fd) is session:
             del self._by_fd[session.fd]
         if session.port.outstanding:
             self._leaving.append(session)
+        else:
+            self._reserved -= session.reserved
 
     def look_for_silent(self) -> None:
         """Lose clients that missed their pings, forget those that stayed away."""

@@ -209,9 +209,9 @@ def pack_legal(legal: Legal) -> list[bytes]:
 
 def misfit(hello: Hello, spec: RowSpec, settings: ServerSettings) -> str:
     """Return why a client cannot be served, with the remedy; empty when it can."""
-    mine, theirs = spec.to_dict(), hello.spec.to_dict()
-    differing = [f"{name} {theirs[name]!r} (server: {mine[name]!r})" for name in mine if theirs[name] != mine[name]]
-    if differing:
+    if hello.spec != spec:
+        mine, theirs = spec.to_dict(), hello.spec.to_dict()
+        differing = [f"{name} {theirs[name]!r} (server: {mine[name]!r})" for name in mine if theirs[name] != mine[name]]
         return f"the client has {', '.join(differing)}; start both for the same game"
     if hello.window > settings.max_window:
         return f"window {hello.window} exceeds the server's max_window {settings.max_window}; lower it"

@@ -2,7 +2,8 @@
 
 The thread receives in bounded bursts, puts rows into the forming batch straight from the received frame, and sends
 replies that the lanes left in a queue. A fault in a message is answered to its sender, counted, and touches nobody
-else. A client whose connection breaks stops counting at once; it may return and ask again.
+else; `allowance.py` bounds what faults and the like may cost. A client whose connection breaks stops counting at once;
+it may return and ask again.
 """
 
 from __future__ import annotations
@@ -21,19 +22,17 @@ import zmq
 
 from common.errors import MessageError, ServerGone
 from inference_server import wire
+from inference_server.allowance import Allowance, Shares
 from inference_server.batcher import Batcher
 from inference_server.door import Bounds, Door
 from inference_server.keys import ServerKeys
 from inference_server.request import Request
-from inference_server.sessions import Frames, Session, Sessions
+from inference_server.sessions import PROVEN, Frames, Session, Sessions
 
 _BURST = 64
 """Messages received before replies get their turn."""
 _TICK_MS = 250
 """Longest sleep of the thread: how often silent clients are looked for."""
-_ALLOWANCE = 128
-"""Messages of one sender that bring no new rows (faults, repeats, pings, HELLOs) and are read a tick: twice the largest
-window, all of which may come again at once. What comes beyond it is thrown away unread until the next tick."""
 _MOST_FRAMES = 5
 """Frames of the longest message: routing id, header, rows, legal offsets and actions."""
 _HALF_MAX = 65504.0
@@ -49,7 +48,8 @@ class ZmqChannel:
         endpoint: str,
         epoch: str,
         about: Callable[[], dict[str, Any]],
-        keys: ServerKeys | None = None,
+        keys: ServerKeys | None,
+        shares: Shares,
     ) -> None:
         """Bind `endpoint` and start the thread; with `keys` only clients of their list are let in.
 
@@ -64,8 +64,9 @@ class ZmqChannel:
         bounds = Bounds.of(batcher.spec, batcher.settings)
         self._sessions = Sessions(batcher, bounds.unsent)
         self._outbox: deque[tuple[Session, Request]] = deque()
-        self._charged: dict[bytes, int] = {}  # messages without new rows in this tick, by sender
-        self._unread = 0  # messages thrown away in this tick
+        self._allowance = Allowance(_TICK_MS * 1_000_000, shares)
+        self._thrown_out: set[bytes] = set()  # senders in this tick
+        self._unread = self._unanswered = 0  # messages in this tick
         self._stopping = False
         self._signalled = False
         self._door = Door(endpoint, keys, bounds, batcher.count_error)
@@ -139,10 +140,12 @@ class ZmqChannel:
         for session in self._sessions.all():
             if session.unsent:
                 self._send_unsent(session)
-        if self._unread:
-            self._batcher.count_error("unread", self._unread)
-        self._unread = 0
-        self._charged.clear()
+        for cause, times in (("unread", self._unread), ("unanswered", self._unanswered)):
+            if times:
+                self._batcher.count_error(cause, times)
+        self._unread = self._unanswered = 0
+        self._allowance.renew()
+        self._thrown_out.clear()
 
     def _see_who_went(self) -> None:
         for fd in self._door.gone():
@@ -156,11 +159,25 @@ class ZmqChannel:
                 return
             frames = self._next_message()
             routing = frames[0].bytes
-            charged = self._charged.get(routing, 0)
-            if charged >= _ALLOWANCE:
-                self._unread += 1
-            elif not self._handle(routing, frames):
-                self._charged[routing] = charged + 1
+            if not self._allowance.reads(routing):
+                self._throw_out(routing, frames)
+                continue
+            began_ns = time.thread_time_ns()
+            if not self._handle(routing, frames):
+                self._allowance.charge(routing, time.thread_time_ns() - began_ns)
+
+    def _throw_out(self, routing: bytes, frames: list[zmq.Frame]) -> None:
+        """Leave a message unread and end its connection: that slows its sender down, reading on does not."""
+        self._unread += 1
+        if routing in self._thrown_out:
+            return
+        self._thrown_out.add(routing)
+        self._see_who_went()
+        fd = _connection(frames)
+        other = self._sessions.on(fd)
+        if other is None or other.routing == routing:  # otherwise the descriptor is another client's by now
+            self._door.end(fd)
+            self._batcher.count_error("thrown_out")
 
     def _next_message(self) -> list[zmq.Frame]:
         """Return the next message, without the frames that no message may have."""
@@ -192,16 +209,17 @@ class ZmqChannel:
         return False
 
     def _act(self, routing: bytes, header: wire.Header, frames: list[zmq.Frame]) -> bool:
-        if header.kind == wire.HELLO:
-            self._greet(routing, header, frames)
-            return False
-        if header.kind == wire.ASK:
-            answer = wire.pack_header(wire.SERVED, (header.client, header.epoch))
-            self._send(routing, [answer, msgpack.packb({"rows": self._batcher.spec.to_dict(), **self._about()})])
+        if header.kind in (wire.HELLO, wire.ASK):
+            if not self._allowance.answers(routing):
+                self._unanswered += 1
+            elif header.kind == wire.HELLO:
+                self._greet(routing, header, frames)
+            else:
+                self._tell(routing, header)
             return False
         session = self._sessions.get(routing)
         if session is None or session.sender[1] != header.epoch:
-            self._send(routing, [wire.pack_header(wire.UNKNOWN, (header.client, header.epoch))])
+            self._answer(routing, [wire.pack_header(wire.UNKNOWN, (header.client, header.epoch))])
             return False
         session.heard_ns = time.monotonic_ns()
         if session.lost:
@@ -211,9 +229,11 @@ class ZmqChannel:
         if header.kind == wire.ROWS:
             return self._take_rows(session, header, [frame.buffer for frame in frames[2:]])
         if header.kind == wire.PING:
-            self._send(routing, [wire.pack_header(wire.PONG, session.sender)])
+            self._answer(routing, [wire.pack_header(wire.PONG, session.sender)])
         elif header.kind == wire.WINDOW:
-            self._batcher.set_window(session.port, min(header.rows, session.hello.window))
+            session.promised = min(header.rows, session.hello.window)
+            if session.proven:
+                self._batcher.set_window(session.port, session.promised)
         elif header.kind == wire.RELEASE:
             self._batcher.release(session.port, header.slot)
         elif header.kind == wire.BYE:
@@ -229,7 +249,7 @@ class ZmqChannel:
             return False
         if header.request in session.replies:
             self._batcher.count_resend()
-            self._send(session.routing, session.replies[header.request])
+            self._answer(session.routing, session.replies[header.request])
             return False
         if len(session.in_flight) >= session.hello.window:
             raise MessageError(f"{session.hello.window} requests are outstanding already, the window said at HELLO")
@@ -243,9 +263,16 @@ class ZmqChannel:
         except Exception:  # not taken: the repeat is a new one
             session.in_flight.discard(header.request)
             raise
+        session.taken += 1
+        if session.taken == PROVEN:
+            self._batcher.set_window(session.port, session.promised)
         return True
 
     # Clients come and go
+
+    def _tell(self, routing: bytes, header: wire.Header) -> None:
+        answer = wire.pack_header(wire.SERVED, (header.client, header.epoch))
+        self._send(routing, [answer, msgpack.packb({"rows": self._batcher.spec.to_dict(), **self._about()})])
 
     def _greet(self, routing: bytes, header: wire.Header, frames: list[zmq.Frame]) -> None:
         if len(frames) != 3:
@@ -274,11 +301,7 @@ class ZmqChannel:
     def _found_again(self, session: Session, frames: list[zmq.Frame]) -> None:
         """Learn which connection the client is on, so that its end tells who was lost."""
         self._see_who_went()  # ends of earlier connections on the same descriptor come before this message
-        try:
-            fd = int(frames[-1].get(zmq.SRCFD))
-        except (zmq.ZMQError, ValueError):  # a transport without descriptors: pings must do
-            fd = -1
-        self._sessions.found(session, fd)
+        self._sessions.found(session, _connection(frames))
 
     # Sending
 
@@ -300,7 +323,14 @@ class ZmqChannel:
 
     def _refuse(self, routing: bytes, header: wire.Header | None, kind: int, reason: str) -> None:
         sender, request = ((header.client, header.epoch), header.request) if header else (("", 0), 0)
-        self._send(routing, [wire.pack_header(kind, sender, request), reason.encode()])
+        self._answer(routing, [wire.pack_header(kind, sender, request), reason.encode()])
+
+    def _answer(self, routing: bytes, frames: Frames) -> None:
+        """Answer a message that brought no new rows, unless such messages cost too much by now."""
+        if self._allowance.answers(routing):
+            self._send(routing, frames)
+        else:
+            self._unanswered += 1
 
     def _send(self, routing: bytes, frames: Frames) -> bool:
         """Send without waiting; return False when the client must read something first."""
@@ -315,6 +345,14 @@ class ZmqChannel:
                 self._sessions.lose(session)
             return gone
         return True
+
+
+def _connection(frames: list[zmq.Frame]) -> int:
+    """Return the descriptor of the connection that a message came over; -1 for a transport without descriptors."""
+    try:
+        return int(frames[-1].get(zmq.SRCFD))
+    except (zmq.ZMQError, ValueError):
+        return -1
 
 
 def _reply_frames(session: Session, request: Request) -> Frames:

@@ -24,6 +24,7 @@ from inference_server import (
     private_endpoint,
     wire,
 )
+from inference_server.sessions import PROVEN
 
 QUICK = Patience(resend_after_s=0.2, give_up_after_s=5, ping_interval_s=0.1)
 
@@ -72,6 +73,13 @@ def eventually(condition: Callable[[], object], seconds: float = 5) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.005)
+
+
+def prove(client: Client) -> None:
+    """Let it send as many requests as make batches wait for it."""
+    for _ in range(PROVEN):
+        client.submit(random_rows(SPEC, 4, 0))
+        assert client.collect(5) is not None
 
 
 @pytest.mark.parametrize("spec", [SPEC, THREE_SEATS])
@@ -213,8 +221,7 @@ def test_collect_times_out_and_the_reply_still_comes(house: House) -> None:
 def test_a_client_that_closes_holds_nobody_up(house: House) -> None:
     house.serve(max_delay_us=60_000_000, idle_after_ms=60_000)
     leaver, stayer = house.client(window=1), house.client(window=1)
-    leaver.submit(random_rows(SPEC, 4, 0))
-    assert leaver.collect(5) is not None
+    prove(leaver)
     stayer.submit(random_rows(SPEC, 4, 0))
     assert stayer.collect(0.05) is None  # the other one is being waited for
     leaver.close()
@@ -227,8 +234,7 @@ def test_a_client_told_dead_by_its_supervisor_holds_nobody_up(house: House) -> N
     inside = house.channel == "inproc"
     lost = house.server.connect(1, "worker-3") if inside else house.client(window=1, name="worker-3")
     stayer = house.client(window=1)
-    lost.submit(random_rows(SPEC, 4, 0))
-    assert lost.collect(5) is not None
+    prove(lost)
     stayer.submit(random_rows(SPEC, 4, 0))
     assert stayer.collect(0.05) is None
     house.server.client_gone("worker-3")
@@ -288,6 +294,17 @@ def test_a_misfit_is_refused_at_hello(remote: House) -> None:
         ZmqClient(remote.endpoint, SPEC, window=100, patience=QUICK)
     assert remote.server.stats()["errors"] == {"refused_hello": 2}
     assert remote.server.stats()["clients"] == 0
+
+
+def test_a_stranger_is_not_waited_for(remote: House) -> None:
+    remote.serve(max_delay_us=60_000_000, idle_after_ms=60_000)
+    stranger, honest = remote.client(window=2), remote.client(window=1)
+    for _ in range(PROVEN - 1):  # it keeps one request outstanding of two
+        stranger.submit(random_rows(SPEC, 4, 0))
+        assert stranger.collect(5) is not None
+        honest.submit(random_rows(SPEC, 4, 0))
+        assert honest.collect(5) is not None
+    assert remote.server.stats()["reasons"]["delay"] == 0
 
 
 def raw_dealer(endpoint: str, stack: ExitStack) -> zmq.Socket[bytes]:

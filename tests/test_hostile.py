@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, closing
 
 import numpy as np
 import psutil
@@ -24,10 +26,11 @@ from inference_server import (
     private_endpoint,
     wire,
 )
+from inference_server.allowance import NO_BOUND, Shares
 
 KNOWN = {
     *(f"bad_{kind}" for kind in ("header", "kind", "handshake", *wire.KIND_NAMES.values())),
-    *("refused_hello", "unroutable", "unsendable", "unread"),
+    *("refused_hello", "unroutable", "unsendable", "unread", "unanswered", "thrown_out"),
 }
 """Causes by which what a stranger does may be counted."""
 QUICK = Patience(resend_after_s=0.5, give_up_after_s=20, ping_interval_s=0.2)
@@ -51,10 +54,14 @@ def rss_mb() -> float:
 
 
 def serve(
-    stack: ExitStack, endpoint: str = "tcp://127.0.0.1:*", spec: RowSpec = SPEC, **settings: int
+    stack: ExitStack,
+    endpoint: str = "tcp://127.0.0.1:*",
+    spec: RowSpec = SPEC,
+    shares: Shares | None = None,
+    **settings: int,
 ) -> tuple[InferenceServer, str]:
     server = stack.enter_context(InferenceServer(spec, [ArithmeticBackend(spec)], ServerSettings(**settings)))
-    return server, server.bind(endpoint)
+    return server, server.bind(endpoint, shares=shares)
 
 
 class Raw:
@@ -125,7 +132,8 @@ class Honest:
 
 @pytest.mark.parametrize("transport", ["ipc", "tcp"])
 def test_ten_thousand_wrong_messages_harm_nobody(transport: str, stack: ExitStack) -> None:
-    server, endpoint = serve(stack, *([stack.enter_context(private_endpoint())] if transport == "ipc" else []))
+    wished = stack.enter_context(private_endpoint()) if transport == "ipc" else "tcp://127.0.0.1:*"
+    server, endpoint = serve(stack, wished, shares=NO_BOUND)
     honest = Honest(endpoint)
     stack.callback(honest.close)
     with attacks.Attacker(endpoint, SPEC) as attacker:
@@ -227,11 +235,52 @@ def test_who_sends_too_much_for_nothing_is_not_read_for_a_while(stack: ExitStack
     for _ in range(3000):
         noisy.say(wire.PING)
     assert quiet.hello()[0] == wire.READY
-    answered = noisy.kinds().count(wire.PONG)
-    eventually(lambda: server.stats()["errors"].get("unread", 0) + answered == 3000)
-    assert answered < 1500
-    noisy.rows(1)  # a quarter of a second later
+    assert noisy.kinds().count(wire.PONG) < 1500
+    errors = server.stats()["errors"]
+    assert errors["unread"] > 0
+    assert errors["thrown_out"] > 0
+    assert noisy.hello()[0] == wire.READY  # over a new connection
+    noisy.rows(1)
     assert noisy.answer()[0] == wire.REPLY
+
+
+def test_who_repeats_a_window_is_not_thrown_out(stack: ExitStack) -> None:
+    server, endpoint = serve(stack)
+    client = Raw(endpoint, stack)
+    client.hello(window=64, max_rows=1)
+    with server.parked():
+        for _ in range(2):
+            for number in range(63):
+                client.rows(number, 1)
+        eventually(lambda: server.stats()["resends"] == 63)
+    assert client.kinds().count(wire.REPLY) == 63
+    assert server.stats()["errors"] == {}
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_a_flood_keeps_nobody_out(transport: str, stack: ExitStack) -> None:
+    """While a process floods, an honest client is answered, another one comes in, and the flood is held down."""
+    wished = stack.enter_context(private_endpoint()) if transport == "ipc" else "tcp://127.0.0.1:*"
+    server, endpoint = serve(stack, wished)
+    honest = Honest(endpoint)
+    stack.callback(honest.close)
+    flooding = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
+    for kinds, each in ((("new-lives",), 100), (("new-lives",), 1), (tuple(attacks.MESSAGES), 1000)):
+        before = sum(server.stats()["errors"].values())
+        flood = flooding.submit(attacks.flood, endpoint, SPEC, kinds, 1.5, each=each)
+        eventually(lambda before=before: sum(server.stats()["errors"].values()) > before + 50)
+        answered, began = honest.answered, time.monotonic()
+        with closing(ZmqClient(endpoint, SPEC, window=2, max_rows=20, patience=QUICK)) as newcomer:
+            sent = random_rows(SPEC, 20, 0)
+            newcomer.submit(sent)
+            assert np.array_equal(newcomer.collect(5).logits, compute(SPEC, sent)[0])
+        assert time.monotonic() - began < 5
+        eventually(lambda answered=answered: honest.fault or honest.answered > answered)
+        assert flood.result(60)
+    errors = server.stats()["errors"]
+    assert errors["unanswered"] > 100
+    assert errors["thrown_out"] > 0
+    assert set(errors) <= KNOWN, errors
 
 
 def test_a_repeat_costs_no_second_computation_and_a_flood_of_them_little(stack: ExitStack) -> None:

@@ -17,6 +17,7 @@ from arithmetic_network import SPEC, ArithmeticBackend, compute, random_rows
 
 from common.errors import PoolError, ServerGone, SettingError
 from inference_server import InferenceServer, ServerSettings, ZmqClient, private_endpoint
+from inference_server.sessions import PROVEN
 from inference_server.stats import summary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,11 +80,15 @@ def test_a_killed_process_stops_counting_at_once() -> None:
             from arithmetic_network import SPEC, random_rows
             from inference_server import ZmqClient
             client = ZmqClient(sys.argv[1], SPEC, window=2)
+            for _ in range(int(sys.argv[2])):
+                client.submit(random_rows(SPEC, 4, 0))
+                client.collect(10)
             client.submit(random_rows(SPEC, 4, 0))
             print("sent", flush=True)
             time.sleep(60)
             """,
             endpoint,
+            str(PROVEN),
         )
         assert victim.stdout is not None
         assert victim.stdout.readline() == "sent\n"
