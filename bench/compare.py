@@ -117,7 +117,7 @@ def start_roof(asked: Asked, say: Say) -> Roof:
     job = RoofJob(
         row_spec=row_spec(load_game(asked.game_spec)), network=asked.network, max_batch=asked.server.max_batch
     )
-    roof = Roof(job, asked.game_spec)
+    roof = Roof(job)
     try:
         roof.wait_ready()
     except BaseException:

@@ -125,7 +125,7 @@ def network_alone(asked: LimitAsked, say: Say) -> Iterator[Roof]:
         max_batch=asked.server.max_batch,
         thorough=True,
     )
-    with Roof(job, asked.game_spec) as roof:
+    with Roof(job) as roof:
         roof.wait_ready()
         found, backend = roof.found, roof.found["backend"]
         best = f"{found['lanes']} lanes of {found['bucket']} rows"

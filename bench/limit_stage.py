@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -9,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from common.errors import PoolError
-from workers.children import process_context, start_child
+from workers.nursery import workers_of
 from workers.port import Port, last_words
 
 _READY_S = 120.0
@@ -46,11 +47,10 @@ class Stage:
     """The supervisor's end of one part; use as a context manager."""
 
     def __init__(self, name: str, job: Job, game_spec: str) -> None:
-        """Start the process; see `wait_ready`. `game_spec` names the kernels that the forkserver preloads."""
-        context = process_context(game_spec)
-        mine, theirs = context.Pipe()
+        """Start the process; see `wait_ready`. `game_spec` names the kernels that are loaded ahead."""
+        mine, theirs = multiprocessing.Pipe()
         self._name, self._port = name, Port(mine)
-        self._child = start_child(context.Process(target=main, args=(job, theirs), name=f"grove-{name}"))
+        self._child = workers_of(game_spec).start(main, (job, theirs), f"grove-{name}")
         theirs.close()
 
     @property

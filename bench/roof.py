@@ -6,6 +6,7 @@ that the roof is taken beside every round of a comparison. The supervisor itself
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from common.errors import GroveError, PoolError
 from common.machine import gpus, usable_cores
 from inference_server import RowSpec
 from inference_server.network_settings import NetworkSettings
-from workers.children import process_context, start_child
+from workers.nursery import SERVERS
 from workers.port import Port
 
 if TYPE_CHECKING:
@@ -61,12 +62,11 @@ class RoofJob:
 class Roof:
     """The process that measures the roof; use as a context manager."""
 
-    def __init__(self, job: RoofJob, game_spec: str) -> None:
-        """Start the process; see `wait_ready`. `game_spec` names the kernels that the forkserver preloads."""
-        context = process_context(game_spec)
-        mine, theirs = context.Pipe()
+    def __init__(self, job: RoofJob) -> None:
+        """Start the process; see `wait_ready`."""
+        mine, theirs = multiprocessing.Pipe()
         self._port = Port(mine)
-        self._child = start_child(context.Process(target=main, args=(job, theirs), name="grove-roof"))
+        self._child = SERVERS.start(main, (job, theirs), "grove-roof")
         theirs.close()
         self.found: dict[str, Any] = {}
         """Of the sweep: `lanes`, `bucket`, `backend` (as described by itself), `tried`, a list of its rates, and of a

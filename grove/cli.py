@@ -63,6 +63,10 @@ def _command(given: list[str]) -> tuple[str, list[str]]:
 
 
 def _selfplay(arguments: list[str]) -> int:
+    if not any(word.startswith(("-h", "--help", "--evaluator")) for word in arguments):
+        from workers.nursery import SERVERS
+
+        SERVERS.begin()  # importing torch takes longest of all: it goes on beside our own imports
     from grove.selfplay import selfplay
     from grove.settings import SelfPlay, parse
 

@@ -78,7 +78,6 @@ def selfplay(settings: SelfPlay) -> int:
             process_sizes=process,
             metrics_port=_metrics_port(settings),
             fsync_every_s=_FSYNC_S[settings.run.fsync],
-            standby=True,
             models=settings.models.watch_models or str(folder.path / "models"),
         )
         return _Run(folder, plan, game, range(settings.run.games), asked, why).play()

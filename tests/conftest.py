@@ -26,6 +26,7 @@ from game import load_game
 from game.registry import BUILT_IN
 from grove.cli import main
 from grove.show import show_game
+from workers.nursery import SERVERS, WORKERS
 from workers.records import GameRecord, Problem, read_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,7 +94,7 @@ def processes_left() -> set[psutil.Process]:
 
     Nothing is asked of processes of others: reading their environment or command line may block.
     """
-    staying = {os.getpid(), forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid}
+    staying = {os.getpid(), WORKERS.pid, SERVERS.pid, resource_tracker._resource_tracker._pid}
     children = {child.pid for child in psutil.Process().children(recursive=True)}
     found = set()
     for process in psutil.process_iter():
@@ -126,7 +127,7 @@ class Grove:
     sessions: ClassVar[set[int]] = set()
     """Process sessions started so far: what runs in one of them is ours."""
     preloaded: ClassVar[tuple[int | None, str]] = (None, "")
-    """Number of the forkserver that the last run in this process left, and what it has loaded."""
+    """Number of the nursery of workers that the last run in this process left, and what it has loaded."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -164,7 +165,7 @@ class Grove:
         """Run `grove` to its end; where nothing is shown by it, without a process of its own.
 
         Its server and workers are processes all the same. What is saved are imports and, from run to run of one game,
-        the forkserver: half the processor time of a short run.
+        the nurseries: most of the processor time of a short run.
         """
         if arguments[0] not in IN_PROCESS:
             return self.run(*arguments, cwd=cwd)
@@ -192,7 +193,7 @@ class Grove:
 
     @staticmethod
     def _preload(game: str) -> None:
-        """Let the next run start a forkserver of its own, unless the present one has loaded `game`."""
+        """Let the next run start a nursery of workers of its own, unless the present one has loaded `game`."""
         server = forkserver._forkserver
         if Grove.preloaded != (server._forkserver_pid, game) and server._forkserver_pid is not None:
             try:

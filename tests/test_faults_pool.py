@@ -15,6 +15,7 @@ from common.errors import PoolError
 from inference_server import ServerSettings
 from mcts import SearchSettings
 from workers.index_book import IndexBook
+from workers.nursery import SERVERS
 from workers.plan import PoolPlan, Sizes
 from workers.pool import Pool
 from workers.records import read_folder
@@ -64,27 +65,26 @@ def test_a_killed_server_is_replaced_and_the_games_are_those_of_an_undisturbed_r
     assert {m for record in read_folder(tmp_path) for m in record.models} - {None} == {model}
 
 
-def test_a_server_that_hangs_is_replaced_by_its_standby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_hangs_is_replaced_and_one_that_dies_with_its_nursery_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("workers.restarts.HANG_S", QUICK_HANG_S)
-    monkeypatch.setattr("workers.host_life.STANDBY_AFTER_S", 0.0)
-    with Pool(served(tmp_path, "process", standby=True), IndexBook(range(100_000))) as pool:
+    with Pool(served(tmp_path, "process"), IndexBook(range(100_000))) as pool:
         pool.start()
-        pump_until(pool, lambda: pool.book.finished >= 3 and len(pool.host_pids) == 2)
-        first, standby = pool.host_pids
+        pump_until(pool, lambda: pool.book.finished >= 3)
+        first, nursery = pool.host_pids[0], SERVERS.pid
         os.kill(first, signal.SIGSTOP)
         pump_until(pool, lambda: pool.server_restarted)
         monkeypatch.setattr("workers.restarts.HANG_S", HANG_S)
         assert "said nothing for" in pool.problems[0]
-        assert pool.host_pids[0] == standby
+        pump_until(pool, lambda: "computes again" in pool.problems[-1])
+        assert (pool.host_pids[0] != first, SERVERS.pid) == (True, nursery)
+        for process in (nursery, pool.host_pids[0]):
+            assert process is not None
+            os.kill(process, signal.SIGKILL)
         before = pool.book.finished
-        pump_until(pool, lambda: pool.book.finished > before and len(pool.host_pids) == 2)
-        third, present = pool.host_pids[1], pool.host_pids[0]
-        assert third not in (first, standby)
-        os.kill(third, signal.SIGSTOP)
-        os.kill(present, signal.SIGKILL)
-        pump_until(pool, lambda: pool.server_restarted == 2)
-        assert third != pool.host_pids[0]
-        assert "the standby of the inference server has ended: somebody stopped it" in pool.problems
+        pump_until(pool, lambda: pool.server_restarted == 2 and pool.book.finished > before)
+        assert nursery != SERVERS.pid
     found = indices(tmp_path)
     assert len(found) == len(set(found))
 

@@ -41,8 +41,8 @@ BUSY = usable_cores() / 4
 @pytest.fixture(scope="module")
 def roof() -> Iterator[Roof]:
     """The tiny network alone, which all cases but the huge one share."""
-    with Roof(RoofJob(row_spec=row_spec(load_game("connect_four")), network=TINY, max_batch=512, thorough=True),
-              "connect_four") as alone:  # fmt: skip
+    job = RoofJob(row_spec=row_spec(load_game("connect_four")), network=TINY, max_batch=512, thorough=True)
+    with Roof(job) as alone:
         alone.wait_ready()
         yield alone
 

@@ -32,11 +32,11 @@ def lines(out: Path) -> int:
 
 
 def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Return the server and the workers of a run in the order they were started: children of the forkserver."""
-    for child in psutil.Process(process.pid).children():
-        if "forkserver import main" in " ".join(child.cmdline()):
-            return sorted(child.children(), key=lambda one: (one.create_time(), one.pid))
-    raise AssertionError("no forkserver")
+    """Return the server and the workers of a run in the order they were started: children of its nurseries."""
+    nurseries = [one for one in psutil.Process(process.pid).children() if "forkserver" in " ".join(one.cmdline())]
+    assert nurseries
+    found = [child for nursery in nurseries for child in nursery.children()]
+    return sorted(found, key=lambda one: (one.create_time(), one.pid))
 
 
 def start(grove: Grove, eventually: Eventually, run: Run) -> subprocess.Popen[str]:

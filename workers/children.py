@@ -1,28 +1,18 @@
-"""Child processes: how they start, and how they are made to end."""
+"""Child processes, and how they are made to end; `nursery.py` starts them."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import forkserver, reduction, resource_tracker, util
+from multiprocessing import reduction
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from common.errors import PoolError
-from common.scratch import claim, is_claimed, sweep
-from workers.warm import FOLDER_VARIABLE, GAME_VARIABLE
-
 _LOOK_S = 0.01
-_GLANCE_S = 0.05
 _DEATH_S = 1.0
 """Longest wait for the end of a killed process; one that waits for a disk or a network file ends later."""
 
@@ -112,81 +102,6 @@ class Held:
 
 def _held(duplicate: Any) -> Held:
     return Held(duplicate.detach())
-
-
-def process_context(game_spec: str) -> Any:
-    """Return the forkserver context with the game's kernels preloaded, or spawn where there is none."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    os.environ[GAME_VARIABLE] = game_spec
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["workers.preload"])
-    return context
-
-
-def start_forkserver(context: Any) -> None:
-    """Start the forkserver with SIGINT blocked: Ctrl-C reaches the whole terminal, also while it loads the kernels."""
-    if context.get_start_method() != "forkserver":
-        return
-    folder = Path(util.get_temp_dir())  # where its socket will be
-    os.environ[FOLDER_VARIABLE] = str(folder)
-    if not is_claimed(folder):
-        sweep()
-        claim(folder)  # until this process ends
-    resource_tracker.ensure_running()  # started by the forkserver otherwise, which would unblock SIGINT
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
-
-
-def start_child(process: BaseProcess) -> Child:
-    """Start `process`. Raises PoolError when the forkserver cannot."""
-    child = start_unless(process, lambda: False)
-    assert child is not None, "nothing interrupts it"
-    return child
-
-
-def start_unless(process: BaseProcess, interrupted: Callable[[], bool]) -> Child | None:
-    """Start `process`; None when `interrupted` said so first.
-
-    The forkserver starts nothing before it has loaded the kernels: a minute or two with an empty cache.
-
-    Raises PoolError when it has ended instead.
-    """
-    if interrupted():
-        return None
-    faults: list[Exception] = []
-
-    def start() -> None:
-        try:
-            process.start()
-        except Exception as error:
-            faults.append(error)
-
-    starting = threading.Thread(target=start, name="start-child")
-    starting.start()
-    while starting.is_alive() and not interrupted():
-        starting.join(_GLANCE_S)
-    if starting.is_alive():
-        _kill_forkserver()
-        starting.join()
-    if not faults:
-        return Child(process)
-    if interrupted():
-        return None
-    why = "the process that starts workers has ended while it loaded the game's kernels"
-    if not isinstance(faults[0], EOFError | ConnectionError):
-        why = f"a process cannot be started ({faults[0]})"
-    raise PoolError(f"{why}; see `grove doctor`") from faults[0]
-
-
-def _kill_forkserver() -> None:
-    number = getattr(forkserver._forkserver, "_forkserver_pid", None)
-    if number is not None:
-        with suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
 
 
 def remove_socket_folder(endpoint: str) -> None:

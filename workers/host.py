@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.errors import PoolError, SettingError, StorageError
 from game import load_game
@@ -25,10 +25,8 @@ from workers.gil import thread_verdict
 from workers.orphans import end_with_supervisor, leave_signals, supervisor_is_gone, tidy_up
 from workers.port import Port, last_words
 from workers.process_worker import EvaluatorJob, make_evaluator, requests_at_once
+from workers.warm import load_kernels
 from workers.worker import Worker, WorkerJob, peak_rss_mb
-
-if TYPE_CHECKING:
-    from inference_server.backend import Backend
 
 FAULT_STATUS = 3
 """Exit status of a server that ends because of a fault."""
@@ -39,7 +37,6 @@ _FIRST_S = 0.05
 READY_S = 300.0
 """Longest wait for the lanes; compiling a large user network takes minutes."""
 _PROBE_S = 0.2
-_STANDBY_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +60,6 @@ class HostJob:
     """Folder whose newest model file is served; empty = none is watched."""
     policy: PolicyKind = Policy
     """Rule by which the server sends batches off."""
-    waits: bool = False
-    """Be a standby: load what takes long, then wait for the word to begin."""
 
 
 def main(job: HostJob, connection: Connection, worker_connections: list[Connection], _lock: Held | None) -> None:
@@ -73,10 +68,8 @@ def main(job: HostJob, connection: Connection, worker_connections: list[Connecti
     end_with_supervisor(job.endpoint)
     port = Port(connection)
     try:
-        backends = _load_ahead(job) if job.waits else []
-        if not job.waits or _told_to_begin(port):
-            with ExitStack() as stack:
-                _Host(job, port, worker_connections, stack).run(backends)
+        with ExitStack() as stack:
+            _Host(job, port, worker_connections, stack).run()
     except Exception as error:
         port.send("failed", last_words(error))
         if supervisor_is_gone():
@@ -95,10 +88,10 @@ class _Host:
         self._threads: list[threading.Thread] = []
         self._ready: dict[str, Any] = {"pool": "thread", "pool_reason": "", "endpoint": ""}
 
-    def run(self, backends: list[Backend]) -> None:
-        """Serve until told to stop; `backends`: what a standby has made already."""
+    def run(self) -> None:
+        """Serve until told to stop."""
         if self._job.evaluator == "server":
-            self._start_server(backends or _make_backends(self._job))
+            self._start_server()
         else:
             self._ready["pool_reason"] = f"the {self._job.evaluator} evaluator needs no server"
         if self._ready["pool"] == "thread":
@@ -130,11 +123,14 @@ class _Host:
                 self._port.send("stats", stats)
             self._look_after()
 
-    def _start_server(self, backends: list[Backend]) -> None:
-        from inference_server.backend import ModelFiles, network_rate
+    def _start_server(self) -> None:
+        from inference_server.backend import ModelFiles, make_backends, network_rate
 
-        job = self._job
-        server = self._stack.enter_context(InferenceServer(row_spec(self._game), backends, job.server, job.policy))
+        job, rows = self._job, row_spec(self._game)
+        backends = make_backends(rows, job.network, job.server.max_batch, job.server.lanes, job.server.deterministic)
+        server = self._stack.enter_context(InferenceServer(rows, backends, job.server, job.policy))
+        if job.threads:
+            load_kernels(job.game_spec)  # while the lanes get ready in threads of their own
         if not server.wait_ready(READY_S):
             raise PoolError(f"the lanes were not ready within {READY_S:.0f} s; see `grove doctor`")
         self._server = server
@@ -144,12 +140,12 @@ class _Host:
         if job.pool != "auto":
             self._ready |= {"pool": job.pool, "pool_reason": "as asked for"}
         else:
-            rows = max(1, job.threads[0].games // job.threads[0].groups)
+            lap_rows = max(1, job.threads[0].games // job.threads[0].groups)
             rate = network_rate(backends, _PROBE_S, job.server.max_batch) if self._game.compiled else 0.0
-            fits, reason = thread_verdict(self._game, job.threads[0].search.simulations, rate, rows)
+            fits, reason = thread_verdict(self._game, job.threads[0].search.simulations, rate, lap_rows)
             self._ready |= {"pool": "thread" if fits else "process", "pool_reason": reason}
         if job.models:
-            source = ModelFiles(row_spec(self._game), job.network, backends)
+            source = ModelFiles(rows, job.network, backends)
             self._stack.enter_context(ModelWatch(server, Path(job.models), source))
         self._ready |= {"model": server.model_version, "epoch": server.epoch}
         if self._ready["pool"] == "process":
@@ -199,13 +195,6 @@ class _Host:
         return {**stats, "peak_rss_mb": peak_rss_mb()}
 
 
-def _make_backends(job: HostJob) -> list[Backend]:
-    from inference_server.backend import make_backends
-
-    rows, server = row_spec(load_game(job.game_spec)), job.server
-    return make_backends(rows, job.network, server.max_batch, server.lanes, server.deterministic)
-
-
 def metrics_at(server: InferenceServer, port: int) -> AbstractContextManager[Any]:
     """Tell the server's figures at /metrics of `port` until the context is left. Raises SettingError."""
     try:
@@ -214,22 +203,6 @@ def metrics_at(server: InferenceServer, port: int) -> AbstractContextManager[Any
         why = "the package prometheus-client is not installed"
         raise SettingError.of("metrics-port", port, why, "install it, or leave the port out") from None
     return closing(Exporter(server.stats, port))
-
-
-def _load_ahead(job: HostJob) -> list[Backend]:
-    """Load what a standby needs to serve at once; backends of a GPU would take memory of the present server's."""
-    import inference_server.backend  # noqa: F401  (torch, and all that belongs to it)
-
-    return _make_backends(job) if job.network.device == "cpu" else []
-
-
-def _told_to_begin(port: Port) -> bool:
-    """Wait for the supervisor's word; False when a standby is not needed any more."""
-    port.send("loaded")
-    message = None
-    while message is None:
-        message = port.receive(_STANDBY_S)
-    return bool(message[0] == "go")
 
 
 def _may_start_anew(port: Port, pause_s: float) -> bool:

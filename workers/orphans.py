@@ -9,10 +9,15 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import connection, util
 
 from workers.children import remove_socket_folder
 
+FOLDER_VARIABLE = "GROVE_NURSERY_FOLDER"
+"""Environment variable that names the folder of the nurseries' sockets."""
+_LOOK_S = 0.5
 GRACE_S = 3.0
 """Seconds that a child whose supervisor is gone has for an orderly end."""
 
@@ -50,7 +55,7 @@ def tidy_up(private: str) -> None:
     """Remove the folders that only the supervisor would have removed."""
     remove_socket_folder(private)
     if sys.platform != "win32":
-        shutil.rmtree(util.get_temp_dir(), ignore_errors=True)  # its own: with the forkserver's socket
+        shutil.rmtree(util.get_temp_dir(), ignore_errors=True)  # its own: with the nurseries' sockets
 
 
 def _outlive(sentinel: int, private: str) -> None:
@@ -58,3 +63,24 @@ def _outlive(sentinel: int, private: str) -> None:
     time.sleep(GRACE_S)
     tidy_up(private)
     os._exit(1)
+
+
+@contextmanager
+def ended_with_parent() -> Iterator[None]:
+    """End this process when its parent is gone meanwhile: compiling may take minutes, importing seconds."""
+    done = threading.Event()
+    watch = threading.Thread(target=_end_with_parent, args=(os.getppid(), done))
+    watch.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watch.join()  # what forks has one thread
+
+
+def _end_with_parent(parent: int, done: threading.Event) -> None:
+    while not done.wait(_LOOK_S):
+        if os.getppid() != parent:
+            if folder := os.environ.get(FOLDER_VARIABLE):
+                shutil.rmtree(folder, ignore_errors=True)  # nobody else is there to do so
+            os._exit(1)

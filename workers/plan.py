@@ -46,8 +46,6 @@ class PoolPlan:
     """Port of the server's /metrics; 0 = none."""
     fsync_every_s: float | None = FSYNC_EVERY_S
     """Seconds between syncs of a worker's games to the disk; 0 = every game, None = never."""
-    standby: bool = False
-    """Keep a second process with torch loaded, so that a server that died is replaced sooner."""
     models: str = ""
     """Folder whose newest model file the server serves; empty = none is watched."""
     stagger: bool = False

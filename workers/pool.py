@@ -7,6 +7,7 @@ in `restarts.py`.
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
 from multiprocessing import connection
@@ -14,9 +15,10 @@ from typing import Any
 
 from common.errors import PoolError, StorageError
 from workers import process_worker
-from workers.children import Held, process_context, start_forkserver, start_unless
+from workers.children import Held
 from workers.host_life import HostLife, given_up
 from workers.index_book import IndexBook, share
+from workers.nursery import workers_of
 from workers.plan import PoolPlan, Sizes
 from workers.port import Port
 from workers.restarts import BLINK_S
@@ -40,10 +42,9 @@ class Pool:
         self.server_restarted = 0
         self.lost = 0
         """Lives of workers that ended by a fault; each is followed by a restart or given up."""
-        self._context = process_context(plan.game_spec)
         self._lock = lock
         self._workers: dict[int, WorkerLife] = {}
-        self._host = HostLife(self._context, plan, lock, self.problems)
+        self._host = HostLife(plan, lock, self.problems)
         self._pumped = time.monotonic()
         self._interrupted: Callable[[], bool] = lambda: False
         self._stopping = self._hurried = self._paused = self._ever_ready = False
@@ -60,8 +61,9 @@ class Pool:
         """
         plan = self.plan
         self._interrupted = interrupted
-        start_forkserver(self._context)
         threads_possible = plan.pool != "process" and not plan.endpoint and plan.evaluator not in ("local", "direct")
+        if not threads_possible:  # search threads, if there are any, load the kernels in the server's process
+            workers_of(plan.game_spec).begin()
         if (plan.evaluator == "server" and not plan.endpoint) or threads_possible:
             ports = self._host.start(threads_possible, interrupted)
             if ports is None:
@@ -112,7 +114,7 @@ class Pool:
 
     @property
     def processes(self) -> list[int]:
-        """Process numbers of the workers, of the server and of its standby."""
+        """Process numbers of the workers and of the server."""
         return self.worker_pids + self.host_pids
 
     @property
@@ -122,8 +124,8 @@ class Pool:
 
     @property
     def host_pids(self) -> list[int]:
-        """Process numbers of the server and of its standby, if there are any."""
-        return self._host.pids
+        """Process number of the server, if there is one."""
+        return [] if self._host.child is None else [self._host.child.pid]
 
     @property
     def drained(self) -> bool:
@@ -165,7 +167,7 @@ class Pool:
         now = time.monotonic()
         elapsed_s, self._pumped = now - self._pumped, now
         ports: list[Any] = [life.port for life in self._workers.values() if life.running]
-        ports += self._host.waiting_ports()
+        ports += [self._host.port] if self._host.running else []
         ready: list[Any] = connection.wait(ports, timeout_s) if ports else []
         if not ports:  # everything waits for its restart
             time.sleep(timeout_s)
@@ -229,12 +231,12 @@ class Pool:
             self.pump(0.1)
 
     def _start_process(self, worker: int, former: WorkerLife | None) -> None:
-        mine, other = self._context.Pipe()
+        mine, other = multiprocessing.Pipe()
         evaluator = evaluator_job(self.plan, str(self.host_ready.get("endpoint", "")))
         held = None if self._lock is None else Held(self._lock)
         arguments = (worker_job(self.plan, worker, self.plan.process_sizes), evaluator, other, held)
-        process = self._context.Process(target=process_worker.main, args=arguments, name=f"grove-worker-{worker}")
-        child = start_unless(process, self._interrupted)
+        nursery, name = workers_of(self.plan.game_spec), f"grove-worker-{worker}"
+        child = nursery.start_unless(self._interrupted, process_worker.main, arguments, name)
         other.close()
         if child is not None:
             ends = Port(mine), child
@@ -286,8 +288,6 @@ class Pool:
     # -- faults --------------------------------------------------------------------------------------------------
 
     def _look_for_hung(self, elapsed_s: float) -> None:
-        self._host.read_standby()
-        self._host.prepare()
         for life in list(self._workers.values()):
             why = life.hangs(elapsed_s, self._host.child, self._host.available and not self.plan.endpoint)
             if why and life.child is None:  # a thread cannot be ended alone
@@ -372,7 +372,7 @@ class Pool:
         if not self._host.restarts.allow():
             raise given_up(self._host, why)
         self.problems.append(f"the inference server is started again: {why}")
-        self._host.schedule()
+        self._host.restarts.schedule(time.monotonic())
 
     def _host_is_back(self, former_model: str) -> None:
         """Let the worker processes shake hands with the restarted server at once."""

@@ -1,9 +1,15 @@
-"""Imported by the forkserver only: what every worker process needs, loaded and run once. Never imports torch."""
+"""Imported by the nursery of workers only: what every worker needs, loaded and run once. Never imports torch."""
+
+import os
 
 import inference_server
 import workers.worker
-from workers.warm import warm_preloaded
+from workers.nursery import GAME_VARIABLE
+from workers.orphans import ended_with_parent
+from workers.warm import load_kernels
 
 __all__ = ["inference_server", "workers"]
 
-warm_preloaded()
+if spec := os.environ.get(GAME_VARIABLE):
+    with ended_with_parent():
+        load_kernels(spec)
