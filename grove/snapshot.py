@@ -129,6 +129,7 @@ def _remedy(state: Snapshot) -> str:
     reasons = state.get("dispatch_reasons", {})
     if reasons.get("saturated", 0) >= _MOSTLY * max(sum(reasons.values()), 1):
         return "more --games-per-worker, batches leave small because all workers wait"
-    if state.get("pool") == "thread":  # the interpreter's lock, which no figure shows, may be in the way of more
+    if state.get("pool") == "thread" and state.get("workers_alive", 0) > 1:
+        # The interpreter's lock, which no figure shows, may be in the way of more.
         return "--pool process, search threads may wait for each other's interpreter time"
     return "more --workers"

@@ -259,7 +259,8 @@ def test_the_remedy_for_idle_lanes_and_cores_is_by_why_batches_leave() -> None:
     assert what_binds(state, 100).startswith(said + "more --games-per-worker")
     state["dispatch_reasons"] = {"saturated": 1, "delay": 9}
     assert what_binds(state, 100) == said + "more --workers"
-    assert what_binds(state | {"pool": "thread"}, 100).startswith(said + "--pool process")
+    assert what_binds(state | {"pool": "thread", "workers_alive": 2}, 100).startswith(said + "--pool process")
+    assert what_binds(state | {"pool": "thread", "workers_alive": 1}, 100) == said + "more --workers"
     state |= {"games": 85, "workers_alive": 2, "games_per_worker": 8}
     assert what_binds(state, 101) == said + "more --workers"
     assert what_binds(state, 100) == "", "fewer games are left than the workers hold at once"

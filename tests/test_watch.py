@@ -518,7 +518,7 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
         assert page.count('data-series="GPU 1"') == 2  # use and memory
         assert "Workers evaluate 20,000 to 30,000 a second" in page
         assert "A batch holds 200 rows" in page
-        assert "60 % of ≤256" in page
+        assert "60 % hold ≤256" in page
         for chart in CHARTS:
             drawn = re.findall(rf'<section id="{chart}">(.*?)</section>', page, re.DOTALL)[0]
             assert re.search(r'<path[^>]* d="M[^"]+L|<rect ', drawn), chart
