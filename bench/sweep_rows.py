@@ -48,7 +48,7 @@ COLUMNS = {
     "games_per_minute_low": "lower end of the 95 % interval",
     "games_per_minute_high": "upper end of the 95 % interval",
     "simulations_per_game": "descents that a finished game takes, of all points with as many a search together",
-    "examples_per_game": "decisions searched for a finished game: the same by the descents of a decision",
+    "examples_per_game": "decisions searched in a finished game, mean",
     "evaluations": "rows that the network computed",
     "evaluations_per_second": "the same, per second",
     "evaluations_per_second_low": "the slowest counted slice",
@@ -239,7 +239,7 @@ def _measured(visits: Sequence[Visit], units: figures.Units, cost: GameCost | No
         **{name: found[name] for name in found if name == "unit" or name.endswith(("_per_minute", "_per_second"))},
         **{name: int(workers.get(name, 0)) for name in ("games", "evaluations", "simulations")},
         "examples": int(workers.get("decisions", 0)),
-        "examples_per_game": _examples(workers, cost),
+        "examples_per_game": _middle(visits, "mean_game_examples"),
         "evaluations_per_second_low": min(rates),
         "evaluations_per_second_high": max(rates),
         "roof": median(done.roof for done in rounds) if share else None,
@@ -252,12 +252,6 @@ def _measured(visits: Sequence[Visit], units: figures.Units, cost: GameCost | No
         **_proof(visits, workers),
         **per_minute(slices, cost, units),
     }
-
-
-def _examples(workers: Mapping[str, float], cost: GameCost | None) -> float | None:
-    """Return the decisions of a finished game; those of a slice by the games that ended in it would be chance."""
-    simulations = workers.get("simulations", 0)
-    return cost.simulations * workers.get("decisions", 0) / simulations if cost and simulations else None
 
 
 def _of_server(server: dict[str, Any]) -> Row:
@@ -329,7 +323,7 @@ def _shares(counts: Sequence[float]) -> list[float]:
 
 
 def _middle(visits: Sequence[Visit], name: str) -> float | None:
-    known = [visit.pool[name] for visit in visits if visit.pool[name] is not None]
+    known = [visit.pool[name] for visit in visits if visit.pool.get(name) is not None]
     return sum(known) / len(known) if known else None
 
 

@@ -9,6 +9,7 @@ import csv
 import json
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,9 +173,19 @@ def _lines(source: Source, path: Path) -> list[Any]:
     return rows
 
 
-def _csv(source: Source, path: Path) -> list[dict[str, str]]:
+def _csv(source: Source, path: Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8", newline="") as file:
-        return [{str(key): str(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        return [{str(key): _cell(str(value)) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _cell(text: str) -> Any:
+    """Return what a cell of `bench.sweep_rows.to_csv` was made of."""
+    if text in ("", "true", "false"):
+        return {"": None, "true": True, "false": False}[text]
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 _READERS: dict[str, Callable[[Source, Path], Any]] = {

@@ -189,19 +189,17 @@ def _sweep(made: Section) -> None:
     failures = [(row, row.get("failure") or row.get("error")) for row in rows]
     made.source.problems += [f"point {_point(row, axes)}: {why}" for row, why in failures if why]
     made.advice += advice.points_advice([(_point(row, axes), row) for row in rows])
-    known = [_float(row["others_cpu"]) for row in rows if row.get("others_cpu") not in (None, "")]
+    known = [_float(row["others_cpu"]) for row in rows if row.get("others_cpu") is not None]
     if known:
         made.advice += advice.quiet_advice({**made.head, "others_cpu": fmean(known)})
-    if rows and name.endswith(".json"):
+    if rows:
         made.tables += [_points_table(rows, axes, best), details("All columns", varying(rows, best))]
-    else:
-        made.tables.append(varying(rows, best))
     made.tables.append(details(f"What else {name} says", rest(files.get(name))))
 
 
 def _point(row: Figures, axes: Sequence[str]) -> str:
     """Return what tells a point from others, in words."""
-    named = [f"{POINT[key]} {shown(row[key])}" for key in axes if row.get(key) not in (None, "")]
+    named = [f"{POINT[key]} {shown(row[key])}" for key in axes if row.get(key) is not None]
     return ", ".join(named).removeprefix("mode ")
 
 

@@ -43,7 +43,12 @@ def a_visit(point: Point, number: int = 0, speed: float = 1.0, rate: float = 100
     }
     workers = {"evaluations": rate, "simulations": rate, "decisions": 50, "games": games}
     pool = {"workers": point.workers, "games": 32, "groups": 4, "lanes": 1, "device": "cpu", "dtype": "fp32"}
-    pool |= {"evaluations_by_worker": [30.0, 10.0], "mean_visit_entropy": 1.0, "mean_game_moves": 9.0}
+    pool |= {
+        "evaluations_by_worker": [30.0, 10.0],
+        "mean_visit_entropy": 1.0,
+        "mean_game_moves": 9.0,
+        "mean_game_examples": 7.5,
+    }
     pool |= {"played": [200.0, 100.0, games, 10.0 * games, 110.0 * games]}
     pool |= {"worker_peak_rss_mb": 80.0, "server_peak_rss_mb": None, "workers_restarted": 0}
     return Visit(

@@ -180,6 +180,15 @@ def test_limits_sweeps_and_profiles_are_read_as_they_are(tmp_path: Path) -> None
     assert imread(tmp_path / "report-prof.png").shape[1] == 1500
 
 
+def test_a_sweep_of_which_only_the_csv_is_left_reads_alike(tmp_path: Path) -> None:
+    heads = "mode,workers,success,evaluations_per_second,roof_share,note"
+    text = f"{heads}\nlocal,1,true,12345.678,0.98765,busy\nlocal,2,false,,,\n"
+    page = written(write(tmp_path / "sweep", results_csv=text))
+    for words in ("12,346 evaluations/s, 99 % of the roof at the fastest of 2 points: workers 1", "workers 1: busy."):
+        assert words in page.text
+    assert "12345.678" not in page.text
+
+
 def peers_rows() -> list[dict[str, Any]]:
     """What `grove bench peers` writes of two players, a peer and a batching server."""
     against = {"open_spiel": {"middle": 12.34, "low": 11.0, "high": 13.0}}

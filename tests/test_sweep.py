@@ -82,6 +82,7 @@ def test_rows_have_every_column_and_real_search(swept: tuple[Path, str]) -> None
     )
     assert row["evaluations"] == pytest.approx(row["evaluations_per_second"] * row["seconds"])
     assert row["examples"] > 0
+    assert row["examples_per_game"] is None or 1 <= row["examples_per_game"] <= row["mean_game_moves"]
     assert row["sent_full"] + row["sent_saturated"] + row["sent_delay"] + row["sent_drain"] == row["batches"]
     assert 0 < row["distinct_share"] <= 1
     assert row["cpu_percent"] > 0
