@@ -221,11 +221,16 @@ def _describe(warm: WarmPool, before: Sequence[float], roof: Roof) -> dict[str, 
         "evaluations_by_worker": [b - a for a, b in zip(before, pool.by_worker("evaluations"), strict=True)],
         "played": Played.of(totals, [len(record.moves) for record in records]),
         "mean_visit_entropy": mean_visit_entropy(record.visits for record in records),
-        "mean_game_moves": sum(len(record.moves) for record in records) / len(records) if records else None,
+        "mean_game_moves": _mean([len(record.moves) for record in records]),
+        "mean_game_examples": _mean([len(record.moves) - record.visits.count(None) for record in records]),
         "worker_peak_rss_mb": totals.get("peak_rss_mb"),
         "server_peak_rss_mb": pool.host_stats.get("peak_rss_mb"),
         "workers_restarted": pool.restarted,
     }
+
+
+def _mean(counts: Sequence[int]) -> float | None:
+    return sum(counts) / len(counts) if counts else None
 
 
 def _text(error: Exception) -> str:
