@@ -208,7 +208,7 @@ def _players(wanted: PeersAsked, outcome: Outcome, stack: ExitStack, say: Say) -
         if plan.search.cache:
             pool.play(CACHE_WARM_S)
         chosen = pool.pool.sizes
-        say(f"{name}: warm; {chosen.workers} workers x {chosen.games} games in {chosen.groups} groups")
+        say(f"{name}: warm; {chosen}")
         outcome.about[name] = {"workers": chosen.workers, "games": chosen.games, "groups": chosen.groups}
         outcome.pools[name] = found[name] = pool
     for name, jobs in peer_jobs(wanted, outcome.network).items():

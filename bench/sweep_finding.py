@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.modes import FIXED
 from bench.sweep_points import AXES_OF
-from workers.figures import many
+from common.words import many
 
 Row = Mapping[str, Any]
 

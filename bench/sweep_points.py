@@ -11,8 +11,8 @@ from bench.modes import FIXED, GROUPS, Asked, direct_kinds, pool_plan, pool_plan
 from bench.results import OURS
 from common.errors import GroveError, SettingError
 from common.machine import free_memory_bytes
+from common.words import many
 from game import load_game
-from workers.figures import many
 from workers.plan import PoolPlan
 from workers.sizing import check_memory, lanes_of
 

@@ -13,7 +13,8 @@ from bench.report import busy_warning, form, print_days, print_lines, rule_texts
 from bench.sweep_finding import finding, rule_cases, rules_finding
 from bench.sweep_rows import Row
 from common import machine
-from workers.figures import counted, many, search_text
+from common.words import many
+from workers.figures import counted, search_text
 
 _RULE_HEADS = ("ours by rule", "lowest..highest")
 """Only where rules of other programs took turns with ours."""

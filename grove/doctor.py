@@ -19,8 +19,8 @@ from rich.text import Text
 
 from bench.probe import Probe, burn_probe
 from common import kernels, machine
+from common.words import many
 from grove.console import text_console
-from workers.figures import many
 
 Status = Literal["ok", "warn", "fail"]
 

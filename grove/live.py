@@ -15,9 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from common.words import many
 from grove.numbers import amount, duration, milliseconds, percent, reason_shares
 from grove.snapshot import Snapshot, eta_seconds, over_groups, what_binds
-from workers.figures import counted, many
+from workers.figures import counted
 
 PLAIN_EVERY_S = 5.0
 """Default seconds between two plain lines."""

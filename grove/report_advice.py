@@ -8,8 +8,9 @@ from typing import Any
 from bench.modes import FIXED
 from bench.probe import MOVED
 from bench.report import busy_warning
+from common.words import many
 from grove.numbers import amount, percent
-from workers.figures import counted, many
+from workers.figures import counted
 
 _IDLE, _BUSY = 0.3, 0.1
 """Idle share of the lanes from which they want rows, and up to which they are full."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from common.words import many
 from grove.numbers import percent
-from workers.figures import many
 
 LOSSES = ("lost", "duplicates", "wrong_models", "against_rules")
 """Lists of games in the check of soak.json, each of which must be empty."""

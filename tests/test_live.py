@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from common.words import many, one
 from grove import live, numbers
 from grove import summary as end
 from grove.console import text_console
 from grove.live import LiveView
 from grove.snapshot import Snapshot, eta_seconds, what_binds
 from mcts import SearchSettings
-from workers.figures import counted, many, one, search_text
+from workers.figures import counted, search_text
 
 FULL: Snapshot = {
     "game": "connect_four",

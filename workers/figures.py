@@ -48,16 +48,6 @@ def counted(row: Mapping[str, Any]) -> list[str]:
     return [unit, *(name for name in others if name not in ("games", unit))]
 
 
-def one(unit: str) -> str:
-    """Return the singular of a unit: `match` of `matches`."""
-    return unit.removesuffix("es") if unit.endswith("ches") else unit.removesuffix("s")
-
-
-def many(count: int, units: str) -> str:
-    """Return a count with its unit: `1 match`, `1,234 matches`."""
-    return f"{count:,} {one(units) if count == 1 else units}"
-
-
 def search_text(search: SearchSettings) -> str:
     """Return in words how much is searched for each decision."""
     simulations = f"{search.simulations} simulations"
