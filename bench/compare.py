@@ -143,7 +143,7 @@ def _started(name: str, pool: WarmPool, outcome: Outcome, stack: ExitStack, say:
         _not_measured(name, str(error), outcome, say)
         return None
     chosen = pool.pool.sizes
-    say(f"{name}: warm; {chosen.workers} workers x {chosen.games} games in {chosen.groups} groups")
+    say(f"{name}: warm; {chosen}")
     return pool
 
 

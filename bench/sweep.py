@@ -27,7 +27,7 @@ from bench.slices import OthersUse, Slice, WarmPool
 from bench.sweep_points import Point, Team, check_team, point_plan, teams
 from bench.visits import Visit, latest, read_visits
 from common.errors import GroveError
-from workers.figures import many
+from common.words import many
 from workers.plan import PoolPlan
 from workers.records import LineLog, read_folder
 

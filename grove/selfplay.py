@@ -348,10 +348,7 @@ class _Run:
 
     def _say_sizes(self, view: LiveView, chosen: Sizes) -> None:
         total = check_memory(self._game, self._plan.search, chosen)
-        text = (
-            f"{chosen.workers} workers x {chosen.games} games in {chosen.groups} groups, "
-            f"{figures.search_text(self._plan.search)}; trees take {total / 2**20:.0f} MiB"
-        )
+        text = f"{chosen}, {figures.search_text(self._plan.search)}; trees take {total / 2**20:.0f} MiB"
         view.message(text)
         self._keep(self._folder.log, text)
 

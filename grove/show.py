@@ -13,8 +13,8 @@ import tyro
 from numpy.typing import NDArray
 
 from common.errors import RecordError, SettingError
+from common.words import many, one
 from game import Game, load_game
-from workers.figures import many, one
 from workers.record_check import check_record
 from workers.records import GameRecord, Problem, read_folder
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from common.words import many
 from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
 from inference_server.policy import Policy, PolicyKind
@@ -21,6 +22,9 @@ class Sizes:
     games: int
     groups: int = 2
     """Groups a worker's games are split into."""
+
+    def __str__(self) -> str:
+        return f"{many(self.workers, 'workers')} x {many(self.games, 'games')} in {many(self.groups, 'groups')}"
 
 
 @dataclass(frozen=True, kw_only=True)
