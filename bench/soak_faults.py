@@ -35,10 +35,18 @@ def kill_server(trial: Trial) -> Sign:
     return sign
 
 
-def kill_standby(trial: Trial) -> Sign:
-    """`kill -9` of the process that waits to replace the server."""
-    standby, sign = trial.victim("standby"), goes_on(trial)
-    standby.kill()
+def kill_server_nursery(trial: Trial) -> Sign:
+    """`kill -9` of the process that servers are forked from."""
+    nursery, sign = trial.victim("server-nursery"), goes_on(trial)
+    nursery.kill()
+    return sign
+
+
+def kill_server_and_nursery(trial: Trial) -> Sign:
+    """`kill -9` of the server and of the process it was forked from: the next one must load everything."""
+    nursery, server, sign = trial.victim("server-nursery"), trial.victim("server"), first_batch(trial)
+    nursery.kill()
+    server.kill()
     return sign
 
 
@@ -51,10 +59,10 @@ def kill_supervisor(trial: Trial) -> Sign:
     return sign
 
 
-def kill_forkserver(trial: Trial) -> Sign:
-    """`kill -9` of the process that starts workers, and of a worker, so that another one must be started."""
-    forkserver, worker, sign = trial.victim("forkserver"), trial.victim("worker"), full_batch(trial)
-    forkserver.kill()
+def kill_worker_and_nursery(trial: Trial) -> Sign:
+    """`kill -9` of a worker and of the process it was forked from."""
+    nursery, worker, sign = trial.victim("worker-nursery"), trial.victim("worker"), full_batch(trial)
+    nursery.kill()
     worker.kill()
     return sign
 
@@ -102,13 +110,13 @@ def release(trial: Trial) -> None:
                 process.send_signal(signal.SIGCONT)
 
 
-KILLS = ("worker", "server", "standby", "supervisor")
+KILLS = ("worker", "server", "server-nursery", "supervisor")
 """Faults of the phases in which processes are killed: kill -9 of one process, every process as likely as any other."""
 _BATCH, _FULL, _SERVES = "first new batch", "full batches again", "the model serves"
 FAULTS: dict[str, Fault] = {
     "worker": Fault("kill -9 of a worker", kill_worker, _FULL),
     "server": Fault("kill -9 of the server", kill_server, _BATCH),
-    "standby": Fault("kill -9 of the standby server", kill_standby, "next batch", waits_s=0.0),
+    "server-nursery": Fault("kill -9 of the nursery of servers", kill_server_nursery, "next batch"),
     "supervisor": Fault("kill -9 of the supervisor, the same command again", kill_supervisor, _BATCH),
     "swap": Fault("a model pushed", swap_model, _SERVES),
     "rollback": Fault("back to the model before", roll_back, _SERVES),
@@ -117,7 +125,8 @@ FAULTS: dict[str, Fault] = {
     "full-disk": Fault("a small disk full, then room", full_disk, "its exact end", 2 * 60, impossible=no_small_disk),
     "kill-in-swap": Fault("a model pushed, kill -9 of the server at once", kill_in_swap, "the new server serves it"),
     "hang-worker": Fault("SIGSTOP of a worker", hang("worker", full_batch), _FULL),
-    "forkserver": Fault("kill -9 of forkserver and a worker", kill_forkserver, _FULL),
+    "server-and-nursery": Fault("kill -9 of the server and its nursery", kill_server_and_nursery, _BATCH),
+    "worker-and-nursery": Fault("kill -9 of a worker and its nursery", kill_worker_and_nursery, _FULL),
     "hang-server": Fault("SIGSTOP of the server", hang("server", first_batch), _BATCH),
     "all-at-once": Fault("kill -9 of everything, the same command again", kill_all, _BATCH),
     "stop": Fault("SIGTERM, the same command again", stop_and_continue, _BATCH),

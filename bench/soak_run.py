@@ -20,7 +20,7 @@ from common.errors import RecordError
 from workers.records import decode_line, log_paths
 
 Roles = dict[str, list[psutil.Process]]
-"""Processes of a run: supervisor, forkserver, server, standby, worker (each may be empty)."""
+"""Processes of a run: supervisor, the nurseries of servers and of workers, server, worker (each may be empty)."""
 
 
 class RunUnderTest:
@@ -101,7 +101,7 @@ class RunUnderTest:
 
     def roles(self) -> Roles:
         """Return the processes by role; one that has not shown yet what it will be is in none."""
-        roles: Roles = {"supervisor": [], "forkserver": [], "server": [], "standby": [], "worker": []}
+        roles: Roles = {role: [] for role in ("supervisor", "server-nursery", "worker-nursery", "server", "worker")}
         listener = self._listener()
         for process in self.members():
             with suppress(psutil.Error, OSError):
@@ -135,7 +135,7 @@ class RunUnderTest:
         if key not in self._known:
             role = self._lasting_role(process)
             if not role:
-                return "standby" if any("libtorch" in part.path for part in process.memory_maps()) else ""
+                return ""
             self._known[key] = role
         return self._known[key]
 
@@ -146,7 +146,7 @@ class RunUnderTest:
         if "resource_tracker" in words:
             return "tracker"
         if "forkserver" in words and process.ppid() in self._sessions:
-            return "forkserver"
+            return "server-nursery" if "preload_server" in words else "worker-nursery"
         logs = str(self.folder / "games")
         return "worker" if any(file.path.startswith(logs) for file in process.open_files()) else ""
 

@@ -65,8 +65,9 @@ def test_a_killed_server_is_replaced_and_the_games_are_those_of_an_undisturbed_r
     assert {m for record in read_folder(tmp_path) for m in record.models} - {None} == {model}
 
 
+@pytest.mark.parametrize("ends", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_server_that_hangs_is_replaced_and_one_that_dies_with_its_nursery_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: signal.Signals
 ) -> None:
     monkeypatch.setattr("workers.restarts.HANG_S", QUICK_HANG_S)
     with Pool(served(tmp_path, "process"), IndexBook(range(100_000))) as pool:
@@ -79,9 +80,9 @@ def test_a_server_that_hangs_is_replaced_and_one_that_dies_with_its_nursery_too(
         assert "said nothing for" in pool.problems[0]
         pump_until(pool, lambda: "computes again" in pool.problems[-1])
         assert (pool.host_pids[0] != first, SERVERS.pid) == (True, nursery)
-        for process in (nursery, pool.host_pids[0]):
-            assert process is not None
-            os.kill(process, signal.SIGKILL)
+        assert nursery is not None
+        os.kill(nursery, ends)
+        os.kill(pool.host_pids[0], signal.SIGKILL)
         before = pool.book.finished
         pump_until(pool, lambda: pool.server_restarted == 2 and pool.book.finished > before)
         assert nursery != SERVERS.pid

@@ -67,10 +67,10 @@ class HostLife:
         """Whether it serves, or there is none to wait for."""
         return self.serving or self.child is None
 
-    def start(self, threads: bool, interrupted: Callable[[], bool]) -> list[Port] | None:
+    def start(self, interrupted: Callable[[], bool]) -> list[Port] | None:
         """Start the first life; return the pipes to its search threads, if it may have any. None: interrupted."""
         plan = self._plan
-        numbers = range(plan.thread_sizes.workers if threads else 0)
+        numbers = range(plan.thread_sizes.workers if plan.threads_possible else 0)
         jobs = tuple(worker_job(plan, worker, plan.thread_sizes) for worker in numbers)
         endpoint = "" if plan.evaluator != "server" else self._stack.enter_context(private_endpoint())
         self._job = replace(self._job, threads=jobs, endpoint=endpoint)
@@ -104,6 +104,7 @@ class HostLife:
                 self.fault = values[0]
             elif kind == "stats":
                 self.stats = values[0]
+                self.nursery.begin()  # anew, if it has died: the next server will not wait for it
         return ""
 
     def hangs(self, elapsed_s: float) -> str:

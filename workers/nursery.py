@@ -18,6 +18,8 @@ from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from common.errors import PoolError
 from common.scratch import claim, is_claimed, sweep
 from workers.children import Child
@@ -44,12 +46,15 @@ class Nursery:
         return getattr(self._server, "_forkserver_pid", None)
 
     def begin(self) -> None:
-        """Let it load, without waiting for it; one that has begun and lives goes on.
+        """Let it load, without waiting for it; one that has begun and lives goes on, and one that somebody stopped is
+        replaced.
 
         SIGINT is blocked in it: Ctrl-C reaches the whole terminal.
         """
         if not _FORKS:
             return
+        if self.pid is not None and _is_stopped(self.pid):
+            self._kill()
         folder = Path(util.get_temp_dir())  # where its socket will be
         os.environ[FOLDER_VARIABLE] = str(folder)
         if not is_claimed(folder):
@@ -120,8 +125,15 @@ class Nursery:
 
     def _kill(self) -> None:
         if self.pid is not None:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, ChildProcessError):
                 os.kill(self.pid, signal.SIGKILL)
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # multiprocessing shall find it dead, too
+
+
+def _is_stopped(number: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(number).status() == psutil.STATUS_STOPPED)
+    return False
 
 
 WORKERS = Nursery(forkserver._forkserver, "workers.preload", "the game's kernels")

@@ -56,3 +56,13 @@ class PoolPlan:
     """Begin the first games at random plies, for measurements; see workers/stagger.py."""
     policy: PolicyKind = Policy
     """Rule by which the server sends batches off; it travels to the server's process by its name."""
+
+    @property
+    def threads_possible(self) -> bool:
+        """Whether workers may come out as search threads of the server's process."""
+        return self.pool != "process" and not self.endpoint and self.evaluator not in ("local", "direct")
+
+    @property
+    def has_host(self) -> bool:
+        """Whether there is a process beside the workers': that of the server, of search threads, or of both."""
+        return self.threads_possible or (self.evaluator == "server" and not self.endpoint)

@@ -7,22 +7,18 @@ in `restarts.py`.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any
 
 from common.errors import PoolError, StorageError
-from workers import process_worker
-from workers.children import Held
 from workers.host_life import HostLife, given_up
 from workers.index_book import IndexBook, share
 from workers.nursery import workers_of
 from workers.plan import PoolPlan, Sizes
-from workers.port import Port
 from workers.restarts import BLINK_S
-from workers.worker_life import WorkerLife, add_counts, end_workers, evaluator_job, first_life, worker_job
+from workers.worker_life import WorkerLife, add_counts, end_workers, first_life, start_process
 
 STOP_S = 10.0
 """Longest wait for workers and server to end by themselves before they are killed."""
@@ -61,11 +57,10 @@ class Pool:
         """
         plan = self.plan
         self._interrupted = interrupted
-        threads_possible = plan.pool != "process" and not plan.endpoint and plan.evaluator not in ("local", "direct")
-        if not threads_possible:  # search threads, if there are any, load the kernels in the server's process
+        if not plan.threads_possible:  # search threads, if there are any, load the kernels in the server's process
             workers_of(plan.game_spec).begin()
-        if (plan.evaluator == "server" and not plan.endpoint) or threads_possible:
-            ports = self._host.start(threads_possible, interrupted)
+        if plan.has_host:
+            ports = self._host.start(interrupted)
             if ports is None:
                 return
             self._workers = {worker: first_life(plan, worker, port, None) for worker, port in enumerate(ports)}
@@ -231,15 +226,9 @@ class Pool:
             self.pump(0.1)
 
     def _start_process(self, worker: int, former: WorkerLife | None) -> None:
-        mine, other = multiprocessing.Pipe()
-        evaluator = evaluator_job(self.plan, str(self.host_ready.get("endpoint", "")))
-        held = None if self._lock is None else Held(self._lock)
-        arguments = (worker_job(self.plan, worker, self.plan.process_sizes), evaluator, other, held)
-        nursery, name = workers_of(self.plan.game_spec), f"grove-worker-{worker}"
-        child = nursery.start_unless(self._interrupted, process_worker.main, arguments, name)
-        other.close()
-        if child is not None:
-            ends = Port(mine), child
+        endpoint = str(self.host_ready.get("endpoint", ""))
+        ends = start_process(self.plan, worker, endpoint, self._lock, self._interrupted)
+        if ends is not None:
             self._workers[worker] = former.reborn(*ends) if former else first_life(self.plan, worker, *ends)
 
     # -- messages ------------------------------------------------------------------------------------------------

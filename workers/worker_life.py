@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workers.children import Child
+from workers import process_worker
+from workers.children import Child, Held
 from workers.index_book import IndexBook
+from workers.nursery import workers_of
 from workers.plan import PoolPlan, Sizes
 from workers.port import Port
 from workers.process_worker import EvaluatorJob, client_name
@@ -118,6 +121,24 @@ def first_life(plan: PoolPlan, worker: int, port: Port, child: Child | None) -> 
     """Return the first life of a worker; what its log holds already is known to the book."""
     log = log_path(plan, worker)
     return WorkerLife(worker, port, log, child, log_read=log.stat().st_size if log.exists() else 0)
+
+
+def start_process(
+    plan: PoolPlan, worker: int, endpoint: str, lock: int | None, interrupted: Callable[[], bool]
+) -> tuple[Port, Child] | None:
+    """Start the process of worker number `worker`; None when `interrupted` said so first.
+
+    `endpoint`: of the pool's own server. `lock`: descriptor that the process shall hold open, too.
+
+    Raises PoolError when it cannot be started.
+    """
+    mine, other = multiprocessing.Pipe()
+    held = None if lock is None else Held(lock)
+    arguments = (worker_job(plan, worker, plan.process_sizes), evaluator_job(plan, endpoint), other, held)
+    nursery = workers_of(plan.game_spec)
+    child = nursery.start_unless(interrupted, process_worker.main, arguments, f"grove-worker-{worker}")
+    other.close()
+    return None if child is None else (Port(mine), child)
 
 
 def end_workers(lives: Iterable[WorkerLife], patience: Callable[[], float]) -> None:
