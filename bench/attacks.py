@@ -27,8 +27,8 @@ _WINDOW, _ROWS = 4, 8
 _CONNECT_S = 5.0
 _LINGER_MS = 200
 """Longest time that what was sent may take after the end of a connection; nobody waits for it."""
-EACH = 10
-"""Messages of one connection, as a rule: with a HELLO fewer than the server reads of one sender in a flood."""
+EACH = 100
+"""Messages of one connection, as a rule: fewer than the server reads of one sender outside a flood."""
 _UNKNOWN = [kind for kind in range(100) if kind not in wire.KIND_NAMES]
 """Kinds that no client may send, those of the server's answers among them."""
 
@@ -144,9 +144,10 @@ class Attacker:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def burst(self, kind: str, count: int) -> None:
+    def burst(self, kind: str, count: int, waits: bool = True) -> None:
         """Send `count` messages of a kind over one new connection, after a HELLO, reading what is answered.
 
+        `waits`: until all of it was read, or for a second; the end of the connection may throw the rest away.
         `slow` reads nothing; `silent` and `half-open` open that many connections instead and keep them.
         """
         if kind in ("silent", "half-open"):
@@ -154,14 +155,14 @@ class Attacker:
                 self._stack.enter_context(self._half_open(b"\xff" if kind == "half-open" else b""))
         elif kind == "slow":
             dealer = self._stack.enter_context(self._context.socket(zmq.DEALER))
-            self._send(dealer, (rows(self._spec, number, _ROWS) for number in range(count)), reads=False)
+            self._send(dealer, (rows(self._spec, number, _ROWS) for number in range(count)), False, False)
         else:
             make = MESSAGES.get(kind, _oversized)
             with self._context.socket(zmq.DEALER) as dealer:
-                self._send(dealer, (make(self._spec, self._random) for _ in range(count)), reads=True)
+                self._send(dealer, (make(self._spec, self._random) for _ in range(count)), True, waits)
         self.sent[kind] += count
 
-    def _send(self, dealer: zmq.Socket[bytes], messages: Iterator[Message], reads: bool) -> None:
+    def _send(self, dealer: zmq.Socket[bytes], messages: Iterator[Message], reads: bool, waits: bool) -> None:
         dealer.setsockopt(zmq.LINGER, _LINGER_MS)
         dealer.setsockopt(zmq.SNDTIMEO, 1000)  # a server that ended the connection takes nothing for a while
         if self._keys is not None:
@@ -173,6 +174,9 @@ class Attacker:
                 dealer.send_multipart(message)
                 while reads and wire.has_message(dealer):
                     dealer.recv_multipart()
+            if waits:
+                dealer.send_multipart([wire.pack_header(wire.ASK, SENDER)])
+                _await_kind(dealer, wire.SERVED)
         except zmq.Again:
             return
 
@@ -201,6 +205,14 @@ def _connect(plain: socket.socket, address: str | tuple[str, int]) -> None:
             time.sleep(0.01)
 
 
+def _await_kind(dealer: zmq.Socket[bytes], kind: int) -> None:
+    """Read until an answer of that kind, or for a second."""
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline and dealer.poll(100):
+        if wire.unpack_header(dealer.recv_multipart()[0]).kind == kind:
+            return
+
+
 def flood(  # noqa: PLR0913
     endpoint: str,
     row_spec: RowSpec,
@@ -209,12 +221,13 @@ def flood(  # noqa: PLR0913
     *,
     per_second: float = 0.0,
     each: int = EACH,
+    waits: bool = False,
     keys: ClientKeys | None = None,
 ) -> dict[str, int]:
     """Attack the server at `endpoint` with `kinds` in turn; return the messages or connections sent, by kind.
 
-    `per_second`: messages a second, 0 = as many as go. `each`: messages of one connection. Connections that say nothing
-    or read nothing stay to the end.
+    `per_second`: messages a second, 0 = as many as go. `each`: messages of one connection. `waits`: see `burst`.
+    Connections that say nothing or read nothing stay to the end.
     """
     ends = time.monotonic() + seconds
     with Attacker(endpoint, row_spec, keys) as attacker:
@@ -226,7 +239,7 @@ def flood(  # noqa: PLR0913
         while active and time.monotonic() < ends:
             for kind in active:
                 began = time.monotonic()
-                attacker.burst(kind, 1 if kind == "oversized" else each)
+                attacker.burst(kind, 1 if kind == "oversized" else each, waits)
                 pause = each / per_second - (time.monotonic() - began) if per_second else 0.0
                 time.sleep(max(min(pause, ends - time.monotonic()), 0))
         time.sleep(max(ends - time.monotonic(), 0))

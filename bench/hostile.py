@@ -35,16 +35,17 @@ from game import load_game
 from inference_server import InferenceServer, RowSpec, ServerSettings, ZmqClient, private_endpoint
 from inference_server.allowance import NO_BOUND
 from inference_server.lanes import Backend
-from inference_server.network_settings import NetworkSettings
+from inference_server.network_settings import NetworkSettings, resolve_network
 from mcts import SearchSettings
 from workers.evaluators import row_spec
 
 GAME = "connect_four"
 _CLIENTS, _GAMES = 2, 64
-_FUZZ_S, _FUZZ_EACH = 5.0, 100
+_FUZZ_S = 5.0
 _BEGIN_S = 0.5
 """Seconds until the connections of an attack are there."""
 _ENDLESS = 1000
+"""Messages of a connection that does not come to its end: the server ends it before."""
 
 
 class Attack(NamedTuple):
@@ -56,6 +57,8 @@ class Attack(NamedTuple):
     """Messages a second, 0 = as many as go."""
     each: int = EACH
     """Messages of one connection."""
+    waits: bool = False
+    """Whether each connection stays until all of it was read."""
 
     def __str__(self) -> str:
         if not self.kinds:
@@ -68,7 +71,7 @@ class Attack(NamedTuple):
 ATTACKS = (
     Attack(()),
     *(Attack(KINDS, rate) for rate in (1_000.0, 10_000.0, 0.0)),
-    *(Attack(tuple(MESSAGES), each=each) for each in (1, 100, _ENDLESS)),
+    *(Attack(tuple(MESSAGES), each=each) for each in (1, _ENDLESS)),
     *(Attack((kind,)) for kind in KINDS),
 )
 
@@ -81,7 +84,8 @@ class NetworkServer(WireServer):
         """Return what computes the rows, one for each lane."""
         from inference_server.backend import make_backends
 
-        return make_backends(self.row_spec, NetworkSettings(), self.settings.max_batch)
+        network, _ = resolve_network(NetworkSettings(), self.row_spec)
+        return make_backends(self.row_spec, network, self.settings.max_batch)
 
 
 SERVERS = {"a network that takes no time": WireServer, "the network served by default": NetworkServer}
@@ -134,10 +138,8 @@ class AttackJob:
         """Attack for `seconds`; `what` is the place of the attack."""
         attack, used, sent = self.attacks[int(what)], time.process_time(), 0
         if attack.kinds:
-            told = flood(
-                self.endpoint, self.row_spec, attack.kinds, seconds, per_second=attack.per_second, each=attack.each
-            )
-            sent = sum(told.values())
+            how = {"per_second": attack.per_second, "each": attack.each, "waits": attack.waits}
+            sent = sum(flood(self.endpoint, self.row_spec, attack.kinds, seconds, **how).values())
         else:
             _compute(seconds)
         return {"messages": sent, "seconds": seconds, "cores": (time.process_time() - used) / seconds}
@@ -196,9 +198,8 @@ def fuzz(count: int) -> dict[str, Any]:
     memory: list[float] = []
     observations = np.zeros((64, *spec.observation_shape), spec.observation_dtype)
     with private_endpoint() as wished, InferenceServer(spec, [NullBackend(spec, 512)]) as server:
-        job = AttackJob(
-            endpoint=server.bind(wished, shares=NO_BOUND), row_spec=spec, attacks=(Attack(tuple(MESSAGES)),)
-        )
+        attacks = (Attack(tuple(MESSAGES), waits=True),)
+        job = AttackJob(endpoint=server.bind(wished, shares=NO_BOUND), row_spec=spec, attacks=attacks)
         with closing(ZmqClient(job.endpoint, spec)) as honest, Stage("attack", job, game.name) as attacker:
             attacker.wait_ready()
             while sent < count:
