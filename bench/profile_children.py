@@ -18,7 +18,7 @@ import zmq
 from bench.profile_stages import PAUSED, Recorder
 from game.contract import Game
 from inference_server import InferenceServer, server, zmq_channel
-from workers import host, process_worker
+from workers import host, process_worker, search_threads
 from workers.children import Held
 from workers.evaluators import Evaluator, OwnEvaluator
 from workers.group import Group
@@ -50,7 +50,7 @@ def timed_host_main(job: HostJob, connection: Connection, workers: list[Connecti
     clock.Poller = lambda: _timed_poller(recorder)
     with ExitStack() as stack:
         for module, name, value in (
-            (host, "Worker", _timed_workers(recorder)),
+            (search_threads, "Worker", _timed_workers(recorder)),
             (host, "InferenceServer", _timed_servers(recorder)),
             (server, "ZmqChannel", _timed_channel(recorder)),
             (zmq_channel, "zmq", clock),
@@ -169,7 +169,7 @@ def watched_host_main(
     path: str, job: HostJob, connection: Connection, workers: list[Connection], lock: Held | None
 ) -> None:
     """Be the server's process; its first search thread writes what cProfile saw of its slices to `path`."""
-    with replaced(host, "Worker", _watched_workers(path)):
+    with replaced(search_threads, "Worker", _watched_workers(path)):
         host.main(job, connection, workers, lock)
 
 

@@ -57,6 +57,16 @@ def kept_shares(phases: Sequence[Phase], kind: str, what: str) -> list[float]:
     return shares
 
 
+def evaluations_a_game(phases: Sequence[Phase], kind: str) -> float | None:
+    """Return the evaluations by the finished games of all phases of `kind`; None without any.
+
+    What is more than at rest went into games that were ended and begun again: on average half of those in progress.
+    """
+    mine = [phase for phase in phases if phase.kind == kind]
+    games = sum(phase.games for phase in mine)
+    return sum(phase.evaluations for phase in mine) / games if games else None
+
+
 class Kept(NamedTuple):
     """The mean share that was kept, with its 95 % interval; without one for a single phase."""
 
@@ -96,6 +106,7 @@ def write_soak(asked: SoakAsked, found: Soaked, settings: dict[str, Any], comman
             for kind in (KILL, OTHER)
             for what in ("games", "evaluations")
         },
+        "evaluations_a_game": {kind: evaluations_a_game(found.phases, kind) for kind in (REST, KILL, OTHER)},
         "memory": {role: _plain(slope(lives)) for role, lives in found.memory.items()},
         "lives": {role: [_life(life) for life in lives] for role, lives in found.memory.items()},
         "check": asdict(found.check),
@@ -154,6 +165,11 @@ def _kept(asked: SoakAsked, found: Soaked) -> Iterator[str]:
             aim = f"; the aim is {AIM:.0%}" if kind == KILL else ""
             yield f"with {text}: {Kept.of(games)} of the undisturbed games/min{aim}"
             yield f"with {text}: {Kept.of(evaluations)} of the undisturbed evaluations/s"
+            yield f"with {text}: {_a_game(found, kind)} evaluations a finished game, {_a_game(found, REST)} undisturbed"
+
+
+def _a_game(found: Soaked, kind: str) -> str:
+    return form(evaluations_a_game(found.phases, kind), "{:.0f}")
 
 
 def _kept_figures(shares: Sequence[float]) -> dict[str, Any]:

@@ -145,3 +145,13 @@ class GpuUse:
             return round(float(question()), 3)
         except self._nvml.NVMLError:
             return None
+
+
+def peak_rss_mb() -> float:
+    """Return this process's peak resident memory in MB (the present one where the system keeps no peak)."""
+    try:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    except ImportError:
+        return float(psutil.Process().memory_info().rss) / 2**20

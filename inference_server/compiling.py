@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.kernels import cache_home
 from inference_server.networks import Outputs
 
 Network = Callable[[Tensor], Outputs]
@@ -33,6 +32,8 @@ _compiling = threading.RLock()  # dynamo serialises anyway; this also keeps the 
 @contextmanager
 def _compilation() -> Iterator[None]:
     """Allow compilation inside, and let any attempt outside fail fast (the stance is one for the whole process)."""
+    from common.kernels import cache_home  # and numba: only who compiles need wait for it
+
     with _compiling:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_home() / "inductor"))
         torch.compiler.set_stance("default")

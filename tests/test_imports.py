@@ -11,8 +11,8 @@ from conftest import ROOT
 
 WITHOUT_TORCH = [
     *("common.machine", "game", "mcts", "inference_server", "inference_server.zmq_client", "workers.pool"),
-    *("workers.worker", "workers.process_worker", "workers.host", "workers.preload", "workers.figures", "grove.cli"),
-    *("grove.selfplay", "grove.settings", "grove.show", "grove.doctor", "grove.live", "grove.data"),
+    *("workers.worker", "workers.process_worker", "workers.host", "workers.search_threads", "workers.preload"),
+    *("workers.figures", "grove.cli", "grove.selfplay", "grove.settings", "grove.show", "grove.doctor", "grove.live", "grove.data"),
 ]
 
 
@@ -31,6 +31,10 @@ def python(arguments: list[str], cwd: Path) -> None:
 
 def test_rooms_import_without_torch(tmp_path: Path) -> None:
     python(["-c", f"import sys, {', '.join(WITHOUT_TORCH)}\nassert 'torch' not in sys.modules"], tmp_path)
+
+
+def test_a_server_without_search_threads_imports_no_kernels(tmp_path: Path) -> None:
+    python(["-c", "import sys, workers.preload_server\nassert 'numba' not in sys.modules"], tmp_path)
 
 
 SPY = """

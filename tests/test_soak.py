@@ -17,7 +17,7 @@ from bench.soak_check import Check, Served, Span, check_games, replay, served_du
 from bench.soak_faults import FAULTS, parse_faults
 from bench.soak_look import Look, Watch, read_metrics
 from bench.soak_memory import slope
-from bench.soak_report import Kept, fault_rows, kept_shares
+from bench.soak_report import Kept, evaluations_a_game, fault_rows, kept_shares
 from bench.soak_run import Written
 from common.errors import SettingError
 from common.rng import derive
@@ -245,6 +245,13 @@ def test_what_is_kept_is_measured_against_the_rests_beside() -> None:
     assert kept_shares(phases, KILL, "games") == [pytest.approx(0.8)]
     assert kept_shares(phases, OTHER, "games") == [pytest.approx(0.5)]
     assert kept_shares(phases, KILL, "evaluations") == []
+
+
+def test_what_games_that_are_begun_again_cost_is_seen_in_evaluations_a_game() -> None:
+    phases = [Phase(REST, 10, 100, 5000), Phase(KILL, 20, 120, 7200), Phase(REST, 10, 0, 1000)]
+    assert evaluations_a_game(phases, REST) == 60.0
+    assert evaluations_a_game(phases, KILL) == 60.0
+    assert evaluations_a_game(phases, OTHER) is None
 
 
 def test_a_share_that_was_kept_has_an_interval_from_two_phases_on() -> None:

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import gc
 import os
-import threading
 import time
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from common.errors import PoolError, SettingError, StorageError
-from game import load_game
-from game.contract import Game
-from inference_server import InferenceServer, ServerSettings
+from common.errors import PoolError, SettingError
+from common.usage import peak_rss_mb
+from inference_server import InferenceServer, RowSpec, ServerSettings
 from inference_server.model_watch import ModelWatch
 from inference_server.network_settings import NetworkSettings
 from inference_server.policy import Policy, PolicyKind
 from workers.children import Held
-from workers.evaluators import Evaluator, ServedEvaluator, row_spec
-from workers.gil import thread_verdict
 from workers.orphans import end_with_supervisor, leave_signals, supervisor_is_gone, tidy_up
 from workers.port import Port, last_words
-from workers.process_worker import EvaluatorJob, make_evaluator, requests_at_once
-from workers.warm import load_kernels
-from workers.worker import Worker, WorkerJob, peak_rss_mb
+
+if TYPE_CHECKING:
+    from workers.search_threads import SearchThreads
+    from workers.worker import WorkerJob
 
 FAULT_STATUS = 3
 """Exit status of a server that ends because of a fault."""
@@ -36,7 +33,6 @@ _FIRST_S = 0.05
 """The same until the first batch, so that the supervisor learns at once that it computes."""
 READY_S = 300.0
 """Longest wait for the lanes; compiling a large user network takes minutes."""
-_PROBE_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +40,7 @@ class HostJob:
     """What the process shall do; plain values."""
 
     game_spec: str
+    row_spec: RowSpec
     evaluator: str
     """`server`, or an evaluator without a network whose worker threads live here."""
     network: NetworkSettings
@@ -83,9 +80,8 @@ class _Host:
     def __init__(self, job: HostJob, port: Port, connections: list[Connection], stack: ExitStack) -> None:
         self._job, self._port, self._stack = job, port, stack
         self._ports = [Port(connection) for connection in connections]
-        self._game = load_game(job.game_spec)
         self._server: InferenceServer | None = None
-        self._threads: list[threading.Thread] = []
+        self._threads: SearchThreads | None = None
         self._ready: dict[str, Any] = {"pool": "thread", "pool_reason": "", "endpoint": ""}
 
     def run(self) -> None:
@@ -94,14 +90,14 @@ class _Host:
             self._start_server()
         else:
             self._ready["pool_reason"] = f"the {self._job.evaluator} evaluator needs no server"
-        if self._ready["pool"] == "thread":
-            self._start_threads()
+            self._threads = self._load_threads()
+        if self._threads is not None:
+            self._threads.start(self._server)
         gc.freeze()  # as in a worker process
         self._port.send("ready", self._ready)
         self._serve()
-        for port, thread in zip(self._ports, self._threads, strict=False):
-            thread.join()
-            port.close()
+        if self._threads is not None:
+            self._threads.join()
         if self._server is not None:
             self._tell_problems(self._server)
         self._port.send("bye", self._stats())
@@ -124,25 +120,22 @@ class _Host:
             self._look_after()
 
     def _start_server(self) -> None:
-        from inference_server.backend import ModelFiles, make_backends, network_rate
+        from inference_server.backend import ModelFiles, make_backends
 
-        job, rows = self._job, row_spec(self._game)
+        job, rows = self._job, self._job.row_spec
         backends = make_backends(rows, job.network, job.server.max_batch, job.server.lanes, job.server.deterministic)
         server = self._stack.enter_context(InferenceServer(rows, backends, job.server, job.policy))
-        if job.threads:
-            load_kernels(job.game_spec)  # while the lanes get ready in threads of their own
+        threads = self._load_threads() if job.threads else None  # while the lanes get ready in threads of their own
         if not server.wait_ready(READY_S):
             raise PoolError(f"the lanes were not ready within {READY_S:.0f} s; see `grove doctor`")
         self._server = server
         if job.metrics_port:
             self._stack.enter_context(metrics_at(server, job.metrics_port))
         self._ready |= {"backend": backends[0].describe(), "lanes": len(backends)}
-        if job.pool != "auto":
+        if job.pool != "auto" or threads is None:
             self._ready |= {"pool": job.pool, "pool_reason": "as asked for"}
         else:
-            lap_rows = max(1, job.threads[0].games // job.threads[0].groups)
-            rate = network_rate(backends, _PROBE_S, job.server.max_batch) if self._game.compiled else 0.0
-            fits, reason = thread_verdict(self._game, job.threads[0].search.simulations, rate, lap_rows)
+            fits, reason = threads.verdict(backends)
             self._ready |= {"pool": "thread" if fits else "process", "pool_reason": reason}
         if job.models:
             source = ModelFiles(rows, job.network, backends)
@@ -150,35 +143,13 @@ class _Host:
         self._ready |= {"model": server.model_version, "epoch": server.epoch}
         if self._ready["pool"] == "process":
             self._ready["endpoint"] = server.bind(job.endpoint)
+        else:
+            self._threads = threads
 
-    def _start_threads(self) -> None:
-        for job, port in zip(self._job.threads, self._ports, strict=True):
-            thread = threading.Thread(target=self._run_thread, args=(job, port), name=f"search-{job.worker}")
-            thread.start()
-            self._threads.append(thread)
+    def _load_threads(self) -> SearchThreads:
+        from workers.search_threads import SearchThreads
 
-    def _run_thread(self, job: WorkerJob, port: Port) -> None:
-        """Run one search thread; a fault is told, its games go back to the supervisor, and it starts anew."""
-        pause = 0.25
-        while True:
-            try:
-                Worker(job, self._game, self._evaluator(self._game, job), port).run()
-                return
-            except StorageError as error:
-                port.send("unwritable", last_words(error))
-            except Exception as error:
-                port.send("failed", last_words(error))
-            if not _may_start_anew(port, pause):
-                port.send("bye", {})
-                return
-            pause *= 2
-
-    def _evaluator(self, game: Game, job: WorkerJob) -> Evaluator:
-        if self._server is None:
-            return make_evaluator(game, job, EvaluatorJob(kind=self._job.evaluator))
-        window = requests_at_once(job.groups, self._job.server.swap == "between-games")
-        client = self._server.connect(window=window, name=f"thread-{job.worker}")
-        return ServedEvaluator(client, game.num_actions)
+        return SearchThreads(self._job, self._ports)
 
     def _look_after(self) -> None:
         """Tell of faults that were survived; raise PoolError for one that was not."""
@@ -203,15 +174,3 @@ def metrics_at(server: InferenceServer, port: int) -> AbstractContextManager[Any
         why = "the package prometheus-client is not installed"
         raise SettingError.of("metrics-port", port, why, "install it, or leave the port out") from None
     return closing(Exporter(server.stats, port))
-
-
-def _may_start_anew(port: Port, pause_s: float) -> bool:
-    """Wait for the supervisor's word, and a while; what it handed out before that word it has taken back."""
-    kind = ""
-    while kind not in ("again", "stop"):
-        message = port.receive(1.0)
-        kind = message[0] if message else ""
-    if kind == "stop":
-        return False
-    message = port.receive(pause_s)
-    return message is None or message[0] != "stop"

@@ -10,9 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from common.errors import PoolError
+from game import load_game
 from inference_server import private_endpoint
 from workers import host
 from workers.children import Child, Held
+from workers.evaluators import row_spec
 from workers.nursery import SERVERS, Nursery, workers_of
 from workers.plan import PoolPlan
 from workers.port import Port
@@ -31,16 +33,7 @@ class HostLife:
         """
         self._plan, self._lock = plan, lock
         self._stack = ExitStack()
-        self._job = host.HostJob(
-            game_spec=plan.game_spec,
-            evaluator=plan.evaluator,
-            network=plan.network,
-            server=plan.server,
-            pool=plan.pool,
-            metrics_port=plan.metrics_port,
-            models=plan.models,
-            policy=plan.policy,
-        )
+        self._job: host.HostJob
         self.child: Child | None = None
         self.port: Port | None = None
         self.running = False
@@ -73,7 +66,19 @@ class HostLife:
         numbers = range(plan.thread_sizes.workers if plan.threads_possible else 0)
         jobs = tuple(worker_job(plan, worker, plan.thread_sizes) for worker in numbers)
         endpoint = "" if plan.evaluator != "server" else self._stack.enter_context(private_endpoint())
-        self._job = replace(self._job, threads=jobs, endpoint=endpoint)
+        self._job = host.HostJob(
+            game_spec=plan.game_spec,
+            row_spec=row_spec(load_game(plan.game_spec)),
+            evaluator=plan.evaluator,
+            network=plan.network,
+            server=plan.server,
+            pool=plan.pool,
+            threads=jobs,
+            endpoint=endpoint,
+            metrics_port=plan.metrics_port,
+            models=plan.models,
+            policy=plan.policy,
+        )
         return self._make(interrupted)
 
     def start_again(self) -> list[Port]:

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from common.errors import ChannelError
+from common.usage import peak_rss_mb
 from game.contract import Game
 from mcts import SearchSettings, make_cache
 from workers.evaluators import Answer, Evaluator
@@ -217,13 +217,3 @@ class Worker:
         totals["in_progress"] = sum(group.playing for group in self._groups)
         totals["peak_rss_mb"] = peak_rss_mb()
         return totals
-
-
-def peak_rss_mb() -> float:
-    """Return this process's peak resident memory in MB (the present one where the system keeps no peak)."""
-    try:
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    except ImportError:
-        return float(psutil.Process().memory_info().rss) / 2**20
