@@ -12,7 +12,8 @@ from conftest import ROOT
 WITHOUT_TORCH = [
     *("common.machine", "game", "mcts", "inference_server", "inference_server.zmq_client", "workers.pool"),
     *("workers.worker", "workers.process_worker", "workers.host", "workers.search_threads", "workers.preload"),
-    *("workers.figures", "grove.cli", "grove.selfplay", "grove.settings", "grove.show", "grove.doctor", "grove.live", "grove.data"),
+    *("workers.figures", "grove.cli", "grove.selfplay", "grove.settings", "grove.show", "grove.doctor", "grove.live"),
+    "grove.data",
 ]
 
 
