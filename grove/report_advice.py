@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ _COMPILING = 0.1
 _LOCK = 0.5
 """Share of one interpreter lock from which threads wait for it."""
 
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _NOTES = 5
 """Notes on points of a sweep that are shown."""
 
@@ -204,13 +206,30 @@ def quiet_advice(head: Figures) -> list[str]:
 
 
 def points_advice(points: Sequence[tuple[str, Figures]]) -> list[str]:
-    """Return what to know about the points of a sweep, each given with its name; the same note once."""
-    notes: dict[str, list[str]] = {}
+    """Return what to know about the points of a sweep, each given with its name.
+
+    Notes that differ in numbers only are one, with the lowest and the highest of these.
+    """
+    alike: dict[str, list[tuple[str, str]]] = {}
     for name, row in points:
         for note in filter(None, str(row.get("note") or "").split("; ")):
-            notes.setdefault(note, []).append(name)
-    found = [f"{_some(names, len(points))}: {note}." for note, names in notes.items()]
+            alike.setdefault(_NUMBER.sub("", note), []).append((name, note))
+    found = [
+        f"{_some([name for name, _ in notes], len(points))}: {_as_one([note for _, note in notes])}."
+        for notes in alike.values()
+    ]
     return found if len(found) <= _NOTES else [*found[:_NOTES], f"{len(found) - _NOTES} more notes are in the table."]
+
+
+def _as_one(notes: Sequence[str]) -> str:
+    """Return notes that differ in numbers only as one."""
+    columns = iter(zip(*(_NUMBER.findall(note) for note in notes), strict=True))
+
+    def ends(_: re.Match[str]) -> str:
+        numbers = sorted(next(columns), key=float)
+        return " to ".join(dict.fromkeys((numbers[0], numbers[-1])))
+
+    return _NUMBER.sub(ends, notes[0])
 
 
 def _some(names: Sequence[str], points: int) -> str:

@@ -313,8 +313,9 @@ def _soak(made: Section) -> None:
     made.source.problems += [f"not tried: {fault['does']}: {fault['skipped']}" for fault in faults if fault["skipped"]]
     check = content.get("check") or {}
     made.source.problems += [f"{name}: {shown(check[name])}" for name in LOSSES if check.get(name)]
-    kept = [{"of": name, **share} for name, share in (content.get("kept") or {}).items() if share.get("shares")]
-    made.tables += [tag("h3", "Kept of the undisturbed rates"), rows_table(kept)] if kept else []
+    kept = [(name, share) for name, share in (content.get("kept") or {}).items() if share.get("mean") is not None]
+    texts = [(name, *(percent(share.get(key)) for key in ("mean", "low", "high"))) for name, share in kept]
+    made.tables += [tag("h3", "Kept of the undisturbed rates"), table(("rate", "mean", "95 % from", "to"), texts)]
     made.tables.append(details("Everything else in soak.json", *generic(content, skip=(*STARTS, "faults", "kept"))))
 
 

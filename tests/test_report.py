@@ -16,7 +16,7 @@ from matplotlib.image import imread
 
 from grove.cli import main
 from grove.report import Report, report
-from grove.report_advice import compare_finding, selfplay_advice, sweep_advice
+from grove.report_advice import compare_finding, points_advice, selfplay_advice, sweep_advice
 from grove.report_charts import draw_run
 from grove.report_html import escape, shown, table
 from grove.report_read import read_sources
@@ -457,6 +457,14 @@ def test_advice_rests_on_figures(tmp_path: Path) -> None:
     busy = {**summary, "lane_idle": [0.02], "fill": 0.99, "dispatch_reasons": {}, "games_left": 0}
     made = section_of(read_sources([str(write(tmp_path / "busy", summary_json=busy))])[0])
     assert made.advice[0].startswith("The lanes are busy 98 % of the time: the network binds.")
+
+
+def test_notes_that_differ_in_numbers_are_one() -> None:
+    notes = [f"the burn probe moved by {n}%: the machine was busy; 2 workers were started again" for n in (9, 35, 12)]
+    assert points_advice([(f"point {n}", {"note": note}) for n, note in enumerate(notes)]) == [
+        "All points: the burn probe moved by 9 to 35%: the machine was busy.",
+        "All points: 2 workers were started again.",
+    ]
 
 
 def test_findings_of_modes_that_runs_do_not_have() -> None:
