@@ -17,7 +17,8 @@ from game import load_game
 from mcts import SearchSettings, make_cache
 from workers.evaluators import HashEvaluator, row_spec
 from workers.group import Group
-from workers.records import GameLog, GameRecord
+from workers.record_log import GameLog
+from workers.records import GameRecord
 
 _KEPT = 64
 """Games kept to be written, the last ones to end: those have been searched from the start, or nearly."""

@@ -29,7 +29,8 @@ from bench.visits import Visit, latest, read_visits
 from common.errors import GroveError
 from common.words import many
 from workers.plan import PoolPlan
-from workers.records import LineLog, read_folder
+from workers.record_log import LineLog
+from workers.records import read_folder
 
 SLICES = 3
 """Slices of a visit: their spread tells how sure a figure is."""

@@ -31,7 +31,7 @@ from common import machine
 from common.errors import RecordError, SettingError
 from grove import toml
 from grove.folder_lock import FolderLock
-from workers.records import LineLog, sync_folder
+from workers.record_log import LineLog, sync_folder
 
 MAY_DIFFER = (
     *("out", "games", "workers", "games_per_worker", "groups", "pool", "preset", "config", "device", "lanes"),

@@ -32,7 +32,8 @@ from workers.index_book import IndexBook
 from workers.plan import PoolPlan, Sizes
 from workers.pool import Pool
 from workers.process_worker import requests_at_once
-from workers.records import FSYNC_EVERY_S, finished_indices
+from workers.record_log import FSYNC_EVERY_S
+from workers.records import finished_indices
 from workers.sampler import INTERVAL_S, Sampler
 from workers.settings import PoolSettings
 from workers.sizing import check_memory, check_requests, sizes

@@ -11,7 +11,7 @@ from typing import Any
 
 from game.connect_four import ConnectFour
 from inference_server import ZmqClient
-from workers.records import LineLog
+from workers.record_log import LineLog
 
 MESSAGE_S = 0.02
 """Seconds that each message takes longer."""

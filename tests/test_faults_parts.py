@@ -21,7 +21,7 @@ from common.errors import SettingError, StorageError
 from common.scratch import scratch_folder, sweep
 from grove.folder_lock import FolderLock, holder
 from workers.children import Child
-from workers.records import LineLog
+from workers.record_log import LineLog
 from workers.restarts import BLINK_S, HANG_S, MOST_RESTARTS, STUCK_S, Restarts, Silence
 
 
@@ -99,7 +99,7 @@ _FILL = """
 import resource, sys
 from pathlib import Path
 from common.errors import SettingError, StorageError
-from workers.records import LineLog
+from workers.record_log import LineLog
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 log = LineLog(Path(sys.argv[1]))
 for number in range(100):

@@ -17,16 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import RecordError
-from workers.records import (
-    STATUSES,
-    GameLog,
-    GameRecord,
-    decode_line,
-    encode,
-    finished_indices,
-    read_folder,
-    read_log,
-)
+from workers.record_log import GameLog
+from workers.records import STATUSES, GameRecord, decode_line, encode, finished_indices, read_folder, read_log
 
 MODEL = "0123456789abcdef"
 
@@ -220,7 +212,7 @@ import resource, signal, sys
 from pathlib import Path
 from common.errors import RecordError
 from tests.test_records import make_record
-from workers.records import GameLog
+from workers.record_log import GameLog
 
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
 if limit:

@@ -19,7 +19,7 @@ from common.errors import RecordError, SettingError
 from grove import toml
 from grove.run_folder import RunFolder, differences, write_whole
 from tests.test_records import make_record
-from workers.records import GameLog
+from workers.record_log import GameLog
 
 SETTINGS: dict[str, Any] = {
     "game": "hex:size=7",

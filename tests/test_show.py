@@ -15,7 +15,8 @@ from common.errors import RecordError, SettingError
 from game.contract import Game
 from game.registry import load_game
 from grove.show import find_game, show_game
-from workers.records import GameLog, GameRecord
+from workers.record_log import GameLog
+from workers.records import GameRecord
 
 
 def play(game: Game, index: int = 3, seed: int = 5) -> GameRecord:

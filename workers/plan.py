@@ -11,7 +11,7 @@ from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
 from inference_server.policy import Policy, PolicyKind
 from mcts import SearchSettings
-from workers.records import FSYNC_EVERY_S
+from workers.record_log import FSYNC_EVERY_S
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import errno
 import gzip
 import hashlib
 import importlib
+import io
 import json
 import os
 import stat
@@ -179,8 +180,8 @@ class LineReader:
         self.grew = False
         self._limit = size
 
-    def blocks(self) -> Iterator[tuple[int, list[bytes | None]]]:
-        """Yield (number of the first line, from 1; lines without their newlines). None is a line that is too long.
+    def blocks(self) -> Iterator[tuple[int, list[bytes] | None]]:
+        """Yield (number of the first line, from 1; lines with their newlines), or None for one line that is too long.
 
         Raises RecordError when the file, or the rest of it, cannot be read.
         """
@@ -208,27 +209,31 @@ class LineReader:
         yield from _checked(_decompressed(raw, kinds[0]), self.size)
 
 
-def _split(blocks: Iterable[bytes], reader: LineReader) -> Iterator[tuple[int, list[bytes | None]]]:
+def _split(blocks: Iterable[bytes], reader: LineReader) -> Iterator[tuple[int, list[bytes] | None]]:
     begun: list[bytes] = []
     size, number = 0, 1
     for block in blocks:
-        if b"\n" in block:
-            begun.append(block)
-            lines: list[bytes | None] = [*b"".join(begun).split(b"\n")]
-            begun = [lines.pop() or b""]
-            if size > LONGEST_LINE or len(lines[0] or b"") > LONGEST_LINE:  # the others began in this block
-                lines[0] = None
-            size = len(begun[0])
-            yield number, lines
-            number += len(lines)
-        else:
-            size += len(block)
-            begun.append(block)
-            if size > LONGEST_LINE:
-                begun.clear()
+        lines = io.BytesIO(block).readlines()  # looks for newlines twice as fast as bytes.split
+        rest = b"" if block.endswith(b"\n") else lines.pop()
+        if lines:
+            size += len(lines[0])
+            if size > LONGEST_LINE + 1:
+                yield number, None
+                number += 1
+                del lines[0]
+            else:
+                lines[0] = b"".join([*begun, lines[0]])
+            if lines:
+                yield number, lines
+                number += len(lines)
+            begun, size = [], 0
+        begun.append(rest)
+        size += len(rest)
+        if size > LONGEST_LINE:
+            begun.clear()
     if size:
         reader.complete = False
-        yield number, [None if size > LONGEST_LINE else b"".join(begun)]
+        yield number, None if size > LONGEST_LINE else [b"".join(begun)]
 
 
 def _decompressed(raw: IO[bytes], kind: str) -> Iterator[bytes]:
@@ -278,10 +283,11 @@ def _zstandard() -> Any:
 
 
 def _checked(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Pass on what a file of `size` bytes was made into. Raises OSError when it grows beyond all measure."""
+    """Pass on in blocks what a file of `size` bytes was made into. Raises OSError when it grows beyond all measure."""
     total = 0
     for piece in pieces:
         total += len(piece)
         if total > max(_UNSUSPICIOUS, LARGEST_RATIO * size):
             raise OSError(f"it grows to more than {LARGEST_RATIO} times its size; the rest was not read")
-        yield piece
+        for at in range(0, len(piece), BLOCK):
+            yield piece[at : at + BLOCK]

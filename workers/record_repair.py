@@ -110,7 +110,7 @@ def _write_parts(plan: Plan, path: Path, temporary: Path) -> None:
         try:
             with _opened(raw, plan.log.compression) as kept:
                 for number, line in _lines(plan.log):
-                    (rejected if number in plan.rejected else kept).write(line + b"\n")
+                    (rejected if number in plan.rejected else kept).write(line.removesuffix(b"\n") + b"\n")
             for file in (rejected, raw):
                 file.flush()
                 os.fsync(file.fileno())
@@ -127,10 +127,9 @@ def _opened(raw: IO[bytes], compression: str) -> AbstractContextManager[IO[bytes
 
 def _lines(log: Scanned) -> Iterator[tuple[int, bytes]]:
     for first, lines in LineReader(log.file.path, log.size).blocks():
-        for number, line in enumerate(lines, first):
-            if line is None:
-                raise RecordError(f"{log.file.path} is left as it was: it was written to meanwhile")
-            yield number, line
+        if lines is None:
+            raise RecordError(f"{log.file.path} is left as it was: it was written to meanwhile")
+        yield from enumerate(lines, first)
 
 
 def _verify(plan: Plan, temporary: Path) -> None:

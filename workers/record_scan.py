@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from common.errors import LineError, RecordError
 from workers.record_check import named, read_record
 from workers.record_files import LONGEST_LINE, Found, GameFile, LineReader, Run, Trouble
-from workers.records import GameRecord, Problem, read_head, written_head
+from workers.records import GameRecord, Heads, Problem, read_head, written_heads
 
 EXAMPLES = 5
 """Problems of a log that are kept word for word; all are counted."""
@@ -91,6 +91,13 @@ class Scanned:
         """Lines that should be games and cannot be used."""
         return 0 if self.kind == "other" else sum(self.bad[kind] for kind in BAD)
 
+    def add(self, heads: Heads, first: int) -> None:
+        """Count games whose lines begin with the number `first`."""
+        columns = self.games.setdefault(heads.game, Columns())
+        columns.index.extend(heads.index)
+        columns.seed.extend(heads.seed)
+        columns.line.extend(range(first, first + len(heads.index)))
+
     def note(self, number: int, error: LineError, line: bytes) -> None:
         """Count a line that is no usable game."""
         self.bad[error.kind] += 1
@@ -159,42 +166,37 @@ def scan_file(file: GameFile, held: bool = False, in_full: bool = False) -> Scan
     return log
 
 
-def _scan_block(log: Scanned, first: int, lines: Sequence[bytes | None], in_full: bool) -> None:
-    spec, columns = b"", Columns()
+def _scan_block(log: Scanned, first: int, lines: Sequence[bytes] | None, in_full: bool) -> None:
+    """Note some lines; None is one that is too long."""
+    if lines is None:
+        log.lines += 1
+        log.note(first, _TOO_LONG, b"")
+        return
     log.lines += len(lines)
-    for number, line in enumerate(lines, first):
-        head = None if line is None or in_full else written_head(line)
-        if head is None:
-            _note_unusual(log, number, line, in_full)
-            continue
-        game, index, seed = head
-        if game != spec or not columns.index:
-            spec, columns = game, log.games.setdefault(game.decode("ascii"), Columns())
-        columns.index.append(index)
-        columns.seed.append(seed)
-        columns.line.append(number)
+    heads = None if in_full else written_heads(lines)
+    if heads is None:
+        for number, line in enumerate(lines, first):
+            _scan_line(log, number, line, in_full)
+    else:
+        log.add(heads, first)
 
 
-def _note_unusual(log: Scanned, number: int, line: bytes | None, in_full: bool) -> None:
-    """Note a line that is not as it is written, or that is to be checked in full: a game all the same, or none."""
-    if line is not None and log.bad["foreign"] >= _BELIEVED and not log.count and _is_like_foreign(line):
+def _scan_line(log: Scanned, number: int, line: bytes, in_full: bool) -> None:
+    """Note a line that may be unusual, or is to be checked in full."""
+    if log.bad["foreign"] >= _BELIEVED and not log.count and _is_like_foreign(line):
         log.bad["foreign"] += 1
         return
     try:
-        if line is None:
-            raise _TOO_LONG
         game, index, seed = _head_of_checked(line) if in_full else _head_of(line)
     except LineError as error:
-        log.note(number, error, line or b"")
-        return
-    columns = log.games.setdefault(game, Columns())
-    columns.index.append(index)
-    columns.seed.append(seed)
-    columns.line.append(number)
+        log.note(number, error, line)
+    else:
+        log.add(Heads(game, [index], [seed]), number)
 
 
 def _is_like_foreign(line: bytes) -> bool:
-    return line.startswith(b"{") and line.endswith(b"}") and b'"crc32"' not in line and line[:10] != _GAME_BEGINS
+    braces = line.startswith(b"{") and line.endswith((b"}", b"}\n"))
+    return braces and b'"crc32"' not in line and not line.startswith(_GAME_BEGINS)
 
 
 def _head_of_checked(line: bytes) -> tuple[str, int, int]:
@@ -282,8 +284,8 @@ def _records_of(result: Survey, number: int, problems: Report) -> Iterator[Game]
     games[result.left_out[result.left_out[:, 0] == number, 1]] = False
     try:
         for first, lines in LineReader(log.file.path, log.size).blocks():
-            for at, line in enumerate(lines, first):
-                if at >= len(games) or not games[at] or line is None:
+            for at, line in enumerate(lines or (), first):
+                if at >= len(games) or not games[at]:
                     continue
                 try:
                     yield Game(read_record(line), log, at, len(line))

@@ -314,8 +314,8 @@ def read_rates(folder: Path) -> Rates:
     lines_a_slice, open_lines, bad = 1, 0, 0
     try:
         for _, lines in LineReader(path).blocks():
-            for line in lines:
-                part = None if line is None else _slice_of(line)
+            for line in lines or [b""]:  # one that is too long tells nothing either
+                part = _slice_of(line)
                 if part is None:
                     bad += 1
                     continue

@@ -10,20 +10,17 @@ Logs are append only. A line that cannot be used is skipped and reported, never 
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
-import stat
-import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
-from common.errors import LineError, RecordError, StorageError
+from common.errors import LineError, RecordError
 
 SCHEMA = 1
 """Version of the line's layout; a reader refuses lines of a later one."""
@@ -32,9 +29,6 @@ STATUSES = ("finished", "resigned", "timeout")
 DIGITS = 4
 """Decimals kept of root values: far below the noise of a search, and a third of the bytes of full floats."""
 
-FSYNC_EVERY_S = 5.0
-"""Default longest time that a finished game may be lost for to a power cut; a killed process loses nothing."""
-
 # Not looking for circular lists saves a third of the time.
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
 _CRC_KEY = b',"crc32":'
@@ -42,15 +36,15 @@ _TAIL = re.compile(rb',"crc32":(\d{1,10})\}\n?\Z')
 _TAIL_BYTES = len(b',"crc32":4294967295}\n')
 _NUMBER = rb"(0|[1-9][0-9]{0,19})"
 # Printable ASCII only: what JSON escapes, or refuses, is left to its parser.
-_HEAD = re.compile(
-    rb'\{"schema":1,"game":"([ !#-\[\]-~]{0,1000})","index":' + _NUMBER + b',"seed":' + _NUMBER + b","
-).match
+_BEGIN = re.compile(rb'\{"schema":1,"game":"([ !#-\[\]-~]{0,1000})","index":').match
+_NUMBERS = re.compile(_NUMBER + b',"seed":' + _NUMBER + b",").match
 LARGEST_INDEX = (1 << 63) - 1
 LARGEST_SEED = (1 << 64) - 1
 LARGEST_MOVE = (1 << 31) - 1
 LONGEST_SPEC = 1000
 """Characters of a game spec."""
 _FIELDS = ("schema", "game", "index", "seed", "moves", "visits", "values", "models", "utilities", "status", "seconds")
+_groups = re.Match.groups
 _PER_MOVE = ("visits", "values", "models")
 
 
@@ -159,29 +153,45 @@ def decode_line(line: bytes) -> GameRecord:
     return GameRecord(**{key: data.pop(key) for key in _FIELDS}, extra=data)
 
 
+class Heads(NamedTuple):
+    """What names the games of some lines, all of one spec."""
+
+    game: str
+    index: list[int]
+    seed: list[int]
+
+
 def read_head(line: bytes) -> tuple[str, int, int]:
     """Return game spec, index and seed of the game in `line`, with or without its newline; the checksum is verified.
 
-    JSON is parsed only where the line does not begin as `encode` writes it. Raises LineError.
+    JSON is parsed only where the line is not as `encode` writes it. Raises LineError.
     """
-    head = written_head(line.removesuffix(b"\n"))
-    if head is None:
+    heads = written_heads([line if line.endswith(b"\n") else line + b"\n"])
+    if heads is None:
         record = decode_line(line)
         return record.game, record.index, record.seed
-    return head[0].decode("ascii"), head[1], head[2]
+    return heads.game, heads.index[0], heads.seed[0]
 
 
-def written_head(line: bytes) -> tuple[bytes, int, int] | None:
-    """Return game spec, index and seed of a line, without its newline, that begins and ends as `encode` writes it.
+def written_heads(lines: Sequence[bytes]) -> Heads | None:
+    """Return what names the games of `lines`, newlines included, which begin and end as `encode` writes them.
 
-    None where it does not, or where its checksum does not fit. Made for millions of lines.
+    None where one of them does not, where its checksum does not fit, where they are of several specs, or where there
+    are none. Made for millions of lines: every step is one call that loops in C over them all.
     """
-    head, tail = _HEAD(line), line.rfind(_CRC_KEY)
-    if head is None or line[tail:] != b'%b%d}' % (_CRC_KEY, zlib.crc32(line[:tail])):
+    first = _BEGIN(lines[0]) if lines else None
+    if first is None or not all(map(bytes.startswith, lines, repeat(first[0]))):
         return None
-    game, index, seed = head.groups()
-    numbers = int(index), int(seed)
-    return (game, *numbers) if numbers[0] <= LARGEST_INDEX and numbers[1] <= LARGEST_SEED else None
+    numbers = list(map(_NUMBERS, lines, repeat(first.end())))
+    if not all(numbers):
+        return None
+    heads, _, tails = zip(*map(bytes.rpartition, lines, repeat(_CRC_KEY)), strict=True)
+    if tails != tuple(map(b"%d}\n".__mod__, map(zlib.crc32, heads))):
+        return None
+    index, seed = (list(map(int, texts)) for texts in zip(*map(_groups, numbers), strict=True))
+    if max(index) > LARGEST_INDEX or max(seed) > LARGEST_SEED:
+        return None
+    return Heads(first[1].decode("ascii"), index, seed)
 
 
 def _check_crc(line: bytes) -> None:
@@ -225,150 +235,6 @@ def _short(value: object) -> str:
     """Return `value` for an error text, whatever it is and however large."""
     text = repr(value[:40]) if isinstance(value, str) else f"({type(value).__name__})"
     return f"{text}..." if isinstance(value, str) and len(value) > 40 else text
-
-
-# -- writing -------------------------------------------------------------------------------------------------------
-
-
-class LineLog:
-    """An append-only file of lines: opened at the first line, one `write` a line, never an empty file left behind.
-
-    A tail that a killed writer tore is closed with a newline first, so it spoils no later line; a line that found no
-    room is taken back. Every failure of the file system is a StorageError, and so is a file that was removed: its
-    lines would reach nobody. Used by one thread.
-    """
-
-    def __init__(self, path: Path, fsync_every_s: float | None = FSYNC_EVERY_S) -> None:
-        """Remember `path`. `fsync_every_s`: seconds between fsyncs, 0 for every line, None for never."""
-        self.path = Path(path)
-        self._every_s = fsync_every_s
-        self._fd: int | None = None
-        self._torn = self._new = self._unsynced = False
-        self._synced_at = time.monotonic()
-
-    def write(self, line: bytes) -> None:
-        """Append `line`, which ends in a newline."""
-        try:
-            if self._fd is None:
-                self._fd = self._open()
-            self._append(self._fd, b"\n" + line if self._torn else line)
-            self._torn, self._unsynced = False, os.fstat(self._fd).st_nlink > 0
-            if not self._unsynced:
-                raise OSError("it was removed")
-            self._sync_if_due()
-        except OSError as error:
-            self._drop_empty()
-            raise StorageError(
-                f"cannot write {self.path}: {error}; free some space or choose another folder"
-            ) from error
-
-    def sync_if_due(self) -> None:
-        """Sync what was written longer ago than the policy allows; to be called now and then when no line comes."""
-        try:
-            self._sync_if_due()
-        except OSError as error:
-            raise StorageError(f"cannot sync {self.path}: {error}; look after the disk") from error
-
-    def close(self) -> None:
-        """Sync by policy and close; closing twice is harmless."""
-        if self._fd is None:
-            return
-        fd, self._fd = self._fd, None
-        try:
-            if self._unsynced and self._every_s is not None:
-                self._sync(fd)
-        except OSError as error:
-            raise StorageError(f"cannot sync {self.path}: {error}; look after the disk") from error
-        finally:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _open(self) -> int:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        self._new = not self.path.exists()
-        fd = os.open(self.path, flags, 0o644)
-        size = os.lseek(fd, 0, os.SEEK_END) if stat.S_ISREG(os.fstat(fd).st_mode) else 0
-        if size:
-            os.lseek(fd, size - 1, os.SEEK_SET)
-            self._torn = os.read(fd, 1) != b"\n"
-        return fd
-
-    def _append(self, fd: int, data: bytes) -> None:
-        """Write all of `data` or nothing."""
-        written = os.write(fd, data)
-        if written != len(data):
-            os.ftruncate(fd, os.fstat(fd).st_size - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def _sync_if_due(self) -> None:
-        if self._fd is None or self._every_s is None or not self._unsynced:
-            return
-        now = time.monotonic()
-        if now - self._synced_at >= self._every_s:
-            self._sync(self._fd)
-            self._synced_at, self._unsynced = now, False
-
-    def _sync(self, fd: int) -> None:
-        os.fsync(fd)
-        if self._new:
-            sync_folder(self.path.parent)
-            self._new = False
-
-    def _drop_empty(self) -> None:
-        if self._fd is None:
-            return
-        status = os.fstat(self._fd)
-        if stat.S_ISREG(status.st_mode) and status.st_size == 0:
-            os.close(self._fd)
-            self._fd, self._torn = None, False
-            self.path.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Let the names of new files survive a power cut; on Windows the file system sees to it."""
-    if os.name == "nt":
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-class GameLog:
-    """The log of one worker: finished games, one line each."""
-
-    def __init__(self, path: Path, fsync_every_s: float | None = FSYNC_EVERY_S) -> None:
-        """Remember `path`, whose folder must exist. `fsync_every_s`: 0 syncs every game, None never."""
-        self._lines = LineLog(path, fsync_every_s)
-
-    @property
-    def path(self) -> Path:
-        """Where the games go."""
-        return self._lines.path
-
-    def append(self, record: GameRecord) -> None:
-        """Write one finished game. Raises RecordError when it cannot be encoded or written."""
-        self._lines.write(encode(record))
-
-    def sync_if_due(self) -> None:
-        """Sync by policy; to be called now and then, because no game may come for long."""
-        self._lines.sync_if_due()
-
-    def close(self) -> None:
-        """Sync by policy and close."""
-        self._lines.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 # -- reading -------------------------------------------------------------------------------------------------------

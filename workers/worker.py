@@ -21,7 +21,7 @@ from mcts import SearchSettings, make_cache
 from workers.evaluators import Answer, Evaluator
 from workers.group import Group, Ints, Tally
 from workers.port import Port
-from workers.records import FSYNC_EVERY_S, GameLog
+from workers.record_log import FSYNC_EVERY_S, GameLog
 
 REPORT_S = 0.5
 """Seconds between a worker's reports; often enough for a live view, seldom enough to cost nothing."""
