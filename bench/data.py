@@ -1,11 +1,12 @@
-"""How fast `grove data` reads: lines a second of one core for count, check and stats.
+"""How fast `grove data` reads: lines a second of one core for count, check and stats, and for counting compressed logs.
 
     python -m bench.data RUN
     python -m bench.data RUN --lines 100000 --out data.json
 
 RUN is a run folder with games. They are written again, with other indices and seeds, to one log of so many lines in a
-temporary folder, by the encoder that writes records. The log is then read from memory, as far as the system keeps it
-there, in processor time and by the clock.
+temporary folder, by the encoder that writes records. A compressed log holds each game only once, for repeated ones
+would compress as no games do: let RUN hold thousands. The logs are then read from memory, as far as the system keeps
+them there, in processor time and by the clock. Needs the package zstandard (`grove-selfplay[data]`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -25,10 +26,10 @@ import tyro
 from bench.result_file import write_result
 from bench.rounds import Spread
 from common.rng import derive
-from workers.record_files import find_files
+from workers.record_files import Found, compress, find_files
 from workers.record_scan import Survey, records, survey
 from workers.record_stats import SpecStats
-from workers.records import encode, read_folder
+from workers.records import GameRecord, encode, read_folder
 
 FULL_LINES = 100_000
 """Most lines for what reads every line in full."""
@@ -54,14 +55,20 @@ class Reading(NamedTuple):
 
 
 def measure(run: Path, asked: Data) -> dict[str, Any]:
-    """Return the size of the logs and the readings by what was done: count, check, stats."""
+    """Return what the logs are like and the readings by what was done, the same for every round."""
+    games = list(read_folder(run / "games"))
+    if not games:
+        raise SystemExit(f"{run} holds no games")
     with tempfile.TemporaryDirectory(prefix="grove-data-") as name:
         folder = Path(name)
-        logs = _write(run, folder / "all" / "a.jsonl", asked.lines)
-        _write(run, folder / "part" / "a.jsonl", min(asked.lines, FULL_LINES))
+        size = _write(games, folder / "all" / "a.jsonl", asked.lines)
+        _write(games, folder / "part" / "a.jsonl", min(asked.lines, FULL_LINES))
         found, part = find_files([folder / "all"]), find_files([folder / "part"])
+        gzip, zstd = (_compress(games, folder / kind, kind) for kind in ("gzip", "zstd"))
         work: dict[str, Callable[[], Survey]] = {
             "count": lambda: survey(found),
+            "count of gzip": lambda: survey(gzip),
+            "count of zstd": lambda: survey(zstd),
             "check": lambda: survey(part, in_full=True),
             "stats": lambda: _stats(survey(part)),
         }
@@ -69,19 +76,26 @@ def measure(run: Path, asked: Data) -> dict[str, Any]:
         for _ in range(asked.rounds):
             for what, read in work.items():
                 readings[what].append(_measure(what, read))
-    return {**logs, "readings": readings}
+    logs = {"lines": asked.lines, "bytes_a_line": size / asked.lines, "different_games": len(games)}
+    return {"logs": logs, "readings": readings}
 
 
-def _write(run: Path, path: Path, lines: int) -> dict[str, float]:
-    """Write a log and return what it is like."""
-    games = list(read_folder(run / "games"))
-    if not games:
-        raise SystemExit(f"{run} holds no games")
+def _write(games: Sequence[GameRecord], path: Path, lines: int) -> int:
+    """Write a log of so many lines and return its bytes."""
     path.parent.mkdir()
     with path.open("wb") as file:
         for index, game in enumerate(islice(cycle(games), lines)):
             file.write(encode(replace(game, index=index, seed=int(derive(np.uint64(1), index)))))
-    return {"lines": lines, "bytes_a_line": path.stat().st_size / lines, "different_games": len(games)}
+    return path.stat().st_size
+
+
+def _compress(games: Sequence[GameRecord], folder: Path, kind: str) -> Found:
+    """Write a compressed log of all games, each once, and return what lies in its folder."""
+    folder.mkdir()
+    with (folder / "a.jsonl").open("wb") as raw, compress(raw, kind) as log:
+        for index, game in enumerate(games):
+            log.write(encode(replace(game, index=index)))
+    return find_files([folder])
 
 
 def _stats(found: Survey) -> Survey:
@@ -114,16 +128,15 @@ def main() -> None:
     """Measure, print, keep."""
     run, asked = tyro.cli(tuple[tyro.conf.Positional[Path], Data], config=(tyro.conf.OmitArgPrefixes,))
     found = measure(run, asked)
-    rates = {what: _rates(readings) for what, readings in found.pop("readings").items()}
-    print(
-        f"{found['lines']:,} lines of {found['bytes_a_line']:,.0f} bytes, {found['different_games']:,} different games"
-    )
+    rates = {what: _rates(readings) for what, readings in found["readings"].items()}
+    logs = found["logs"]
+    print(f"{logs['lines']:,} lines of {logs['bytes_a_line']:,.0f} bytes, {logs['different_games']:,} different games")
     for what, rate in rates.items():
         core, clock = rate["lines_per_second_of_a_core"], rate["lines_per_second_by_the_clock"]
         spread = f"({core['low']:,.0f}..{core['high']:,.0f})"
         print(f"{what}: {core['middle']:,.0f} lines/s of a core {spread}, {clock['middle']:,.0f} by the clock")
     if asked.out:
-        write_result(asked.out, {"logs": found, **rates})
+        write_result(asked.out, {"logs": logs, **rates})
 
 
 if __name__ == "__main__":

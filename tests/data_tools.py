@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import zstandard
 
 from common.rng import derive
 from grove.run_folder import RunFolder
-from tests.test_records import make_record
-from workers.record_files import find_files
-from workers.record_scan import Survey, survey
+from tests.test_records import make_record, signed
+from workers.record_files import LOOSE, GameFile, find_files
+from workers.record_scan import Scanned, Survey, scan_file, survey
 from workers.records import GameRecord, encode
 
 
@@ -27,6 +28,11 @@ def game(index: int, run_seed: int = 1, **changes: Any) -> GameRecord:
 def lines(indices: Iterable[int], run_seed: int = 1, **changes: Any) -> bytes:
     """Return a log of the games `indices`."""
     return b"".join(encode(game(index, run_seed, **changes)) for index in indices)
+
+
+def text(data: Mapping[str, Any]) -> bytes:
+    """Return a line with these keys and a fitting checksum."""
+    return signed(json.dumps({key: value for key, value in data.items() if key != "crc32"}).encode())
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -46,6 +52,11 @@ def make_run(folder: Path, logs: Sequence[bytes], seed: int = 1, **settings: Any
         for worker, content in enumerate(logs):
             write(run.games / f"worker-{worker:03d}.jsonl", content)
     return folder
+
+
+def scan(path: Path, held: bool = False) -> Scanned:
+    """Count what lies in one log."""
+    return scan_file(GameFile(path, LOOSE), held)
 
 
 def look(*roots: Path, in_full: bool = False) -> Survey:
