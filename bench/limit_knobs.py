@@ -132,11 +132,21 @@ def _starved(m: Measured) -> Knob:
     wanted = max(m.max_batch / max(m.batch_rows, 1.0), 2.0)
     times = min(1 << math.ceil(math.log2(wanted)), _MOST_GAMES)
     rows = min(m.batch_rows * times, m.max_batch)
-    faster = network_rate_at(m, rows) / network_rate_at(m, m.batch_rows, m.fill)
-    change = f"--games-per-worker {times * m.games_per_worker} (now {m.games_per_worker})"
-    return Knob("--games-per-worker", change, min(max(faster, 1.0) * m.whole_rate, limit),
-                f"batches of {rows:.0f} rows, in which the network alone is {faster:.1f} times as fast, up to the "
-                "lowest roof", {"games_per_worker": times * m.games_per_worker})  # fmt: skip
+    expected = min(max(_with_more_games(m, times, rows), m.whole_rate), limit)
+    return Knob("--games-per-worker", f"--games-per-worker {times * m.games_per_worker} (now {m.games_per_worker})",
+                expected, f"{times} times the rows a lap in batches of {rows:.0f} rows, a row's search as now, up to "
+                "the lowest roof", {"games_per_worker": times * m.games_per_worker})  # fmt: skip
+
+
+def _with_more_games(m: Measured, times: int, rows: float) -> float:
+    """Return evaluations/s with `times` the rows in flight and `rows` in a batch.
+
+    A lap, from a row's request to its tree's next one, then takes as much more search and a larger batch; what else it
+    waits for stays. It takes as long as rows in flight by their rate.
+    """
+    lap = m.workers * m.groups * m.wire_rows / m.whole_rate
+    slower = rows / network_rate_at(m, rows) - m.batch_rows / network_rate_at(m, m.batch_rows, m.fill)
+    return times * m.whole_rate / (1 + (times - 1) * (1 - m.waiting) + m.lanes * max(slower, 0.0) / lap)
 
 
 def _oversubscribed(m: Measured) -> Knob:

@@ -12,18 +12,16 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from bench.estimate import Played
-from bench.limit import LimitAsked, measure_beside, network_alone, pool_plan
+from bench.limit import PARTS, LimitAsked, measure_beside, network_alone, pool_plan
 from bench.roof import Roof
 from bench.slices import WarmPool
 from bench.tune_found import DEFAULT, Screen, TuneAsked, Tuned
-from bench.tune_search import Search
+from bench.tune_search import Search, slice_seconds
 from bench.tune_space import Choice, make_space, settled
 from bench.verdict import Verdict, judge
 
-LIMIT_SHARE = 1 / 60
-"""Part of the budget for measuring the limit of the default; the start of its parts comes on top."""
 LIMIT_FROM_S = 60.0
-"""Budget from which the limit is measured: starting its parts takes as long as a trial."""
+"""Budget from which the limit of the default is measured: starting its parts takes as long as a trial."""
 
 
 def run_tune(asked: TuneAsked, screen: Screen) -> Tuned:
@@ -62,8 +60,9 @@ def run_tune(asked: TuneAsked, screen: Screen) -> Tuned:
 
 
 def _limit(load: LimitAsked, roof: Roof, default: WarmPool, screen: Screen) -> Verdict:
-    """Return what binds the default and the knob that `grove bench limit` would turn."""
-    found = measure_beside(replace(load, seconds=LIMIT_SHARE * load.seconds), roof, default, 1, lambda _: None)
+    """Return what binds the default and the knob that `grove bench limit` would turn; its slices are a trial's."""
+    seconds = len(PARTS) * slice_seconds(load.seconds)
+    found = measure_beside(replace(load, seconds=seconds), roof, default, 1, lambda _: None)
     verdict = judge(found.measured)
     screen.say(f"its limit: {verdict.text}; next: {verdict.knob.change}, expected {verdict.gain:.2f}x")
     return verdict

@@ -47,7 +47,7 @@ class Search:
         """`tuned` is filled as things are found."""
         self._asked, self._space, self._default, self._tuned, self._screen = asked, space, default, tuned, screen
         self._budget_s = asked.load.seconds
-        self._slice_s = min(max(self._budget_s / _SLICES, SHORTEST_SLICE_S), LONGEST_SLICE_S)
+        self._slice_s = slice_seconds(self._budget_s)
         self._gains: dict[Choice, float] = {space.default: 1.0}
         """What is known of choices: none is measured twice."""
 
@@ -183,6 +183,11 @@ class Search:
             if len(tuned.rounds) >= LEAST_ROUNDS:
                 tuned.gains = {name: gain_of(tuned.rounds, name, DEFAULT, limit) for name in tuned.finalists}
         tuned.played = [Played.by(warm) for name, warm in pools.items() if name != DEFAULT]
+
+
+def slice_seconds(budget_s: float) -> float:
+    """Return the seconds of a slice of a tuning."""
+    return min(max(budget_s / _SLICES, SHORTEST_SLICE_S), LONGEST_SLICE_S)
 
 
 def _decisions(warm: WarmPool) -> float:

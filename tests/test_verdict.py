@@ -175,12 +175,18 @@ def test_writer_binds() -> None:
 
 
 def test_starved_by_few_rows() -> None:
-    few = usual(workers=1, games_per_worker=4, whole_rate=9_000.0, waiting=0.9, lane_idle=0.5, batch_rows=2.0, fill=1.0)
+    # A lap takes 4 / 9,000 s, a tenth of it search.
+    few = usual(workers=1, games_per_worker=4, groups=2, wire_rows=2, whole_rate=9_000.0, waiting=0.9, lane_idle=0.5)
+    few = replace(few, batch_rows=2.0, fill=1.0)
     verdict = judge(few)
     assert verdict.kind == "starved"
     assert verdict.text == "starved: 1 of 1 workers wait for answers to too few rows; batches hold 2 of 512 rows"
     assert (verdict.knob.change, verdict.knob.turned) == ("--games-per-worker 64 (now 4)", {"games_per_worker": 64})
+    slower = 2 * (32 / network_rate_at(few, 32) - 2 / network_rate_at(few, 2))
+    assert verdict.knob.expected == pytest.approx(16 * 9_000 / (1 + 15 * 0.1 + slower * 9_000 / 4))
     assert 9_000 < verdict.knob.expected <= verdict.lowest.rate
+    tight = judge(replace(few, search_cpu=50 * US, search_rate=20_000.0))
+    assert tight.knob.expected == pytest.approx(tight.lowest.rate)
 
 
 def test_starved_by_own_search() -> None:
