@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -190,6 +191,17 @@ def test_fast_index_scan_agrees_with_decoding_and_knows_unusual_lines(tmp_path: 
 def reordered(index: int) -> dict:
     data = json.loads(encode(make_record(index)))
     return {key: data[key] for key in sorted(data) if key != "crc32"}
+
+
+def test_games_of_a_log_that_was_compressed_meanwhile_are_not_played_again(tmp_path: Path) -> None:
+    packed = gzip.compress(encode(make_record(0)) + encode(make_record(1)))
+    (tmp_path / "w0.jsonl.gz").write_bytes(packed)
+    with GameLog(tmp_path / "w0.jsonl") as log:
+        log.append(make_record(2))
+    assert finished_indices(tmp_path) == ({0, 1, 2}, [], [])
+    assert [record.index for record in read_folder(tmp_path)] == [2, 0, 1]
+    (tmp_path / "w0.jsonl.gz").write_bytes(packed[:-9])
+    assert ["cannot be read" in problem.text for problem in finished_indices(tmp_path).problems] == [True]
 
 
 def test_unreadable_log_is_a_problem_not_an_error(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ LARGEST_RATIO = 200
 _UNSUSPICIOUS = 64 << 20
 """Bytes that any compressed log may grow to."""
 _LARGEST_RUN_FILE = 16 << 20
-_NAMES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+LOG_NAMES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _ZSTD_WINDOW = 128 << 20
 _ZSTD_PIECE = 1 << 10
@@ -84,7 +84,7 @@ def find_files(roots: Sequence[Path]) -> Found:
     pending = [Path(root) for root in reversed(roots)]
     while pending:
         path = pending.pop()
-        wanted = path.name.endswith(_NAMES)
+        wanted = path.name.endswith(LOG_NAMES)
         try:
             status = path.stat()
             if (status.st_dev, status.st_ino) in seen:

@@ -19,6 +19,7 @@ import numpy as np
 
 from common.errors import RecordError
 from workers.record_files import GameFile, LineReader, compress, reason
+from workers.record_log import sync_folder
 from workers.record_scan import Scanned, Survey, scan_file
 
 REJECTED = ".rejected"
@@ -90,7 +91,8 @@ def repair_log(plan: Plan) -> None:
             path.unlink()
         else:
             temporary.replace(path)
-        _sync_folder(path.parent)
+        with suppress(PermissionError):  # a folder may be open for writing only
+            sync_folder(path.parent)
     except OSError as error:
         raise RecordError(f"{path} is left as it was: {reason(error)}") from error
     finally:
@@ -137,13 +139,3 @@ def _verify(plan: Plan, temporary: Path) -> None:
     new = scan_file(GameFile(temporary, plan.log.file.run))
     if new.lines != plan.log.lines - len(plan.rejected) or new.unreadable or new.bad.total() != len(new.later):
         raise RecordError(f"{plan.log.file.path} is left as it was: the copy of it does not hold what was to be kept")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renaming safe on the disk, where folders can be opened for that."""
-    with suppress(PermissionError):
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.errors import LineError, RecordError
+from workers.record_files import LOG_NAMES, LineReader
 
 SCHEMA = 1
 """Version of the line's layout; a reader refuses lines of a later one."""
@@ -247,7 +248,7 @@ def read_log(path: Path) -> LogContents:
 
 
 def read_folder(folder: Path, problems: list[Problem] | None = None) -> Iterator[GameRecord]:
-    """Yield the games of all `*.jsonl` logs in `folder`, log by log; skipped lines are appended to `problems`."""
+    """Yield the games of all logs in `folder`, log by log; skipped lines are appended to `problems`."""
     skipped = [] if problems is None else problems
     for path in log_paths(folder):
         yield from _decode_all(path, skipped)
@@ -273,8 +274,8 @@ def finished_indices(folder: Path) -> Finished:
 
 
 def log_paths(folder: Path) -> list[Path]:
-    """Return the game logs in `folder`, sorted; none when there is no such folder."""
-    return sorted(Path(folder).glob("*.jsonl"))
+    """Return the game logs in `folder`, compressed ones too, sorted; none when there is no such folder."""
+    return sorted(path for path in Path(folder).glob("*.jsonl*") if path.name.endswith(LOG_NAMES))
 
 
 def indices_from(path: Path, start: int) -> tuple[list[int], int]:
@@ -302,7 +303,10 @@ def _decode_all(path: Path, problems: list[Problem]) -> Iterator[GameRecord]:
 
 def _lines_of(path: Path, problems: list[Problem]) -> Iterator[tuple[int, bytes]]:
     try:
-        with path.open("rb") as file:
-            yield from enumerate(file, start=1)
-    except OSError as error:
-        problems.append(Problem(path, 0, f"cannot be read: {error}"))
+        for first, lines in LineReader(path).blocks():
+            if lines is None:
+                problems.append(Problem(path, first, "too long to be a game"))
+            else:
+                yield from enumerate(lines, first)
+    except RecordError as error:
+        problems.append(Problem(path, 0, str(error)))
