@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from common.errors import RecordError, SettingError
 from common.words import many, one
 from game import Game, load_game
+from game.registry import BUILT_IN
 from workers.record_check import check_record
 from workers.records import GameRecord, Problem, read_folder
 
@@ -216,10 +218,15 @@ class Show:
     """Index of the game."""
     positions: Positions = "auto"
     """Which positions to draw: `all`, or those where `rounds` begin and the last; `auto` draws all for two players."""
+    rules: str = ""
+    """Your own game that the record is of, package.module:Class: a record alone has nothing imported."""
 
 
 def show(settings: Show) -> int:
     """Print the game; returns the exit status."""
     record = find_game(Path(settings.run) / "games", settings.game)
-    show_game(record, load_game(record.game), sys.stdout, settings.positions)
+    if not settings.rules and record.game.partition(":")[0] not in BUILT_IN:
+        why = f"game {record.index} is of {record.game}, and what a record names is not imported unasked"
+        raise SettingError(f"{why}; give --rules {shlex.quote(record.game)} if you trust that module")
+    show_game(record, load_game(settings.rules or record.game), sys.stdout, settings.positions)
     return 0

@@ -181,7 +181,9 @@ def test_a_users_plain_python_game_is_played_by_processes(grove: Grove, evaluato
     records = grove.exactly(out, range(9), "sticks:Sticks")
     assert grove.summary(out)["pool"] == "process"
     assert len({len(record.moves) for record in records}) > 1
-    assert "game 4 of sticks:Sticks" in grove.play("show", out, "--game", 4)
+    refused = "game 4 is of sticks:Sticks, and what a record names is not imported unasked; give --rules sticks:Sticks "
+    assert grove.refused("show", out, "--game", 4).startswith(refused)
+    assert "game 4 of sticks:Sticks" in grove.play("show", out, "--game", 4, "--rules", "sticks:Sticks")
 
 
 @pytest.mark.parametrize("evaluator", ["rollout", "direct"])
