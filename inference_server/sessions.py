@@ -108,9 +108,12 @@ class Sessions:
 
     def _let_leave(self) -> None:
         """Give back what was reserved for those whose last row has left."""
-        staying = [session for session in self._leaving if session.port.outstanding]
-        self._reserved -= sum(session.reserved for session in self._leaving if session not in staying)
-        self._leaving = staying
+        leaving, self._leaving = self._leaving, []
+        for session in leaving:
+            if session.port.outstanding:
+                self._leaving.append(session)
+            else:
+                self._reserved -= session.reserved
 
     def admit(
         self, routing: bytes, sender: wire.Sender, hello: wire.Hello, deliver: Callable[[Session, Request], None]
