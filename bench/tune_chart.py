@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ _MOST = 20
 # Inches.
 _WIDTH, _BAR, _ABOVE, _BELOW, _MARGIN = 12.0, 0.34, 1.4, 1.05, 0.25
 _PER_LETTER, _MOST_LETTERS = 0.072, 110
+_TITLE_LINE, _TITLE_LETTERS = 0.26, 92
 
 
 def draw_tuned(tuned: Tuned, path: Path, *, title: str, subtitle: str = "") -> Path:
@@ -28,7 +30,9 @@ def draw_tuned(tuned: Tuned, path: Path, *, title: str, subtitle: str = "") -> P
     shown = played[:_MOST]
     names = [_name(tuned, trial) for trial in shown]
     indent = _MARGIN + 0.1 + _PER_LETTER * max(map(len, names))
-    height = _ABOVE + _BAR * len(shown) + _BELOW
+    lines = textwrap.wrap(title, _TITLE_LETTERS)
+    above = _ABOVE + _TITLE_LINE * (len(lines) - 1)
+    height = above + _BAR * len(shown) + _BELOW
     figure = Figure(figsize=(_WIDTH, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     box = (indent / _WIDTH, _BELOW / height, (_WIDTH - indent - 2 * _MARGIN) / _WIDTH, _BAR * len(shown) / height)
@@ -37,10 +41,12 @@ def draw_tuned(tuned: Tuned, path: Path, *, title: str, subtitle: str = "") -> P
     for place, trial in enumerate(shown):
         _draw_trial(axes, tuned, place, trial)
     _draw_default(axes)
-    left = _MARGIN / _WIDTH
-    figure.text(left, 1 - 0.40 / height, title, color=_INK, fontsize=14, fontweight="bold")
-    figure.text(left, 1 - 0.66 / height, subtitle, color=_FAINT, fontsize=10)
-    figure.text(left, 1 - 0.88 / height, f"default: {tuned.default}", color=_FAINT, fontsize=10)
+    left, below_title = _MARGIN / _WIDTH, 1 - (above - _ABOVE) / height
+    for place, line in enumerate(lines):
+        top = 1 - (0.40 + _TITLE_LINE * place) / height
+        figure.text(left, top, line, color=_INK, fontsize=14, fontweight="bold")
+    figure.text(left, below_title - 0.66 / height, subtitle, color=_FAINT, fontsize=10)
+    figure.text(left, below_title - 0.88 / height, f"default: {tuned.default}", color=_FAINT, fontsize=10)
     figure.text(left, 0.2 / height, _legend(played, shown, tuned), color=_FAINT, fontsize=10)
     figure.savefig(path)
     return path
