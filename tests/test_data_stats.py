@@ -6,11 +6,11 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats as scipy_stats
 
 from tests.data_tools import game
 from workers.record_files import Run
@@ -19,8 +19,16 @@ from workers.record_stats import Cap, Caps, Seats, SpecStats, length_table, quan
 LOOSE = Run(None, "")
 
 
+@pytest.fixture(scope="module")
+def scipy_stats() -> Any:
+    """scipy's, which take long to load: only in the process that runs these tests, not in all that collect them."""
+    from scipy import stats
+
+    return stats
+
+
 @given(st.integers(1, 10**6), st.data())
-def test_interval_of_a_share_is_wilsons(trials: int, data: st.DataObject) -> None:
+def test_interval_of_a_share_is_wilsons(scipy_stats: Any, trials: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, trials))
     interval = wilson(successes, trials)
     known = scipy_stats.binomtest(successes, trials).proportion_ci(0.95, "wilson")
@@ -31,7 +39,7 @@ def test_without_trials_there_is_no_interval() -> None:
     assert wilson(0, 0) is None
 
 
-def test_two_seats_with_draws_and_time_outs_apart() -> None:
+def test_two_seats_with_draws_and_time_outs_apart(scipy_stats: Any) -> None:
     seats = Seats()
     for index in range(60):
         seats.add(game(index, utilities=[1.0, -1.0] if index % 3 else [-1.0, 1.0]))
