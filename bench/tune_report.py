@@ -32,7 +32,8 @@ Row = dict[str, Any]
 def finding(tuned: Tuned) -> str:
     """Return in one line what the tuning found."""
     best, gain = tuned.best, tuned.gain
-    tried = f"{sum(bool(trial.pairs) for trial in tuned.trials)} settings tried"
+    count = sum(bool(trial.pairs) for trial in tuned.trials)
+    tried = f"{count} setting{'s' * (count != 1)} tried"
     if gain and gain.better:
         return f"Tuned settings play at {gain} ({tried})"
     if gain and gain.busy:

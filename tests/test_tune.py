@@ -84,12 +84,12 @@ def test_a_gain_must_be_worth_it_and_no_chance() -> None:
     assert (good.gain.low, good.gain.rounds, good.gain.dropped) == (1.22, 6, 1)
     assert good.winner == BASE._replace(groups=2)
     assert finding(good).startswith(
-        "Tuned settings play at 1.27x the default [1.22, 1.90] (97 %, 6 rounds) (1 settings"
+        "Tuned settings play at 1.27x the default [1.22, 1.90] (97 %, 6 rounds) (1 setting"
     )
     for ratios in ([1.01] * 7, [1.2, 1.3, 0.9, 1.2, 1.2, 1.2, 1.2]):
         same = tuned(ratios)
         assert same.winner == BASE
-        assert finding(same).startswith("The default is as good: the best of 1 settings tried came to")
+        assert finding(same).startswith("The default is as good: the best of 1 setting tried came to")
 
 
 def test_without_the_last_measurement_nothing_is_claimed() -> None:
@@ -98,9 +98,9 @@ def test_without_the_last_measurement_nothing_is_claimed() -> None:
     found.interrupted = True
     assert "the best so far was at 1.20x the default in a short trial" in finding(found)
     found.trials[0].pairs = [(a_slice(90.0), a_slice(100.0))]
-    assert finding(found) == "Stopped early: nothing was ahead yet (1 settings tried)"
+    assert finding(found) == "Stopped early: nothing was ahead yet (1 setting tried)"
     found.interrupted = False
-    assert finding(found) == "The default is as good: none of 1 settings tried was ahead of it"
+    assert finding(found) == "The default is as good: none of 1 setting tried was ahead of it"
 
 
 def test_of_too_few_quiet_rounds_nothing_is_concluded() -> None:
