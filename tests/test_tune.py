@@ -83,9 +83,7 @@ def test_a_gain_must_be_worth_it_and_no_chance() -> None:
     assert good.gain.middle == pytest.approx(1.27)
     assert (good.gain.low, good.gain.rounds, good.gain.dropped) == (1.22, 6, 1)
     assert good.winner == BASE._replace(groups=2)
-    assert finding(good).startswith(
-        "Tuned settings play at 1.27x the default [1.22, 1.90] (97 %, 6 rounds) (1 setting"
-    )
+    assert finding(good).startswith("Tuned settings play at 1.27x the default [1.22, 1.90] (97 %, 6 rounds) (1 setting")
     for ratios in ([1.01] * 7, [1.2, 1.3, 0.9, 1.2, 1.2, 1.2, 1.2]):
         same = tuned(ratios)
         assert same.winner == BASE
