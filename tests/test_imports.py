@@ -35,7 +35,7 @@ def test_rooms_import_without_torch(tmp_path: Path) -> None:
 
 
 def test_a_server_without_search_threads_imports_no_kernels(tmp_path: Path) -> None:
-    python(["-c", "import sys, workers.preload_server\nassert 'numba' not in sys.modules"], tmp_path)
+    python(["-c", "import sys, inference_server.backend, workers.host\nassert 'numba' not in sys.modules"], tmp_path)
 
 
 SPY = """
