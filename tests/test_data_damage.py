@@ -125,7 +125,7 @@ def test_heads_read_at_once_are_those_read_one_by_one(some: list[bytes], data: s
         written = [line in GAMES for line in some]
         assert not all(written) or not some
     else:
-        assert [(heads.game, *numbers) for numbers in zip(heads.index, heads.seed, strict=True)] == [
+        assert [(heads.game, *numbers) for numbers in zip(heads.indices, heads.seeds, strict=True)] == [
             read_head(line) for line in some
         ]
         assert all(naive_head(line) or is_forged(line) for line in some)

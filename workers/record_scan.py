@@ -94,9 +94,9 @@ class Scanned:
     def add(self, heads: Heads, first: int) -> None:
         """Count games whose lines begin with the number `first`."""
         columns = self.games.setdefault(heads.game, Columns())
-        columns.index.extend(heads.index)
-        columns.seed.extend(heads.seed)
-        columns.line.extend(range(first, first + len(heads.index)))
+        columns.index.extend(heads.indices)
+        columns.seed.extend(heads.seeds)
+        columns.line.extend(range(first, first + len(heads.indices)))
 
     def note(self, number: int, error: LineError, line: bytes) -> None:
         """Count a line that is no usable game."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -45,7 +45,7 @@ LARGEST_MOVE = (1 << 31) - 1
 LONGEST_SPEC = 1000
 """Characters of a game spec."""
 _FIELDS = ("schema", "game", "index", "seed", "moves", "visits", "values", "models", "utilities", "status", "seconds")
-_groups = re.Match.groups
+_groups: Callable[[Any], tuple[bytes, ...]] = re.Match.groups
 _PER_MOVE = ("visits", "values", "models")
 
 
@@ -158,8 +158,8 @@ class Heads(NamedTuple):
     """What names the games of some lines, all of one spec."""
 
     game: str
-    index: list[int]
-    seed: list[int]
+    indices: list[int]
+    seeds: list[int]
 
 
 def read_head(line: bytes) -> tuple[str, int, int]:
@@ -171,7 +171,7 @@ def read_head(line: bytes) -> tuple[str, int, int]:
     if heads is None:
         record = decode_line(line)
         return record.game, record.index, record.seed
-    return heads.game, heads.index[0], heads.seed[0]
+    return heads.game, heads.indices[0], heads.seeds[0]
 
 
 def written_heads(lines: Sequence[bytes]) -> Heads | None:
@@ -189,10 +189,10 @@ def written_heads(lines: Sequence[bytes]) -> Heads | None:
     heads, _, tails = zip(*map(bytes.rpartition, lines, repeat(_CRC_KEY)), strict=True)
     if tails != tuple(map(b"%d}\n".__mod__, map(zlib.crc32, heads))):
         return None
-    index, seed = (list(map(int, texts)) for texts in zip(*map(_groups, numbers), strict=True))
-    if max(index) > LARGEST_INDEX or max(seed) > LARGEST_SEED:
+    indices, seeds = (list(map(int, texts)) for texts in zip(*map(_groups, numbers), strict=True))
+    if max(indices) > LARGEST_INDEX or max(seeds) > LARGEST_SEED:
         return None
-    return Heads(first[1].decode("ascii"), index, seed)
+    return Heads(first[1].decode("ascii"), indices, seeds)
 
 
 def _check_crc(line: bytes) -> None:
