@@ -201,7 +201,8 @@ def test_games_of_a_log_that_was_compressed_meanwhile_are_not_played_again(tmp_p
     assert finished_indices(tmp_path) == ({0, 1, 2}, [], [])
     assert [record.index for record in read_folder(tmp_path)] == [2, 0, 1]
     (tmp_path / "w0.jsonl.gz").write_bytes(packed[:-9])
-    assert ["cannot be read" in problem.text for problem in finished_indices(tmp_path).problems] == [True]
+    with pytest.raises(RecordError, match=r"w0\.jsonl\.gz cannot be read: .*; make it readable"):
+        finished_indices(tmp_path)
 
 
 def test_unreadable_log_is_a_problem_not_an_error(tmp_path: Path) -> None:

@@ -255,9 +255,9 @@ def read_folder(folder: Path, problems: list[Problem] | None = None) -> Iterator
 
 
 def finished_indices(folder: Path) -> Finished:
-    """Return which game indices the logs in `folder` hold.
+    """Return which game indices the logs in `folder` hold; lines are read as `read_head` does.
 
-    Lines are read as `read_head` does.
+    Raises RecordError when a log cannot be read to its end: its games would be played again.
     """
     indices: set[int] = set()
     duplicates: set[int] = set()
@@ -270,6 +270,10 @@ def finished_indices(folder: Path) -> Finished:
                 problems.append(Problem(path, number, str(error)))
                 continue
             (duplicates if index in indices else indices).add(index)
+    for problem in problems:
+        if not problem.line:
+            remedy = "make it readable, or move it away and have them played again"
+            raise RecordError(f"which games are done is not known: {problem.path} {problem.text}; {remedy}")
     return Finished(indices, problems, sorted(duplicates))
 
 
