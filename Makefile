@@ -3,14 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: selfplay test chaos lint setup clean
+.PHONY: selfplay test kernels chaos lint setup clean
 
 selfplay: $(VENV)/installed
 	$(BIN)/grove selfplay --game connect_four --games 200 --out runs/first
 
-# A file's tests stay in one process: they share the kernels it compiles.
-test: $(VENV)/installed-tests lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# A file's tests stay in one process: they share what it has started. tests/conftest.py says how many processes there
+# are, and in which order files come.
+test: $(VENV)/installed-tests
+	$(MAKE) --no-print-directory --jobs 2 lint kernels
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# Where nobody has compiled them yet, one process does so for all: two at once would do it twice.
+kernels: $(VENV)/installed-tests
+	$(BIN)/python -m tests.compile_kernels
 
 # Three minutes of processes killed and stopped, models swapped, bad messages and a full disk; docs/reliability.md.
 chaos: $(VENV)/installed

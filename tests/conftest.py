@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 
+from common.machine import usable_cores
 from game import load_game
 from game.registry import BUILT_IN
 from grove.cli import main
@@ -33,6 +34,12 @@ ROOT = Path(__file__).resolve().parent.parent
 STARTED = psutil.Process().create_time()
 LEAVE_S = 15.0
 """Longest time that processes, threads and folders may take to go once a test is over."""
+LONGEST = (
+    *("readme", "bad_input", "compare", "limit", "faults_run", "cli", "faults_pool", "serve_work", "search_worlds"),
+    *("blob_rules", "search_ask_tell", "backend_cpu", "selfplay", "watch", "profile", "sweep", "soak", "group"),
+    *("peers", "tune", "game_rules", "pool", "swap_selfplay", "search_twin", "keys", "metrics", "determinism", "hosts"),
+)
+"""Files of tests that take longest, the longest first."""
 IN_PROCESS = ("selfplay", "work", "show", "keys", "report")
 """Commands that `Grove.play` and `Grove.refused` run in this process; `Grove.start` and `Grove.run` never do."""
 RUNS = itertools.count()
@@ -48,6 +55,18 @@ def pytest_configure() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):  # ignored in the background of a shell, and so by all children
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: many tests wait for the processes that they have started."""
+    return usable_cores() + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that in the end no core is idle while another has one left."""
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -127,7 +146,7 @@ class Grove:
     sessions: ClassVar[set[int]] = set()
     """Process sessions started so far: what runs in one of them is ours."""
     preloaded: ClassVar[tuple[int | None, str]] = (None, "")
-    """Number of the nursery of workers that the last run in this process left, and what it has loaded."""
+    """Number of the nursery of workers that the last run in this process left, and the kind of game it has loaded."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -170,9 +189,8 @@ class Grove:
         if arguments[0] not in IN_PROCESS:
             return self.run(*arguments, cwd=cwd)
         words, folder = list(map(str, arguments)), cwd or self.folder
-        game = words[words.index("--game") + 1] if "--game" in words else "connect_four"
-        known = game.partition(":")[0] in BUILT_IN and not {"--preset", "--config", "--connect"} & set(words)
-        self._preload(game if known else f"{game} of {folder}, run {next(RUNS)}")
+        if arguments[0] in ("selfplay", "work"):
+            self._preload(words, folder)
         before, out, errors = set(sys.modules), io.StringIO(), io.StringIO()
         with (
             pytest.MonkeyPatch.context() as patch,
@@ -192,9 +210,17 @@ class Grove:
         return subprocess.CompletedProcess(words, int(ended.value.code or 0), out.getvalue(), errors.getvalue())
 
     @staticmethod
-    def _preload(game: str) -> None:
-        """Let the next run start a nursery of workers of its own, unless the present one has loaded `game`."""
-        server = forkserver._forkserver
+    def _preload(words: list[str], folder: Path) -> None:
+        """Let the next run start a nursery of workers of its own, unless the present one suits its game.
+
+        Games of one kind share their kernels. Which game a preset, a file or a server names is not known here: its
+        workers load by themselves what the nursery lacks. A user's game may be another one under a known name.
+        """
+        server, game = forkserver._forkserver, Grove.preloaded[1]
+        if any(folder.glob("*.py")):
+            game = f"that of run {next(RUNS)}"
+        elif "--game" in words:
+            game = words[words.index("--game") + 1].partition(":")[0]
         if Grove.preloaded != (server._forkserver_pid, game) and server._forkserver_pid is not None:
             try:
                 server._stop()
