@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import time
-from contextlib import AbstractContextManager, ExitStack, closing
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -147,9 +149,28 @@ class _Host:
             self._threads = threads
 
     def _load_threads(self) -> SearchThreads:
+        """Return the search threads, not yet started, with their kernels compiled, which may take minutes."""
         from workers.search_threads import SearchThreads
 
-        return SearchThreads(self._job, self._ports)
+        with self._signs_of_life():
+            return SearchThreads(self._job, self._ports)
+
+    @contextmanager
+    def _signs_of_life(self) -> Iterator[None]:
+        """Let the supervisor hear meanwhile that this process lives."""
+        done = threading.Event()
+
+        def tell() -> None:
+            while not done.wait(REPORT_S):
+                self._port.send("loading")
+
+        telling = threading.Thread(target=tell, name="signs-of-life")
+        telling.start()
+        try:
+            yield
+        finally:
+            done.set()
+            telling.join()
 
     def _look_after(self) -> None:
         """Tell of faults that were survived; raise PoolError for one that was not."""

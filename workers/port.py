@@ -5,7 +5,7 @@
     from a worker      ready thread | finished [..] | stats {..} | rest {..} | bye {..}
                        failed text | unwritable text (its games cannot be saved)
     to the host        report | gone client | stop
-    from the host      ready {..} | stats {..} | problem text | failed text
+    from the host      loading (it lives) | ready {..} | stats {..} | problem text | failed text
 
 One whose pipe ends has lost its supervisor and stops.
 """

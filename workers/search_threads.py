@@ -31,7 +31,8 @@ class SearchThreads:
         self._game = load_game(job.game_spec)
         self._server: InferenceServer | None = None
         self._threads: list[threading.Thread] = []
-        if job.evaluator == "server":  # others come from a nursery that has loaded them
+        possible = self._game.compiled or job.pool == "thread"
+        if possible and job.evaluator == "server":  # others come from a nursery that has loaded them
             load_kernels(job.game_spec)
 
     def verdict(self, backends: list[Backend]) -> tuple[bool, str]:
