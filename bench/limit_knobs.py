@@ -110,8 +110,12 @@ def _search(m: Measured) -> Knob:
 
 def _wire(m: Measured) -> Knob:
     if m.compiled:
-        return Knob("--pool", "--pool thread: search threads beside the lanes, no wire", _predict(m, threads=True),
-                    f"the roofs without the wire, {_kept(m)}", {"pool": "thread"})  # fmt: skip
+        # Far below its roof the wire is not all that a lap waits for, and threads wait for the rest as well.
+        beyond = 1 / m.whole_rate - 1 / lowest_roof(m).rate
+        then = 1 / (beyond + 1 / lowest_roof(replace(m, threads=True)).rate)
+        return Knob("--pool", "--pool thread: search threads beside the lanes, no wire", max(then, m.whole_rate),
+                    "the roofs without the wire; what an evaluation takes beyond its lowest roof stays",
+                    {"pool": "thread"})  # fmt: skip
     change = f"--games-per-worker {2 * m.games_per_worker} (now {m.games_per_worker}): twice the rows a message"
     return Knob("--games-per-worker", change, _predict(m, wire_rate=2 * m.wire_rate, wire_cpu=m.wire_cpu / 2),
                 f"as many messages a second, each with {2 * m.wire_rows} rows, {_kept(m)}",

@@ -154,7 +154,10 @@ def test_wire_binds_alone_or_by_its_share_of_the_cores() -> None:
     assert verdict.text == "wire-bound at 95 % of its limit, the wire alone"
     assert verdict.knob.change.startswith("--pool thread")
     assert verdict.knob.turned == {"pool": "thread"}
-    assert verdict.knob.expected == pytest.approx(95_000)
+    assert verdict.knob.expected == pytest.approx(1 / (1 / 7_600 - 1 / 8_000 + 1 / 100_000))
+    slow = judge(usual(threads=False, wire_rate=8_000.0, whole_rate=3_200.0, waiting=0.9, lane_idle=0.9, batch_rows=64))
+    assert (slow.kind, slow.knob.name) == ("wire", "--pool")
+    assert slow.gain == pytest.approx(1 / (1 - 0.4 + 3_200 / 100_000)), "the wire was 40 % of the time"
     costly = judge(usual(threads=False, wire_cpu=40 * US, whole_rate=30_000.0, compiled=False))
     assert (costly.kind, costly.lowest.name) == ("wire", "cores")
     assert costly.knob.change.startswith("--games-per-worker 512 (now 256)")
