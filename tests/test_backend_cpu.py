@@ -17,6 +17,7 @@ from inference_server.direct import DirectNetwork
 from inference_server.model_file import model_version, save_model
 from inference_server.network_settings import NetworkSettings
 from inference_server.networks import build_network
+from inference_server.toolchain import compiler_fault
 
 EXACT = NetworkSettings(network=TINY, dtype="fp32")
 
@@ -176,10 +177,14 @@ def test_a_game_of_three_with_float_rows():
 
 
 @pytest.fixture
-def compiling(monkeypatch):
-    """A backend that compiles; its thread and its compiler have ended afterwards, however slow they are."""
-    # A first compilation makes torch draw a progress bar, and tqdm keeps a thread for these for good.
+def no_monitor(monkeypatch):
+    """A first compilation makes torch draw a progress bar, and tqdm keeps a thread for these for good: without it."""
     monkeypatch.setattr("torch.hub.tqdm.monitor_interval", 0, raising=False)
+
+
+@pytest.fixture
+def compiling(no_monitor):
+    """A backend that compiles; its thread and its compiler have ended afterwards, however slow they are."""
     backend = one_backend(NetworkSettings(network="network_rows:UserNet", dtype="fp32", compile="on"), max_batch=16)
     yield backend
     backend.close()
@@ -216,6 +221,18 @@ def refuse_once(backend, rows, wanted):
         torch.set_num_threads(1)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
     assert backend.recompiles == 1
+
+
+@pytest.mark.timeout(300)
+def test_one_position_a_call_compiled_with_the_cpp_wrapper(no_monitor):
+    """The form of `direct` that is the fastest as a rule; the other is compiled as lanes are."""
+    if fault := compiler_fault():
+        pytest.skip(f"nothing can be compiled: {fault}")
+    settings = NetworkSettings(network="mlp:layers=1,width=8", device="cpu", dtype="fp32")
+    fast, plain = (DirectNetwork(FOUR, settings, how) for how in ("cpp_wrapper", "eager"))
+    for row in np.split(rows_of(FOUR, 3), 3):
+        for found, wanted in zip(fast.evaluate(row), plain.evaluate(row), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_without_a_compiler_the_lane_stays_eager_and_says_so(monkeypatch):

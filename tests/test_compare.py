@@ -65,7 +65,7 @@ def main_exits(*flags: str) -> int:
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """All modes in one short run, more workers than cores; the compiled forms of `direct`, which take minutes to
-    compile for so little, are left out (tests/test_served_equals_direct.py)."""
+    compile for so little, are left out (tests/test_backend_cpu.py has one)."""
     out, said, before = tmp_path_factory.mktemp("compare") / "out", io.StringIO(), processes_left()
     flags = ("--network", "mlp:layers=1,width=8", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
     flags += ("--simulations", "8", "--workers", str(WORKERS), "--games-per-worker", "16", "--max-batch", "16")
