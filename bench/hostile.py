@@ -138,7 +138,7 @@ class AttackJob:
         """Attack for `seconds`; `what` is the place of the attack."""
         attack, used, sent = self.attacks[int(what)], time.process_time(), 0
         if attack.kinds:
-            how = {"per_second": attack.per_second, "each": attack.each, "waits": attack.waits}
+            how: dict[str, Any] = {"per_second": attack.per_second, "each": attack.each, "waits": attack.waits}
             sent = sum(flood(self.endpoint, self.row_spec, attack.kinds, seconds, **how).values())
         else:
             _compute(seconds)
