@@ -76,6 +76,7 @@ COLUMNS = {
     "fill": "rows by rows of the padded batches",
     "sent_full": "batches that left because they were full",
     "sent_saturated": "because every live client waited for an answer",
+    "sent_enough": "because they were a quarter full and a lane was free",
     "sent_delay": "because the oldest row had waited long enough",
     "sent_drain": "because the server was about to end",
     "sent_free": "under drain: because a lane was free",

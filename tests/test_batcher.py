@@ -83,8 +83,8 @@ def test_rows_are_shared_between_two_waiting_lanes() -> None:
         thread.start()
     while len(bench.batcher._waiting) < 2:
         time.sleep(0.001)
-    bench.submit(13)
-    bench.submit(12)
+    bench.submit(5)
+    bench.submit(20)
     for thread in threads:
         thread.join()
     assert sorted(batch.rows for batch in batches.values()) == [9, 16]

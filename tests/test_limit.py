@@ -163,7 +163,7 @@ def test_a_huge_network_binds_and_the_command_says_so(
 ) -> None:
     monkeypatch.setattr(slices, "WARM_S", WARM_S)
     out = tmp_path / "out"
-    flags = "--network mlp:layers=2,width=1024 --compile off --dtype fp32 --device cpu --max-batch 64 "
+    flags = "--network mlp:layers=2,width=3072 --compile off --dtype fp32 --device cpu --max-batch 64 "
     flags += "--simulations 10 --games-per-worker 128 --pool thread --seconds 3"
     with pytest.raises(SystemExit) as stop:
         main(["bench", "limit", *flags.split(), "--out", str(out)])

@@ -148,7 +148,18 @@ CASES = {
             ("lane_free", 0),
             ("decide", DELAY * 2),
         ],
-        [NO_WAKE_UP, NO_WAKE_UP, Dispatch(0, 0, 200, 256, "delay")],
+        [NO_WAKE_UP, NO_WAKE_UP, Dispatch(0, 0, 200, 256, "enough")],
+    ),
+    "a quarter of a full batch is enough for a lane that is free": (
+        [(1, 9)],
+        [
+            ("lane_free", 0),
+            ("rows_arrived", 1, 63, 0, 0),
+            ("decide", 0),
+            ("rows_arrived", 1, 1, 0, 1),
+            ("decide", 1),
+        ],
+        [Wait(DELAY), Dispatch(0, 0, 64, 64, "enough")],
     ),
     "two lanes share evenly in whole buckets": (
         [(1, 1)],
@@ -167,8 +178,8 @@ CASES = {
     ),
     "draining sends everything off": (
         [(1, 9)],
-        [("rows_arrived", 1, 70, 0, 0), ("lane_free", 0), ("decide", 0), ("drain",), ("decide", 1)],
-        [Wait(DELAY), Dispatch(0, 0, 70, 128, "drain")],
+        [("rows_arrived", 1, 60, 0, 0), ("lane_free", 0), ("decide", 0), ("drain",), ("decide", 1)],
+        [Wait(DELAY), Dispatch(0, 0, 60, 64, "drain")],
     ),
     "one slot a batch, oldest first": (
         [(1, 2)],
@@ -213,7 +224,7 @@ def test_a_client_that_fell_silent_costs_one_delay_and_then_no_more() -> None:
     policy.lane_free(0)
     policy.rows_arrived(1, 8, 0, 2 * IDLE)
     assert policy.decide(2 * IDLE) == Dispatch(0, 0, 8, 64, "saturated")
-    assert policy.reasons == {"full": 0, "saturated": 2, "delay": 1, "drain": 0}
+    assert policy.reasons == {"full": 0, "saturated": 2, "enough": 0, "delay": 1, "drain": 0}
 
 
 def test_one_bucket_takes_everything() -> None:
@@ -258,7 +269,7 @@ class PolicyMachine(RuleBasedStateMachine):
         else:  # rows and a lane: there is a wake-up, in time, and someone owes rows
             assert decision.until_ns == oldest + DELAY
             assert decision.until_ns > self.now
-            assert all(len(rows) < 32 for rows in self.waiting.values())
+            assert all(len(rows) < 8 for rows in self.waiting.values())
             assert self.policy._owing > 0
 
     @rule(window=st.integers(1, 3))

@@ -35,6 +35,7 @@ from grove.cli import main
 from grove.settings import flatten, parse
 from grove.sweep import Sweep, with_form
 from inference_server import ServerSettings
+from inference_server.policy import REASONS
 from workers.settings import PoolSettings
 
 ORIGINS = (
@@ -83,7 +84,7 @@ def test_rows_have_every_column_and_real_search(swept: tuple[Path, str]) -> None
     assert row["evaluations"] == pytest.approx(row["evaluations_per_second"] * row["seconds"])
     assert row["examples"] > 0
     assert row["examples_per_game"] is None or 1 <= row["examples_per_game"] <= row["mean_game_moves"]
-    assert row["sent_full"] + row["sent_saturated"] + row["sent_delay"] + row["sent_drain"] == row["batches"]
+    assert sum(row[f"sent_{reason}"] for reason in REASONS) == row["batches"]
     assert 0 < row["distinct_share"] <= 1
     assert row["cpu_percent"] > 0
     assert row["slowest_worker"] == row["fastest_worker"] == 1.0

@@ -130,6 +130,7 @@ def test_every_column_is_filled_by_some_row() -> None:
         *("cards", "failure", "note", "cache_hit_rate", "server_peak_rss_mb", "distinct_share"),
         *(
             "sent_saturated",
+            "sent_enough",
             "sent_drain",
             "sent_free",
             "sent_single",
