@@ -36,10 +36,13 @@ def rank_column(rows: Sequence[Row]) -> str:
 def best_point(rows: Sequence[Row]) -> int:
     """Return the place of the fastest row by `rank_column`, -1 when nothing was measured.
 
-    Points with other simulations a search play another load and do not count.
+    Points with other simulations a search play another load and do not count, nor do those with a note (measured on a
+    busy machine, say) while there are others.
     """
     column = rank_column(rows)
     ranks = [number(row, column) if row.get("varied") != "simulations" else 0.0 for row in rows]
+    sound = [0.0 if row.get("note") else rank for row, rank in zip(rows, ranks, strict=True)]
+    ranks = sound if any(sound) else ranks
     return ranks.index(max(ranks)) if ranks and max(ranks) > 0 else -1
 
 

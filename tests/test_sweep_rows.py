@@ -175,6 +175,8 @@ def test_points_of_different_minutes_are_compared_by_their_roofs() -> None:
     assert finding(rows) == "Fastest with 2 search processes: 75 % of the roof, 90 evaluations/s"
     assert best_point([row | {"roof_share": ""} for row in rows]) == 0
     assert best_point(rows_of([failed_visit(POINTS[0])])) == best_point([]) == -1
+    assert best_point([rows[0], rows[1] | {"note": "busy"}]) == 0
+    assert best_point([row | {"note": "busy"} for row in rows]) == 1
 
 
 def test_only_swept_axes_are_panels_and_only_of_modes_that_have_them() -> None:
