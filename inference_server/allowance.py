@@ -34,7 +34,7 @@ class Shares(NamedTuple):
 
 
 NO_BOUND = Shares(1.0, 1.0)
-"""For tests that want every message read and answered."""
+"""For tests and measurements that want every message answered, whatever it costs; of one sender 128 are read still."""
 
 
 class Allowance:
