@@ -14,7 +14,7 @@ from workers.plan import PoolPlan, Sizes
 from workers.pool import Pool
 from workers.records import read_folder
 
-LIMIT_S = 60.0
+LIMIT_S = 100.0
 NETWORK = NetworkSettings(network="mlp:layers=1,width=16", device="cpu", dtype="fp32", compile="off")
 
 

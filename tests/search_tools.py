@@ -259,7 +259,5 @@ class Solver:
         """Return the actions that keep the value of `state`."""
         top = self.value(state, depth)
         return [
-            a
-            for a in legal_actions(self.game, state)
-            if -self.value(played(self.game, state, a), depth - 1) == top
+            a for a in legal_actions(self.game, state) if -self.value(played(self.game, state, a), depth - 1) == top
         ]

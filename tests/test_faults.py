@@ -31,7 +31,7 @@ FakeTorchError.__name__ = "OutOfMemoryError"
 
 def ask(client: Client, rows: np.ndarray) -> Reply:
     client.submit(rows)
-    reply = client.collect(30)
+    reply = client.collect(100)
     assert reply is not None
     return reply
 
@@ -60,7 +60,7 @@ def test_out_of_memory_halves_the_largest_batch_and_loses_no_row(depth: int, fau
         for rows in batches:
             client.submit(rows)
         for rows in batches:
-            reply = client.collect(30)
+            reply = client.collect(100)
             check(reply, rows, [])
         stats = server.stats()
         assert stats["largest_batch"] == 8
@@ -198,7 +198,7 @@ def test_a_request_that_found_no_memory_is_taken_when_it_comes_again(eventually:
         client.submit(rows)
         eventually(lambda: client.collect(0.05) or server.stats()["errors"].get("channel:MemoryError"))
         backend.buffers = 1 << 30
-        reply = client.collect(30)
+        reply = client.collect(100)
         assert reply is not None
         check(reply, rows, [])
         server.check()
@@ -212,7 +212,7 @@ def test_a_channel_that_ends_ends_the_server(monkeypatch: pytest.MonkeyPatch) ->
     with InferenceServer(SPEC, [FaultyBackend()]) as server:
         endpoint = server.bind("tcp://127.0.0.1:*")
         monkeypatch.setattr(ZmqChannel, "_tick", fail)
-        server._channels[0]._thread.join(30)
+        server._channels[0]._thread.join(100)
         with pytest.raises(PoolError, match=f"the channel at {endpoint} has ended: MemoryError: no room"):
             server.check()
 

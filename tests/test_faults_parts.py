@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -23,6 +24,8 @@ from grove.folder_lock import FolderLock, holder
 from workers.children import Child
 from workers.record_log import LineLog
 from workers.restarts import BLINK_S, HANG_S, MOST_RESTARTS, STUCK_S, Restarts, Silence
+
+Eventually = Callable[[Callable[[], Any]], Any]
 
 
 def silent_for(used: list[float | None]) -> tuple[float, str]:
@@ -63,11 +66,11 @@ def test_pauses_grow_until_a_child_is_given_up() -> None:
     assert all(later == 2 * earlier for earlier, later in itertools.pairwise(pauses))
 
 
-@pytest.mark.parametrize(("every_s", "after_lines", "after_wait"), [(0.0, 4, 4), (0.2, 0, 1), (None, 0, 0)])
+@pytest.mark.parametrize(("every_s", "after_lines", "after_wait"), [(0.0, 4, 4), (5.0, 0, 1), (None, 0, 0)])
 def test_syncs_follow_the_policy_also_when_no_further_line_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float | None, after_lines: int, after_wait: int
 ) -> None:
-    synced, real = [], os.fsync
+    synced, real, now = [], os.fsync, [100.0]
 
     def counted(descriptor: int) -> None:
         synced.append(os.fstat(descriptor).st_size)
@@ -75,12 +78,11 @@ def test_syncs_follow_the_policy_also_when_no_further_line_comes(
 
     monkeypatch.setattr(os, "fsync", counted)
     size = len(b"line\n")
-    with LineLog(tmp_path / "log", every_s) as log:
+    with LineLog(tmp_path / "log", every_s, lambda: now[0]) as log:
         for _ in range(4):
             log.write(b"line\n")
         assert len([n for n in synced if n in (size, 2 * size, 3 * size, 4 * size)]) == after_lines
-        if every_s:
-            time.sleep(every_s)
+        now[0] += every_s or 1000.0
         log.sync_if_due()
         log.sync_if_due()  # nothing new: no further sync
         assert len([n for n in synced if n <= 4 * size]) == after_wait
@@ -122,13 +124,13 @@ def test_a_line_without_room_leaves_nothing_of_itself(tmp_path: Path) -> None:
     assert path.read_bytes().endswith(b"x\nroom again\n")
 
 
-def test_a_stopped_process_is_ended(tmp_path: Path) -> None:
+def test_a_stopped_process_is_ended(eventually: Eventually) -> None:
     process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(1000,))
     process.start()
     child = Child(process)
     os.kill(child.pid, signal.SIGSTOP)
-    assert not child.has_ended(0.1)
-    assert child.is_stopped()
+    eventually(child.is_stopped)
+    assert not child.has_ended()
     used = child.processor_seconds()
     assert used is not None
     assert used == child.processor_seconds()
@@ -138,18 +140,22 @@ def test_a_stopped_process_is_ended(tmp_path: Path) -> None:
 
 _COMPILE = """
 import subprocess, sys, time
-subprocess.run([sys.executable, "-c", "print('on', flush=True)\\nfor _ in range(10**7): pass"])
+subprocess.run([sys.executable, "-c", "print('on', flush=True); input()\\nfor _ in range(10**7): pass"])
 print("over", flush=True)
 time.sleep(1000)
 """
 
 
 def test_a_process_that_waits_for_its_compiler_counts_as_computing() -> None:
-    with subprocess.Popen([sys.executable, "-c", _COMPILE], stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", _COMPILE], text=True, **pipes) as process:
         assert process.stdout is not None
+        assert process.stdin is not None
         child = Child(cast(BaseProcess, process))
         assert process.stdout.readline() == "on\n"
         before = child.processor_seconds()
+        process.stdin.write("\n")
+        process.stdin.flush()
         assert process.stdout.readline() == "over\n"  # what was its child's is its own now
         after = child.processor_seconds()
         process.kill()

@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ QUICK = (
     *("--seed", 1),
 )
 SPEC = "hex:size=4"
-SOON_S = 20.0
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -95,7 +93,9 @@ def test_a_second_signal_stops_at_once_and_loses_nothing_that_is_written(grove: 
     )
     eventually(lambda: searching(process))
     os.killpg(process.pid, signal.SIGINT)
-    time.sleep(0.5)
+    assert process.stdout is not None
+    while "finishing the games in progress" not in (said := process.stdout.readline()):
+        assert said, process.communicate()
     assert process.poll() is None  # games of so many simulations take long
     os.killpg(process.pid, signal.SIGINT)
     done = grove.end(process)
@@ -136,7 +136,6 @@ def test_a_run_that_ends_while_kernels_are_compiled_takes_everything_along(
     run = ("selfplay", "--game", f"patience_{ends}:Race", "--evaluator", "test", "--out", out)
     process = grove.start(*run, "--pool", "process")
     eventually((grove.folder / "loading").exists)
-    began = time.monotonic()
     if ends == "kill":
         process.kill()
         process.communicate()
@@ -146,7 +145,6 @@ def test_a_run_that_ends_while_kernels_are_compiled_takes_everything_along(
         assert (done.returncode, done.stderr) == (0, ""), done
         assert "200 are left" in done.stdout
     eventually(lambda: not processes_left())
-    assert time.monotonic() - began < SOON_S
 
 
 def test_a_crash_while_kernels_are_loaded_is_told_in_one_line(grove: Grove) -> None:

@@ -13,16 +13,17 @@ from typing import Any
 
 import pytest
 from conftest import Grove
+from test_selfplay import lines
 
 from grove.keys import Keys, keys
 
 SERVER, WORKER = "10.213.77.1", "10.213.77.2"
 NETWORK = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 SPEC = "hex:size=4"
-GAMES = 40
-"""Enough to be under way still when the line is cut."""
+MANY = 100_000
+"""Games of a run that is still under way when the line is cut."""
 CUT_S = 4.0
-"""Longer than the three pings after which the server counts a client as lost."""
+"""Longer than the three pings after which the server counts a client as lost; no outcome depends on it."""
 
 Eventually = Callable[[Callable[[], Any]], Any]
 
@@ -99,23 +100,32 @@ class Hosts:
 
     def finish(self, worker: subprocess.Popen[str], games: int) -> None:
         """All games are there, once each, and no worker had to be started again."""
-        done = self._grove.end(worker)
-        assert (done.returncode, done.stderr) == (0, ""), done
+        self.end(worker)
         self._grove.exactly(self.out, range(games), SPEC)
-        assert self._grove.summary(self.out)["workers_restarted"] == 0
         os.killpg(self.server.pid, signal.SIGINT)
         assert self._grove.end(self.server).returncode == 0
+
+    def end(self, worker: subprocess.Popen[str]) -> None:
+        """Wait for the end of a run in which no worker had to be started again."""
+        done = self._grove.end(worker)
+        assert (done.returncode, done.stderr) == (0, ""), done
+        assert self._grove.summary(self.out)["workers_restarted"] == 0
 
 
 def test_a_line_that_is_cut_and_restored_costs_no_game(grove: Grove, line: Line, eventually: Eventually) -> None:
     hosts = Hosts(grove, line)
-    worker = hosts.work(GAMES)
-    eventually(lambda: list((hosts.out / "games").glob("*.jsonl")))
+    worker = hosts.work(MANY)
+    eventually(lambda: lines(hosts.out))
     line.set("down")
     time.sleep(CUT_S)
     assert worker.poll() is None
+    before = lines(hosts.out)
     line.set("up")
-    hosts.finish(worker, GAMES)
+    eventually(lambda: lines(hosts.out) > before + 8)  # more than what was on its way when the line was cut
+    os.killpg(worker.pid, signal.SIGINT)
+    hosts.end(worker)
+    goal = max(record.index for record in grove.read(hosts.out)) + 5
+    hosts.finish(hosts.work(goal), goal)
 
 
 def test_a_slow_and_lossy_line_costs_no_game(grove: Grove, line: Line) -> None:

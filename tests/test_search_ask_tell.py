@@ -229,6 +229,7 @@ def test_dropping_a_row_drops_those_merged_with_it():
     assert forest._trees["pending"].tolist() == [0] * 5
     assert len(forest.ask().ids) == 2
 
+
 # -- answers nobody waits for ----------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from workers.port import Port
 from workers.records import read_log
 from workers.worker import MOST_FAILURES, Worker, WorkerJob
 
-WAIT_S = 30.0
+WAIT_S = 100.0
 
 
 class Watched(HashEvaluator):

@@ -154,9 +154,7 @@ class Group:
             return [rows._replace(slot=next(iter(self._model_slots)))]
         slots = self._slot_of[self.forest.positions_of(rows.ids)]
         parts = [(slot, np.flatnonzero(slots == slot)) for slot in self._model_slots]
-        return [
-            Rows(rows.ids[mine], rows.observations[mine], slot, rows.forest) for slot, mine in parts if len(mine)
-        ]
+        return [Rows(rows.ids[mine], rows.observations[mine], slot, rows.forest) for slot, mine in parts if len(mine)]
 
     def tell(self, ids: Ints, answer: Answer, model_slot: int = 0) -> int:
         """Tell the forest what was answered; return how many rows failed. Those will be asked again.

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -24,13 +25,15 @@ class LineLog:
     lines would reach nobody. Used by one thread.
     """
 
-    def __init__(self, path: Path, fsync_every_s: float | None = FSYNC_EVERY_S) -> None:
-        """Remember `path`. `fsync_every_s`: seconds between fsyncs, 0 for every line, None for never."""
+    def __init__(
+        self, path: Path, fsync_every_s: float | None = FSYNC_EVERY_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Remember `path`. `fsync_every_s`: seconds of `clock` between fsyncs, 0 for every line, None for never."""
         self.path = Path(path)
-        self._every_s = fsync_every_s
+        self._every_s, self._clock = fsync_every_s, clock
         self._fd: int | None = None
         self._torn = self._new = self._unsynced = False
-        self._synced_at = time.monotonic()
+        self._synced_at = clock()
 
     def write(self, line: bytes) -> None:
         """Append `line`, which ends in a newline."""
@@ -94,7 +97,7 @@ class LineLog:
     def _sync_if_due(self) -> None:
         if self._fd is None or self._every_s is None or not self._unsynced:
             return
-        now = time.monotonic()
+        now = self._clock()
         if now - self._synced_at >= self._every_s:
             self._sync(self._fd)
             self._synced_at, self._unsynced = now, False

@@ -57,6 +57,8 @@ class Restarts:
 class Silence:
     """How long a child has said nothing although it should."""
 
+    hang_s: float = HANG_S
+    """Seconds of it after which a child that uses no processor time hangs."""
     seconds: float = 0.0
     used_s: float | None = None
     """Its processor time when it was looked at last."""
@@ -70,12 +72,13 @@ class Silence:
     def hangs(self, elapsed_s: float, processor_seconds: Callable[[], float | None]) -> str:
         """Count `elapsed_s` more of silence; return how the child is known to hang, or nothing.
 
-        It is looked at after half of `HANG_S`, and again after each further half: has it used processor time?
+        It is looked at after half of `hang_s`, and again after each further half: has it used processor time?
         """
         self.seconds += min(elapsed_s, BLINK_S)
         if self.seconds >= STUCK_S:
             return f"it said nothing for {STUCK_S:.0f} s"
-        if self.seconds < HANG_S / 2 or (self.used_s is not None and self.seconds - self.looked_at < HANG_S / 2):
+        half = self.hang_s / 2
+        if self.seconds < half or (self.used_s is not None and self.seconds - self.looked_at < half):
             return ""
         before, self.used_s, self.looked_at = self.used_s, processor_seconds(), self.seconds
         if before is None or self.used_s is None or self.used_s - before >= _USED_S:

@@ -18,9 +18,7 @@ _CROWD = 4
 """Workers a core from which one group each is enough: the others' rows keep the lanes busy, and messages stay long."""
 
 
-def sizes(
-    pool: PoolSettings, server: ServerSettings, games: int, device: str, worlds: int = 1
-) -> tuple[Sizes, Sizes]:
+def sizes(pool: PoolSettings, server: ServerSettings, games: int, device: str, worlds: int = 1) -> tuple[Sizes, Sizes]:
     """Return the sizes of a thread pool and of a process pool for a run of `games` games.
 
     It is trees that fill batches, `worlds` of them a game. Never more games in flight than asked for; a worker without
