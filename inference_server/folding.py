@@ -27,6 +27,8 @@ class FoldedResNet(nn.Module):
     The head's linear layer reads its planes channel-last, so the flattening copies nothing.
     """
 
+    channels_last = True
+
     def __init__(self, network: ResNet) -> None:
         super().__init__()
         channels, planes = network.stem_conv.out_channels, network.stem_conv.in_channels

@@ -1,8 +1,10 @@
 """The networks: a residual net for boards, a multilayer perceptron, blobnet, and a user's own torch.nn.Module.
 
 All take observations [B, *observation_shape] in the delivered dtype and convert them to the dtype of their own weights,
-so that rows travel to the device in their smallest form. All return float32 logits [B, A] and values [B, V] in (-1, 1),
-V = 1 for two-player zero-sum games, otherwise one value per seat, the mover first.
+so that rows travel to the device in their smallest form. All return logits [B, A] and values [B, V] in (-1, 1), V = 1
+for two-player zero-sum games, otherwise one value per seat, the mover first. A user's network may return any floating
+type; its rows and weights are contiguous. One that wants its convolutions channels-last sets `channels_last = True` and
+converts its rows, as `as_planes` does.
 """
 
 from __future__ import annotations
@@ -52,6 +54,8 @@ class ResNet(nn.Module):
 
     This is the form that is trained and saved; `folding.py` turns it into the form that is served.
     """
+
+    channels_last = True
 
     def __init__(self, row_spec: RowSpec, *, blocks: int, channels: int) -> None:
         super().__init__()

@@ -60,10 +60,9 @@ class ServedNetwork:
             self._fused = fused_form(self._kind, module, model.row_spec, dtype, onednn_rows)
         self._unit = row_unit_of(model.network)
         self.module = module.to(device=device, dtype=dtype)
-        for weight in self.module.parameters():
-            if weight.dim() == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-        self.network: Network = self._fused or self.module
+        if getattr(module, "channels_last", False):
+            self.module.to(memory_format=torch.channels_last)
+        self.network: Network = self._fused or _float32(self.module)
         self._active: Weights | None = None
         self._slots = {0: self.prepare(model)}
         self.use(0)
@@ -137,7 +136,17 @@ class ServedNetwork:
             return lambda observations: fused.run(observations, packed)
         module = copy.deepcopy(self.module)
         _copy_into(module, weights.tensors)
-        return module
+        return _float32(module)
+
+
+def _float32(module: nn.Module) -> Network:
+    """Return `module` with outputs in float32: users' networks may answer in the type of their weights."""
+
+    def call(observations: Tensor) -> Outputs:
+        logits, values = module(observations)
+        return logits.float(), values.float()
+
+    return call
 
 
 @torch.no_grad()

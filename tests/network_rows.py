@@ -61,6 +61,22 @@ class UserNet(nn.Module):
         return self.policy(hidden).float(), self.value(hidden).float().tanh()
 
 
+class TutorialNet(nn.Module):
+    """A convolutional network as tutorials write them: flattens by `view`, answers in the type of its weights."""
+
+    def __init__(self, row_spec: RowSpec) -> None:
+        super().__init__()
+        planes, height, width = row_spec.observation_shape
+        self.size = 4 * height * width
+        self.conv = nn.Conv2d(planes, 4, 3, padding=1)
+        self.policy = nn.Linear(self.size, row_spec.num_actions)
+        self.value = nn.Linear(self.size, row_spec.value_size)
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        planes = self.conv(observations.to(self.conv.weight.dtype)).relu().view(-1, self.size)
+        return self.policy(planes), self.value(planes).tanh()
+
+
 class WrongShape(UserNet):
     """Answers with one logit too many."""
 

@@ -113,8 +113,9 @@ def test_bf16_drift_is_measured_and_small():
     assert 0 < facts["value_drift"] < 0.02
 
 
-def test_auto_dtype_says_what_it_measured():
-    facts = one_backend(NetworkSettings(network=TINY)).describe()
+@pytest.mark.parametrize("spec", [TINY, "network_rows:TutorialNet"])
+def test_auto_dtype_says_what_it_measured(spec):
+    facts = one_backend(NetworkSettings(network=spec, compile="off")).describe()
     assert "rows/s" in facts["dtype_reason"]
 
 
@@ -174,6 +175,20 @@ def test_a_game_of_three_with_float_rows():
     logits, values = run(backend, rows_of(THREE, 5), 8)
     assert logits.shape == (5, 4)
     assert values.shape == (5, 3)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-5), ("bf16", 0.05)])
+@pytest.mark.parametrize("own", [lambda settings: one_backend(settings), lambda settings: DirectNetwork(FOUR, settings)])
+def test_a_user_network_may_flatten_by_view_and_answer_in_its_own_type(own, dtype, tolerance):
+    spec = "network_rows:TutorialNet"
+    rows = rows_of(FOUR, 5)
+    with torch.inference_mode():
+        wanted = build_network(spec, FOUR)(torch.from_numpy(rows))
+    network = own(NetworkSettings(network=spec, dtype=dtype, compile="off"))
+    found = network.evaluate(rows) if isinstance(network, DirectNetwork) else run(network, rows, 8)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_allclose(one, other.numpy(), atol=tolerance)
 
 
 @pytest.fixture
