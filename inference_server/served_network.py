@@ -61,7 +61,9 @@ class ServedNetwork:
         self._unit = row_unit_of(model.network)
         self.module = module.to(device=device, dtype=dtype)
         if getattr(module, "channels_last", False):
-            self.module.to(memory_format=torch.channels_last)
+            for weight in self.module.parameters():
+                if weight.dim() == 4:
+                    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self.network: Network = self._fused or _float32(self.module)
         self._active: Weights | None = None
         self._slots = {0: self.prepare(model)}

@@ -85,8 +85,8 @@ class ArithmeticBackend:
         """Nothing to prepare."""
 
     def done(self, handle: Any) -> bool:
-        """Whether the batch's time is over."""
-        return time.monotonic() >= handle[2]
+        """Whether the batch's time is over, and the backend is not held."""
+        return self.may_run.is_set() and time.monotonic() >= handle[2]
 
     def new_host_buffer(self) -> np.ndarray:
         """An uninitialised buffer."""
@@ -128,7 +128,7 @@ class ArithmeticBackend:
     def finish(self, handle: Any) -> tuple[np.ndarray, np.ndarray]:
         """Compute it; the arrays returned are used again by the next call."""
         buffer, rows, ready_at, added = handle
-        assert self.may_run.wait(20)
+        assert self.may_run.wait(60)
         time.sleep(max(ready_at - time.monotonic(), 0))
         if np.any(buffer[:rows].reshape(rows, -1)[:, 0] == POISON):
             raise FloatingPointError("poisoned row")

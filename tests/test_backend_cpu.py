@@ -178,7 +178,7 @@ def test_a_game_of_three_with_float_rows():
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-5), ("bf16", 0.05)])
-@pytest.mark.parametrize("own", [lambda settings: one_backend(settings), lambda settings: DirectNetwork(FOUR, settings)])
+@pytest.mark.parametrize("own", [one_backend, lambda settings: DirectNetwork(FOUR, settings)])
 def test_a_user_network_may_flatten_by_view_and_answer_in_its_own_type(own, dtype, tolerance):
     spec = "network_rows:TutorialNet"
     rows = rows_of(FOUR, 5)

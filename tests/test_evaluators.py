@@ -241,7 +241,7 @@ def test_a_server_that_ends_is_told(channel: str) -> None:
         if channel == "inproc":
             evaluator = ServedEvaluator(server.connect(1), game.num_actions)
         else:
-            patience = Patience(give_up_after_s=1.0, ping_interval_s=0.1)
+            patience = Patience(give_up_after_s=10.0, ping_interval_s=0.1)
             client = ZmqClient(server.bind(endpoint), row_spec(game), window=1, patience=patience)
             evaluator = ServedEvaluator(client, game.num_actions)
         assert answered(evaluator, asked(game, 4)).version == server.model_version

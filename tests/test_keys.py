@@ -50,7 +50,7 @@ def client_of(endpoint: str, folder: Path | None) -> ZmqClient:
 
 def counted(server: InferenceServer, cause: str) -> int:
     """Wait until a cause is counted and return how often."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (count := server.stats()["errors"].get(cause, 0)):
         assert time.monotonic() < deadline, server.stats()["errors"]
         time.sleep(0.01)
@@ -67,7 +67,7 @@ def test_keys_let_in_and_rows_are_served(transport: str, folder: Path, server: I
         client = stack.enter_context(closing(client_of(endpoint, folder / "clients" / "bob")))
         rows = random_rows(SPEC, 9, 0)
         client.submit(rows)
-        reply = client.collect(5)
+        reply = client.collect(60)
         assert reply is not None
         assert np.array_equal(reply.logits, compute(SPEC, rows)[0])
     assert server.stats()["errors"] == {}

@@ -50,7 +50,7 @@ class House:
     def answer(self) -> tuple[str, np.ndarray]:
         client = self.server.connect(1)
         client.submit(rows_of(FOUR, 3))
-        reply = client.collect(30)
+        reply = client.collect(60)
         client.close()
         assert reply is not None
         return reply.version, reply.logits
@@ -218,7 +218,7 @@ def test_between_games_a_model_waits_for_its_turn(tmp_path: Path, eventually: Ev
         for seed in (1, 2):
             client = house.server.connect(1)
             client.submit(rows_of(FOUR, 1), client.slots["default"])
-            assert client.collect(30) is not None
+            assert client.collect(60) is not None
             clients.append(client)
             version = export(tmp_path / f"{seed}.safetensors", seed)
             eventually(lambda version=version: house.version == version)
@@ -263,9 +263,9 @@ def test_a_server_can_be_left_while_a_model_hangs(tmp_path: Path, monkeypatch: p
     with serving(tmp_path) as house:
         monkeypatch.setattr(InferenceServer, "swap", hang)
         export(tmp_path / "one.safetensors", 1)
-        assert hangs.wait(30)
+        assert hangs.wait(60)
     goes_on.set()
-    house.watch._thread.join(30)
+    house.watch._thread.join(60)
     assert ModelFolder(tmp_path).read_status()["server"] is not None  # its thread was not waited for
 
 

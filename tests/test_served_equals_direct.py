@@ -57,11 +57,11 @@ def served(spec: str, settings: NetworkSettings, rows: np.ndarray) -> Iterator[t
             order = [client.submit(part) for part in parts[:4]]
             replies = {}
             for _ in range(4):
-                reply = client.collect(30)
+                reply = client.collect(60)
                 assert reply is not None
                 replies[reply.request] = reply
             client.submit(parts[4])
-            last = client.collect(30)
+            last = client.collect(60)
             assert last is not None
             whole = [replies[number] for number in order] + [last]
             yield np.concatenate([r.logits for r in whole]), np.concatenate([r.values for r in whole])

@@ -38,7 +38,7 @@ def check(reply: Reply | None, rows: np.ndarray, version: str | None = None) -> 
 def ask(client: Any, version: str, slot: int = 0) -> Reply:
     rows = random_rows(SPEC, 5, 3)
     client.submit(rows, slot)
-    reply: Reply = client.collect(30)
+    reply: Reply = client.collect(60)
     check(reply, rows, version)
     return reply
 
@@ -55,8 +55,8 @@ def test_a_request_that_is_split_over_a_swap_is_of_one_model() -> None:
         client.submit(late)
         assert len(backend.slots) == 2  # both are needed
         backend.may_run.set()
-        check(client.collect(30), long, VERSION)
-        check(client.collect(30), late, "aa")
+        check(client.collect(60), long, VERSION)
+        check(client.collect(60), late, "aa")
         server.tidy()
         assert list(backend.slots.values()) == [model("aa")]
         assert server.models() == {DEFAULT: "aa"}
@@ -81,7 +81,7 @@ def test_models_are_swapped_under_load_and_no_row_is_lost(channel: str, lanes: i
                     while len(sent) < 3 and not over.is_set():
                         rows = random_rows(SPEC, int(random.integers(1, 90)), int(random.integers(1 << 30)))
                         sent[client.submit(rows)] = rows
-                    reply = client.collect(30)
+                    reply = client.collect(60)
                     seen.add(check(reply, sent.pop(reply.request)))
             except BaseException as error:
                 faults.append(error)
@@ -167,7 +167,7 @@ def test_several_slots_are_served_side_by_side(channel: str) -> None:
             rows = random_rows(SPEC, 70, slot)
             sent[client.submit(rows, slot)] = rows, [VERSION, "aa", "bb"][slot]
         while sent:
-            reply = client.collect(30)
+            reply = client.collect(60)
             check(reply, *sent.pop(reply.request))
         server.swap(model("cc"), "best")
         ask(client, VERSION, 0)
