@@ -72,8 +72,6 @@ def test_folders(tmp_path: Path) -> None:
 def test_probe_measures_and_compares() -> None:
     probe = burn_probe(0.02, cores=2)
     assert probe.cores == 2
-    assert 1e7 < probe.one_core < 1e11
-    assert 0.1 < probe.delivered_cores < 4
     assert Probe(100.0, 200.0, 2).moved(Probe(100.0, 150.0, 2)) == pytest.approx(0.25)
     assert probe.moved(probe) == 0
 
