@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: selfplay test kernels chaos lint setup clean
+.PHONY: selfplay test bench-check kernels chaos lint setup clean
 
 selfplay: $(VENV)/installed
 	$(BIN)/grove selfplay --game connect_four --games 200 --out runs/first
@@ -13,6 +13,10 @@ selfplay: $(VENV)/installed
 test: $(VENV)/installed-tests
 	$(MAKE) --no-print-directory --jobs 2 lint kernels
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# What real measurements should find on a quiet machine; docs/bench.md. About ten minutes; `make test` has none of it.
+bench-check: $(VENV)/installed-tests kernels
+	$(BIN)/python -m pytest -n 0 --timeout 900 tests/bench_check
 
 # Where nobody has compiled them yet, one process does so for all: two at once would do it twice.
 kernels: $(VENV)/installed-tests

@@ -32,7 +32,7 @@ from workers.records import GameRecord, Problem, read_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTED = psutil.Process().create_time()
-LEAVE_S = 15.0
+LEAVE_S = 60.0
 """Longest time that processes, threads and folders may take to go once a test is over."""
 LONGEST = (
     *("readme", "bad_input", "compare", "limit", "faults_run", "cli", "faults_pool", "serve_work", "search_worlds"),
@@ -43,7 +43,7 @@ LONGEST = (
 IN_PROCESS = ("selfplay", "work", "show", "keys", "report")
 """Commands that `Grove.play` and `Grove.refused` run in this process; `Grove.start` and `Grove.run` never do."""
 RUNS = itertools.count()
-LIMIT_S = 90.0
+LIMIT_S = 270.0
 """Hard limit on one subprocess."""
 
 

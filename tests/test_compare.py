@@ -1,10 +1,8 @@
-"""`grove bench compare` end to end on a tiny network, and the arithmetic of its figures. Nothing asserts a speed."""
+"""`grove bench compare`: its settings, its pools, and the arithmetic of its figures (its run: test_measuring.py)."""
 
 from __future__ import annotations
 
-import contextlib
 import io
-import json
 import math
 import os
 import subprocess
@@ -16,8 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import processes_left
-from matplotlib.image import imread
+from measuring_tools import refused
 from rich.console import Console
 
 from bench.compare import slice_length
@@ -26,135 +23,18 @@ from bench.modes import FIXED, MODES, ORIGIN_WORKERS, Asked, parse_modes, pool_p
 from bench.probe import Probe
 from bench.report import busy_warning, finding, print_table
 from bench.results import mean_visit_entropy
-from bench.rounds import LEAST_ROUNDS, Round, Spread, check_enough, kept, ratio, roof_share
+from bench.rounds import Round, Spread, check_enough, kept, ratio, roof_share
 from bench.rules import AlwaysWaited
 from bench.search import REPEATS, simulations_per_second
 from bench.slices import Slice, cpu_seconds
 from common.errors import PoolError, SettingError
-from common.machine import usable_cores
 from game import load_game
-from grove.cli import main
 from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
 from inference_server.policy import Policy
 from mcts import SearchSettings
 from workers.plan import Sizes
 from workers.settings import PoolSettings
-
-SUMMARY_KEYS = (
-    *("games", "seconds", "games_per_minute", "evaluations_per_second", "simulations_per_second"),
-    *("distinct_evaluations", "mean_batch_rows", "fill", "dispatch_reasons", "cache_hit_rate", "model_version"),
-    *("worker_peak_rss_mb", "server_peak_rss_mb", "device", "dtype", "pool"),
-)
-WORKERS = usable_cores() + 1
-"""Of the real run: others than one a core, so that `direct` is tried at both."""
-OWN_KEYS = (
-    *("mode", "roof", "roof_share", "ratio_to_direct", "ratio_low", "ratio_high", "rounds", "rounds_dropped"),
-    *("probe", "sampled_evaluations", "distinct_share", "mean_visit_entropy"),
-    *("slowest_worker_games", "fastest_worker_games"),
-)
-
-
-def main_exits(*flags: str) -> int:
-    """Run `grove bench compare` in this process and return its exit status."""
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "compare", *flags])
-    return int(stop.value.code or 0)
-
-
-@pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """All modes in one short run, more workers than cores; the compiled forms of `direct`, which take minutes to
-    compile for so little, are left out (tests/test_backend_cpu.py has one)."""
-    out, said, before = tmp_path_factory.mktemp("compare") / "out", io.StringIO(), processes_left()
-    flags = ("--network", "mlp:layers=1,width=8", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
-    flags += ("--simulations", "8", "--workers", str(WORKERS), "--games-per-worker", "16", "--max-batch", "16")
-    # The machine that runs the tests need not be quiet.
-    flags += ("--lanes", "1", "--modes", "all", "--seconds", "2")
-    flags += ("--plan", "500x10000", "--probe-limit", "1")
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
-        patch.setattr("bench.modes.compiler_fault", lambda: "no compiler")
-        patch.setattr("bench.slices.WARM_S", 0.1)
-        patch.setattr("bench.compare.SHORTEST_SLICE_S", 0.1)
-        assert main_exits(*flags, "--out", str(out)) == 0
-    psutil.wait_procs(processes_left() - before, timeout=5)
-    assert not processes_left() - before
-    return out, said.getvalue()
-
-
-def rows_of(compared: tuple[Path, str]) -> dict[str, dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((compared[0] / "results.json").read_text())
-    return {row["mode"]: row for row in rows}
-
-
-@pytest.mark.timeout(300)
-def test_results_have_every_key_and_the_modes_asked_for(compared: tuple[Path, str]) -> None:
-    rows = rows_of(compared)
-    variants = ["direct-eager", f"direct-eager-{WORKERS}-workers"]
-    assert list(rows) == [*MODES, *variants, "direct-compiled", "direct-cpp-wrapper"]
-    assert rows["direct"]["variant"] in variants
-    assert rows["direct-compiled"]["not_measured"] == "no compiler"
-    for row in rows.values():
-        assert set(SUMMARY_KEYS) | set(OWN_KEYS) <= set(row)
-        assert bool(row["not_measured"]) != bool(row["evaluations"])
-    for mode in MODES:
-        row = rows[mode]
-        assert row["rounds"] >= LEAST_ROUNDS
-        assert row["roof"] > 0
-        assert 0 < row["distinct_share"] <= 1
-        assert row["evaluations"] == pytest.approx(row["evaluations_per_second"] * row["seconds"], rel=0.01)
-        # Visits spread evenly would be a broken search; a mode too slow to end games has no visits to show.
-        entropy = row["mean_visit_entropy"]
-        assert row["games_recorded"] < 2 if entropy is None else 0 <= entropy < math.log(7)
-    for mode in ("direct", "local", "server-thread", "server-process"):
-        assert rows[mode]["mean_visit_entropy"] > 0
-        # The same weights for all; the hash names the game, too, and the plain Python one has a name of its own.
-        assert rows[mode]["model_version"] == rows["server-process"]["model_version"]
-
-
-def test_rates_per_minute_rest_on_what_a_game_takes(compared: tuple[Path, str]) -> None:
-    rows = rows_of(compared)
-    assert 7 * 8 / 2 < rows["direct"]["simulations_per_game"] <= 42 * 8
-    for mode in MODES:
-        row = rows[mode]
-        assert row["simulations_per_game"] == rows["direct"]["simulations_per_game"]
-        assert row["games_per_minute"] == pytest.approx(
-            60 * row["simulations_per_second"] / row["simulations_per_game"]
-        )
-        assert row["games_per_minute_low"] < row["games_per_minute"] < row["games_per_minute_high"]
-        assert row["plan_days"] == pytest.approx(5e6 / row["games_per_minute"] / 1440)
-    assert "500 x 10,000 games" in compared[1]
-
-
-def test_every_mode_runs_by_its_own_rule(compared: tuple[Path, str]) -> None:
-    rows = rows_of(compared)
-    for mode in FIXED:
-        assert rows[mode]["ours_by_rule_low"] <= rows[mode]["ours_by_rule"] <= rows[mode]["ours_by_rule_high"]
-    assert rows["server-process"]["ours_by_rule"] is None
-    reasons = {mode: row["dispatch_reasons"] for mode, row in rows.items() if row["dispatch_reasons"]}
-    assert reasons["server-process"]["saturated"] + reasons["server-process"]["full"] > 0
-    assert reasons["drain"]["free"] > 0
-    assert all(reasons[mode]["saturated"] == 0 for mode in {*FIXED} | {"always-waited"})
-    assert reasons["always-waited"]["full"] == 0
-    assert rows["one-position"]["mean_batch_rows"] <= WORKERS, "one position a worker"
-    assert rows["direct"]["ratio_to_direct"] == 1
-
-
-def test_header_names_command_machine_and_raw_rounds(compared: tuple[Path, str]) -> None:
-    head = json.loads((compared[0] / "run.json").read_text())
-    assert head["settings"]["simulations"] == 8
-    assert head["machine"]["cores"] >= 1
-    assert {item["bucket"] for item in head["roof"]["tried"]} >= {64, 128, 256, 512}
-    assert all(set(done) >= {"kept", "roof", "probes", "server-thread", "local"} for done in head["rounds"])
-    assert head["others_cpu"] >= 0
-
-
-def test_table_chart_and_games_are_there(compared: tuple[Path, str]) -> None:
-    out, said = compared
-    assert "server-thread  " in said
-    assert "of the roof" in said
-    assert imread(out / "chart.png").shape[1] == 1500
-    assert {path.name for path in (out / "games").iterdir()} >= {*MODES, "direct-eager"} - {"direct"}
 
 
 @pytest.mark.parametrize(
@@ -171,19 +51,20 @@ def test_table_chart_and_games_are_there(compared: tuple[Path, str]) -> None:
 def test_bad_settings_end_with_one_line(
     flags: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main_exits(*flags, "--out", str(tmp_path / "out")) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert words in said
+    assert words in refused(capsys, "bench", "compare", *flags, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "results.json").touch()
-    assert main_exits("--out", str(tmp_path)) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "it holds 'results.json' already" in said
+    assert "it holds 'results.json' already" in refused(capsys, "bench", "compare", "--out", tmp_path)
+
+
+def a_row(unit: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"mode": "local", "variant": None, "not_measured": None, "note": None, "unit": unit}
+    row |= dict.fromkeys(("evaluations_per_second", "simulations_per_second"), 1.0)
+    row |= dict.fromkeys(("ratio_to_direct", "ratio_low", "ratio_high", "roof_share", "cpu_us_per_evaluation"))
+    return row | dict.fromkeys(("mean_batch_rows", "fill", "distinct_share", "mean_visit_entropy"))
 
 
 @pytest.mark.parametrize(
@@ -195,11 +76,7 @@ def test_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     ],
 )
 def test_table_is_in_the_units_of_the_game(unit: str, rates: dict[str, float], heads: list[str]) -> None:
-    row: dict[str, Any] = {"mode": "local", "variant": None, "not_measured": None, "note": None, "unit": unit}
-    row |= dict.fromkeys(("evaluations_per_second", "simulations_per_second"), 1.0)
-    row |= dict.fromkeys(("ratio_to_direct", "ratio_low", "ratio_high", "roof_share", "cpu_us_per_evaluation"))
-    row |= dict.fromkeys(("mean_batch_rows", "fill", "distinct_share", "mean_visit_entropy"))
-    out = io.StringIO()
+    row, out = a_row(unit), io.StringIO()
     # A mode that could not be measured has no unit.
     rows = [row | {"games_per_minute": 1200.0} | rates, dict.fromkeys(row) | {"mode": "direct", "not_measured": "why"}]
     print_table(rows, Console(file=out, width=200))
@@ -315,9 +192,7 @@ def test_pools_that_do_not_fit_together_are_refused(tmp_path: Path, monkeypatch:
 
 
 def test_our_rule_is_set_beside_every_other() -> None:
-    row = dict.fromkeys(("mode", "variant", "not_measured", "note", "unit", *OWN_KEYS, *SUMMARY_KEYS))
-    row |= dict.fromkeys(("evaluations_per_second", "simulations_per_second"), 1.0) | {"unit": "games"}
-    row |= dict.fromkeys(("cpu_us_per_evaluation", "ours_by_rule"))
+    row = a_row("games") | {"games_per_minute": None, "ours_by_rule": None}
     ruled = row | {"mode": "drain", "ours_by_rule": 1.25, "ours_by_rule_low": 1.1, "ours_by_rule_high": 1.5}
     out = io.StringIO()
     print_table([row | {"mode": "server-process"}, ruled], Console(file=out, width=250))

@@ -1,116 +1,19 @@
-"""`grove bench limit` on real cases, each built to bind on one side. The kind of verdict is asserted, never a rate."""
+"""`grove bench limit`: which rounds count, and settings that cannot work (its run: test_measuring.py)."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from matplotlib.image import imread
+from measuring_tools import refused
 
-from bench import limit, slices
-from bench.limit import LimitAsked, pool_plan, run_beside
+from bench import limit
 from bench.limit_report import _moved_warning
 from bench.probe import Probe
-from bench.roof import Roof, RoofJob
-from bench.verdict import Verdict, judge
 from common.errors import PoolError
-from common.machine import usable_cores
-from game import load_game
-from grove.cli import main
-from inference_server import ServerSettings
-from inference_server.network_settings import NetworkSettings
-from mcts import SearchSettings
-from workers.evaluators import row_spec
-from workers.settings import PoolSettings
-
-TINY = NetworkSettings(network="mlp:layers=1,width=8", device="cpu", dtype="fp32", compile="off")
-SERVER = ServerSettings()
-WARM_S = 0.6
-"""Seconds to warm a pool for: longer than the server takes to report at all."""
-CROWD = 8 * usable_cores()
-"""Workers that are far too many."""
-BUSY = usable_cores() / 4
-"""Cores in use by other programs from which a verdict need not see that any is idle."""
-
-
-@pytest.fixture(scope="module")
-def roof() -> Iterator[Roof]:
-    """The tiny network alone, which all cases but the huge one share."""
-    job = RoofJob(row_spec=row_spec(load_game("connect_four")), network=TINY, max_batch=512, thorough=True)
-    with Roof(job) as alone:
-        alone.wait_ready()
-        yield alone
-
-
-@pytest.fixture
-def judged(roof: Roof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Measure one round of short slices of a load, and judge it."""
-    monkeypatch.setattr(limit, "ROUNDS", 1)
-    monkeypatch.setattr(slices, "WARM_S", WARM_S)
-
-    def measure(game: str, simulations: int, seconds: float = 1.5, **pool: Any) -> Verdict:
-        asked = LimitAsked(
-            game_spec=game,
-            seconds=seconds,
-            out=tmp_path,
-            seed=1,
-            search=SearchSettings(simulations=simulations),
-            pool=PoolSettings(**pool),
-            network=TINY,
-            server=SERVER,
-        )
-        said: list[str] = []
-        found = run_beside(asked, pool_plan(asked), roof, said.append)
-        verdict = judge(found.measured)
-        print(verdict, found.measured, *said, sep="\n")
-        measured = found.measured
-        measure.others = measured.cores - measured.available_cores  # type: ignore[attr-defined]
-        assert verdict.knob.expected > 0
-        return verdict
-
-    return measure
-
-
-def test_a_tiny_network_leaves_it_to_the_search(judged: Any) -> None:
-    assert judged("connect_four", 400, workers=2, games_per_worker=512, pool="thread").kind == "search"
-
-
-def test_one_worker_with_few_games_starves_the_network(judged: Any) -> None:
-    """Unless others use the cores, idle ones must be seen; a whole that burns them itself is no excuse."""
-    for _ in range(5):
-        verdict = judged("connect_four", 50, workers=1, games_per_worker=2, groups=1, pool="thread")
-        if verdict.kind == "starved" or judged.others < BUSY:
-            break
-    else:
-        pytest.skip(f"in each of five tries other programs used more than {BUSY:.1f} of the cores")
-    assert verdict.kind == "starved"
-    assert verdict.knob.turned == {"games_per_worker": 32}
-
-
-def test_many_more_workers_than_cores_are_over_subscribed(judged: Any) -> None:
-    verdict = judged("connect_four", 50, workers=CROWD, games_per_worker=64, groups=2, pool="process")
-    assert verdict.kind == "oversubscribed"
-    assert verdict.knob.turned["workers"] == usable_cores()
-
-
-def test_a_game_in_python_binds_by_its_search(judged: Any) -> None:
-    verdict = judged("naive_games:NaiveConnectFour", 4, 2.5, workers=2, games_per_worker=8, groups=2, pool="process")
-    assert (verdict.kind, verdict.knob.name) == ("search", "a compiled game")
-
-
-def test_a_throttled_wire_binds(judged: Any) -> None:
-    verdict = judged("slow_parts:SlowWire", 50, workers=2, games_per_worker=64, groups=2, pool="process")
-    assert (verdict.kind, verdict.knob.name) == ("wire", "--pool")
-
-
-def test_a_slow_disk_binds(judged: Any) -> None:
-    verdict = judged("slow_parts:SlowDisk", 8, 3.0, workers=2, games_per_worker=64, groups=2, pool="process")
-    assert (verdict.kind, verdict.knob.name) == ("writer", "--out")
 
 
 class NoParts(limit._Bench):
@@ -158,37 +61,6 @@ def test_nothing_evaluated_is_no_figure() -> None:
         limit._some(0, "the whole", 0.2)
 
 
-def test_a_huge_network_binds_and_the_command_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(slices, "WARM_S", WARM_S)
-    out = tmp_path / "out"
-    flags = "--network mlp:layers=2,width=3072 --compile off --dtype fp32 --device cpu --max-batch 64 "
-    flags += "--simulations 10 --games-per-worker 128 --pool thread --seconds 3"
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "limit", *flags.split(), "--out", str(out)])
-    assert stop.value.code == 0
-    said = capsys.readouterr().out
-    found = json.loads((out / "limit.json").read_text())
-    assert found["verdict"]["kind"] == "network"
-    assert {roof["name"] for roof in found["roofs"]} == {"network", "search", "wire", "writer", "cores", "workers"}
-    assert limit.ROUNDS <= len(found["rounds"]) <= 2 * limit.ROUNDS
-    kept = sum(done["kept"] for done in found["rounds"])
-    assert found["rounds_dropped"] == len(found["rounds"]) - kept
-    assert kept >= limit.ROUNDS or len(found["rounds"]) == 2 * limit.ROUNDS
-    assert found["settings"]["simulations"] == 10
-    shapes = {(item["lanes"], item["bucket"]) for item in found["network"]["tried"]}
-    assert shapes == {(lanes, rows) for lanes, _ in shapes for rows in (64, 128, 256, 512, 1024)}
-    assert 1 in {lanes for lanes, _ in shapes}
-    for words in (found["verdict"]["text"], "<- lowest", "messages/s", "next: ", "(model: ", "1024 rows", "1 lane "):
-        assert words in said
-    assert sorted(path.name for path in out.iterdir()) == ["games", "limit.json", "limit.png"]
-    picture = imread(out / "limit.png")[..., :3]
-    assert picture.shape[1] == 1500
-    edges = (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:])
-    assert all((edge == 1.0).all() for edge in edges)
-
-
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -203,17 +75,10 @@ def test_a_huge_network_binds_and_the_command_says_so(
 def test_bad_settings_end_with_one_line(
     flags: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "limit", *flags, "--out", str(tmp_path / "out")])
-    said = capsys.readouterr().err
-    assert (stop.value.code, said.count("\n")) == (2, 1)
-    assert words in said
+    assert words in refused(capsys, "bench", "limit", *flags, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "limit.json").touch()
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "limit", "--out", str(tmp_path)])
-    assert stop.value.code == 2
-    assert "it holds 'limit.json' already" in capsys.readouterr().err
+    assert "it holds 'limit.json' already" in refused(capsys, "bench", "limit", "--out", tmp_path)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyspiel
 import pytest
-from matplotlib.image import imread
 
-from bench import peers, slices
+from bench import peers
 from bench.peers_batchers import ClientJob, GroveServer, HttpServer
 from bench.peers_mctx import MctxJob, choose_batch
 from bench.peers_network import Export, PeerNetwork, check_same
 from bench.peers_open_spiel import Evaluator, OpenSpielJob
 from common.errors import PoolError, SettingError
 from game import load_game
-from grove.cli import main
 from inference_server import ServerSettings
 from inference_server.network_settings import NetworkSettings
 from mcts import SearchSettings
@@ -226,33 +222,3 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert found["mctx"].startswith("no_such_module is not installed")
     assert "by its declared requirement, numpy<2" in found["lightzero"]
     assert "open_spiel" not in found
-
-
-@pytest.mark.timeout(180)
-def test_the_command_measures_what_is_there_and_lists_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(peers, "GROVE", ("server-thread", "server-thread-cache"))  # the pools of other tests suffice
-    monkeypatch.setattr(peers, "core_ids", lambda: [0])  # one process of a peer
-    for module, name in ((peers, "CACHE_WARM_S"), (peers, "WARM_S"), (slices, "WARM_S")):
-        monkeypatch.setattr(module, name, 0.1)
-    out = tmp_path / "peers"
-    flags = ("--network", RESNET, "--dtype", "fp32", "--device", "cpu", "--compile", "off", "--probe-limit", "1")
-    flags += ("--simulations", str(SIMULATIONS), "--games-per-worker", "32", "--seconds", "1", "--out", str(out))
-    with pytest.raises(SystemExit) as stopped:
-        main(["bench", "peers", *flags, "--peers", "open_spiel,lightzero"])
-    assert stopped.value.code == 0
-    rows = {row["mode"]: row for row in json.loads((out / "results.json").read_text())}
-    assert set(rows) == {*peers.GROVE, "open_spiel", "lightzero"}
-    assert rows["lightzero"]["not_measured"]
-    said = capsys.readouterr().out
-    assert "LightZero: not measured: by its declared requirement" in said
-    assert "3 rounds, 0 dropped" in said
-    for name in (*peers.GROVE, "open_spiel"):
-        assert rows[name]["simulations_per_second"] > 0
-        assert rows[name]["simulations_per_move"] == SIMULATIONS
-    assert rows["server-thread"]["against"]["open_spiel"]["middle"] > 0
-    head = json.loads((out / "run.json").read_text())
-    assert head["parameters"] > 0
-    assert {"idle_cpu", "others_cpu"} <= set(head)
-    assert imread(out / "chart.png").shape[1] == 1500

@@ -1,20 +1,11 @@
-"""`grove bench sweep`: a real one on a tiny network, going on where it stopped; its settings and points.
-
-Nothing asserts a speed.
-"""
+"""`grove bench sweep`: its settings and points (its run: test_measuring.py)."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from matplotlib.image import imread
+from measuring_tools import refused
 from sweep_tools import asked
 
 from bench.modes import FIXED
@@ -29,121 +20,13 @@ from bench.sweep_points import (
     point_plan,
     teams,
 )
-from bench.sweep_rows import COLUMNS
 from common.errors import SettingError
-from grove.cli import main
 from grove.settings import flatten, parse
 from grove.sweep import Sweep, with_form
 from inference_server import ServerSettings
-from inference_server.policy import REASONS
 from workers.settings import PoolSettings
 
-ORIGINS = (
-    *("workers", "cards", "batched", "threads", "batch_size", "window_us", "worlds", "simulations_per_search"),
-    *("games", "examples", "seconds", "games_per_minute", "examples_per_game", "gpu_percent_mean", "gpu_percent_max"),
-    *("gpu_memory_mb_mean", "gpu_memory_mb_max", "requests", "batches", "mean_batch_rows", "cpu_percent"),
-    "success",
-)
-"""The columns of the origin's diagnostic row; its `error` is `failure`."""
-TINY = (
-    *("--network", "mlp:layers=1,width=8", "--device", "cpu", "--dtype", "fp32", "--compile", "off"),
-    *("--simulations", "4", "--workers", "1", "--games-per-worker", "16", "--groups", "2", "--lanes", "1"),
-    *("--max-batch", "64", "--modes", "server-process,drain", "--point-seconds", "0.6", "--quick"),
-    *("--probe-limit", "1"),
-    *("--over-workers", "off", "--over-max-batch", "off", "--over-games-per-worker", "60000"),
-)
-"""Two points that take turns, by our rule and by another, and two that ask for more rows than a request may hold."""
-
-
-def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "grove", "bench", "sweep", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
-
-
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    out = tmp_path_factory.mktemp("sweep") / "out"
-    done = run(*TINY, "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    return out, done.stdout
-
-
-def results(out: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads((out / "results.json").read_text())
-    return rows
-
-
-def test_rows_have_every_column_and_real_search(swept: tuple[Path, str]) -> None:
-    row, failed, rule, _ = results(swept[0])
-    assert list(row)[: len(COLUMNS)] == list(failed)[: len(COLUMNS)] == list(COLUMNS)
-    assert set(ORIGINS) <= set(COLUMNS)
-    assert (row["success"], row["failure"], row["visits"]) == (True, None, 1)
-    assert (row["mode"], row["threads"], row["batched"], row["lanes"], row["dtype"]) == (
-        *("server-process", False, True, 1, "fp32"),
-    )
-    assert row["evaluations"] == pytest.approx(row["evaluations_per_second"] * row["seconds"])
-    assert row["examples"] > 0
-    assert row["examples_per_game"] is None or 1 <= row["examples_per_game"] <= row["mean_game_moves"]
-    assert sum(row[f"sent_{reason}"] for reason in REASONS) == row["batches"]
-    assert 0 < row["distinct_share"] <= 1
-    assert row["cpu_percent"] > 0
-    assert row["slowest_worker"] == row["fastest_worker"] == 1.0
-    assert row["over_subscription"] == 2 / row["cores"]
-    assert row["roof"] > 0
-    assert (rule["mode"], rule["sent_saturated"]) == ("drain", 0)
-    assert rule["sent_free"] > 0
-    assert 0 < rule["ours_by_rule_low"] <= rule["ours_by_rule"] <= rule["ours_by_rule_high"]
-
-
-def test_a_point_that_cannot_be_played_is_a_row_with_its_error(swept: tuple[Path, str]) -> None:
-    failed = results(swept[0])[1]
-    assert (failed["success"], failed["games_per_worker"], failed["evaluations"]) == (False, 60000, None)
-    assert "may ask 4096 rows" in failed["failure"]
-    assert "2 of 4 points failed; the same command on this folder tries them again" in swept[1]
-    assert not list((swept[0] / "games").iterdir()), "games of a measurement are not kept"
-
-
-def test_files_agree_and_the_chart_is_there(swept: tuple[Path, str]) -> None:
-    rows, row = list(csv.DictReader(io.StringIO((swept[0] / "results.csv").read_text()))), results(swept[0])[0]
-    assert [row["success"] for row in rows] == ["true", "false"] * 2
-    assert (float(rows[0]["seconds"]), float(rows[0]["roof"])) == (row["seconds"], row["roof"])
-    assert rows[1]["evaluations"] == ""
-    assert all(imread(swept[0] / name).shape[1] >= 1500 for name in ("chart.png", "rules.png"))
-    assert json.loads((swept[0] / "columns.json").read_text()) == COLUMNS
-
-
-def test_the_same_command_goes_on_and_tries_again_what_failed(swept: tuple[Path, str]) -> None:
-    out = swept[0]
-    before, lines = results(out), (out / "visits.jsonl").read_text().splitlines()
-    done = run(*TINY, "--out", str(out), "--plan", "500x10000")
-    assert done.returncode == 0, done.stderr
-    assert "4 points, 2 visits to make" in done.stdout
-    assert (out / "visits.jsonl").read_text().splitlines()[: len(lines)] == lines
-    assert len((out / "visits.jsonl").read_text().splitlines()) == len(lines) + 2
-    row = results(out)[0]
-    assert {key: row[key] for key in before[0]} == before[0]
-    assert row["plan_games"] == 5_000_000
-    assert "500 x 10,000 games" in done.stdout
-    assert "  days of self-play  95 % interval" in done.stdout
-
-
-def test_a_folder_of_another_sweep_is_refused(swept: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, *TINY, "--out", str(swept[0]), "--simulations", "5")
-    assert "simulations: 4 -> 5" in line
-    assert "give another --out" in line
-
-
 # -- what a user can mend ----------------------------------------------------------------------------------------------
-
-
-def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
-    """Return the one line that the command ends with."""
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "sweep", *flags])
-    assert stop.value.code == 2
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1
-    return line
 
 
 @pytest.mark.parametrize(
@@ -167,13 +50,13 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
 def test_bad_settings_end_with_one_line(
     flags: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert words in refused(capsys, *flags, "--out", str(tmp_path / "out"))
+    assert words in refused(capsys, "bench", "sweep", *flags, "--out", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.tex").touch()
-    assert "'thesis.tex'" in refused(capsys, *TINY, "--out", str(tmp_path))
+    assert "'thesis.tex'" in refused(capsys, "bench", "sweep", "--out", tmp_path)
 
 
 def test_presets_and_config_files_set_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
