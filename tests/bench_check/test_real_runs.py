@@ -26,9 +26,21 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     out = tmp_path_factory.mktemp("compare") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench.modes.compiler_fault", lambda: "no compiler")
-        assert 0 == exits(
-            *("bench", "compare", "--network", "resnet:blocks=1,channels=16", "--device", "cpu", "--simulations", 8),
-            *("--workers", WORKERS, "--games-per-worker", 64, "--modes", "all", "--seconds", 40, "--out", out),
+        assert (
+            exits(
+                *(
+                    "bench",
+                    "compare",
+                    "--network",
+                    "resnet:blocks=1,channels=16",
+                    "--device",
+                    "cpu",
+                    "--simulations",
+                    8,
+                ),
+                *("--workers", WORKERS, "--games-per-worker", 64, "--modes", "all", "--seconds", 40, "--out", out),
+            )
+            == 0
         )
     return rows_by_mode(out)
 
@@ -63,10 +75,13 @@ def test_a_game_takes_about_what_its_moves_take(compared: dict[str, dict[str, An
 
 def test_a_sweep_recognises_the_larger_point(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert 0 == exits(
-        *("bench", "sweep", *MLP, "--simulations", 8, "--workers", 1, "--lanes", 1, "--max-batch", 512, "--quick"),
-        *("--modes", "server-process", "--over-workers", "off", "--over-max-batch", "off", "--out", out),
-        *("--over-games-per-worker", "2,512", "--games-per-worker", 2),
+    assert (
+        exits(
+            *("bench", "sweep", *MLP, "--simulations", 8, "--workers", 1, "--lanes", 1, "--max-batch", 512, "--quick"),
+            *("--modes", "server-process", "--over-workers", "off", "--over-max-batch", "off", "--out", out),
+            *("--over-games-per-worker", "2,512", "--games-per-worker", 2),
+        )
+        == 0
     )
     few, many = content(out / "results.json")
     assert few["evaluations_per_second_high"] < many["evaluations_per_second_low"]
@@ -90,9 +105,12 @@ def test_a_profile_adds_up(tmp_path: Path) -> None:
 
 def test_a_worker_that_was_killed_comes_back_to_full_batches(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert 0 == exits(
-        *("bench", "soak", "--minutes", 0.5, "--every", 2, "--faults", "worker,server,all-at-once", "--out", out),
-        *("--game", "hex:size=4", "--simulations", 20, "--workers", 2, "--games-per-worker", 8, *MLP),
+    assert (
+        exits(
+            *("bench", "soak", "--minutes", 0.5, "--every", 2, "--faults", "worker,server,all-at-once", "--out", out),
+            *("--game", "hex:size=4", "--simulations", 20, "--workers", 2, "--games-per-worker", 8, *MLP),
+        )
+        == 0
     )
     found = content(out / "soak.json")
     assert found["starts"] >= 3
@@ -104,9 +122,23 @@ def test_a_worker_that_was_killed_comes_back_to_full_batches(tmp_path: Path) -> 
 def test_tuning_finds_more_games_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     out = tmp_path / "out"
-    assert 0 == exits(
-        *("tune", *MLP, "--simulations", 8, "--workers", 1, "--games-per-worker", 2, "--groups", 1, "--lanes", 1),
-        *("--pool", "process", "--knobs", "games-per-worker,groups", "--minutes", 1, "--name", "mine", "--out", out),
+    assert (
+        exits(
+            *("tune", *MLP, "--simulations", 8, "--workers", 1, "--games-per-worker", 2, "--groups", 1, "--lanes", 1),
+            *(
+                "--pool",
+                "process",
+                "--knobs",
+                "games-per-worker,groups",
+                "--minutes",
+                1,
+                "--name",
+                "mine",
+                "--out",
+                out,
+            ),
+        )
+        == 0
     )
     results = content(out / "results.json")
     assert results["gain"]["low"] > 1
