@@ -35,7 +35,7 @@ class Game(Protocol):
     name: str
     """Canonical spec, e.g. ``"hex:size=7"``: :func:`game.registry.load_game` of it gives this game again."""
     num_players: int
-    """P: seats, numbered 0..P-1 clockwise."""
+    """P: seats, numbered 0..P-1 clockwise; a game for one player has one."""
     num_actions: int
     """A: actions are the integers 0..A-1."""
     max_legal: int

@@ -102,18 +102,27 @@ def _timeouts(table: Mapping[str, Any]) -> str:
 
 def _seat_lines(label: str, table: Mapping[str, Any]) -> Iterator[str]:
     title = f"{label}, " if label else ""
+    if len(table["seats"]) == 1:  # nobody to win against
+        yield f"  {title}one player: {table['timeouts']:,} timed out{_utility(table['seats'][0])}"
+        return
     yield (
         f"  {title}{table['decided']:,} decided, {table['draws']:,} drawn, {table['timeouts']:,} timed out"
         " (a seat's share is of the decided ones, with its 95 % interval)"
     )
     for seat in table["seats"]:
-        utility = "" if seat["mean_utility"] is None else f", mean utility {seat['mean_utility']:+.3f}"
-        if seat["mean_utility_95"] is not None:
-            low, high = seat["mean_utility_95"]
-            utility += f" ({low:+.3f}..{high:+.3f})"
-        yield f"    seat {seat['seat']}: won {seat['wins']:,}, {_share(seat['share'], seat['share_95'])}{utility}"
+        share = _share(seat["share"], seat["share_95"])
+        yield f"    seat {seat['seat']}: won {seat['wins']:,}, {share}{_utility(seat)}"
     if table["seats"]:
         yield f"    equal seats would win {100 * table['fair_share']:.1f} % each"
+
+
+def _utility(seat: Mapping[str, Any]) -> str:
+    if seat["mean_utility"] is None:
+        return ""
+    interval = seat["mean_utility_95"]
+    return f", mean utility {seat['mean_utility']:+.3f}" + (
+        f" ({interval[0]:+.3f}..{interval[1]:+.3f})" if interval else ""
+    )
 
 
 def _share(share: float | None, interval: Sequence[float] | None) -> str:

@@ -50,7 +50,7 @@ def show_game(record: GameRecord, game: Game, out: TextIO, positions: Positions 
     if record.game != game.name:
         raise RecordError(f"game {record.index} is of {record.game}, but these are the rules of {game.name}")
     check_record(record)
-    every = positions == "all" or (positions == "auto" and game.num_players == 2)
+    every = positions == "all" or (positions == "auto" and game.num_players <= 2)
     state = np.zeros(1, game.state_dtype)
     game.initial(np.array([record.seed], np.uint64), state)
     rounds = began = 0
@@ -217,7 +217,8 @@ class Show:
     game: int = 0
     """Index of the game."""
     positions: Positions = "auto"
-    """Which positions to draw: `all`, or those where `rounds` begin and the last; `auto` draws all for two players."""
+    """Which positions to draw: `all`, or those where `rounds` begin and the last; `auto` draws all for one or two
+    players."""
     rules: str = ""
     """Your own game that the record is of, package.module:Class: a record alone has nothing imported."""
 

@@ -209,9 +209,9 @@ def _touch_paths(nodes, edges, leaves, told):  # -> a number nobody needs
 
 @lean_kernel
 def _rotate(relative, mover, out):
-    """Write seat-relative `relative[P or 1]` to absolute seats `out[P]`."""
+    """Write seat-relative `relative[P]`, or the one value of a two-player zero-sum game, to absolute seats `out[P]`."""
     players = out.shape[0]
-    if relative.shape[0] == 1:
+    if relative.shape[0] < players:
         out[mover] = relative[0]
         out[1 - mover] = -np.float64(relative[0])
     else:

@@ -216,10 +216,11 @@ class Forest:
 
         `logits` float32 [B, A], or ragged [sum of legal moves] in the order of `ids`; `values` float32 [B, P]
         seat-relative (mover first, then clockwise), or [B, 1] from a two-player zero-sum network. `version` names the
-        model, for the cache. Raises ValueError for an id that waits for nothing and for an answer that is not finite;
-        nothing is changed then.
+        model, for the cache. Raises ValueError for an id that waits for nothing, for an answer of another shape and for
+        one that is not finite; nothing is changed then.
         """
         dense = logits.ndim == 2
+        self._check_shapes(len(ids), logits, values)
         ids, logits = np.ascontiguousarray(ids, np.int32), np.ascontiguousarray(logits, np.float32)
         values = np.ascontiguousarray(values, np.float32)
         told = self._told(ids, logits.shape[1] if dense else 0)
@@ -233,6 +234,15 @@ class Forest:
         if self.cache is not None:
             slots = self._slots
             self.cache.store(slots.leaves, slots.raw_rows, slots.actions, told, (flat, values, dense, version))
+
+    def _check_shapes(self, count: int, logits: npt.NDArray[np.float32], values: npt.NDArray[np.float32]) -> None:
+        """Raise ValueError for what the kernels would read or write beyond: they trust these shapes."""
+        players, actions = self.game.num_players, self.game.num_actions
+        width = values.shape[1] if values.ndim == 2 else 0
+        if len(values) != count or (width != players and not (width == 1 and self.game.zero_sum)):
+            raise ValueError(f"values must be [{count}, {players}], not {list(values.shape)}")
+        if logits.ndim == 2 and logits.shape != (count, actions):
+            raise ValueError(f"logits must be [{count}, {actions}], not {list(logits.shape)}")
 
     def drop(self, ids: Ints) -> None:
         """Take back rows `ids` [B] that will not be answered; their trees stand as before they asked."""

@@ -205,7 +205,7 @@ def legal_actions(game, state: np.ndarray) -> list[int]:
 
 
 def absolute(values: np.ndarray, mover: int, players: int) -> list[float]:
-    if len(values) == 1:
+    if len(values) == 1 and players == 2:
         out = [0.0, 0.0]
         out[mover], out[1 - mover] = float(values[0]), -float(values[0])
         return out

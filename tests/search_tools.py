@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from game import load_game
 from game.connect_four import ConnectFour
 from game.hex import Hex
 from mcts import NONE, ROOT, Forest, SearchSettings
@@ -14,8 +15,12 @@ from tests.naive import NaiveSearch, Node, legal_actions
 from tests.three_player import ThreePlayer
 from workers.row_kernels import hash_evaluate
 
-GAMES = {"connect_four": ConnectFour(), "ring": ThreePlayer()} | {f"hex{n}": Hex(n) for n in (2, 3, 4, 5, 7)}
-"""Games by short name. Ring has three players who may move twice in a row, and its utilities do not sum to zero."""
+GAMES = {
+    **{"connect_four": ConnectFour(), "ring": ThreePlayer(), "stairs": load_game("tests.one_player:Stairs")},
+    **{f"hex{n}": Hex(n) for n in (2, 3, 4, 5, 7)},
+}
+"""Games by short name. Ring has three players who may move twice in a row, and its utilities do not sum to zero; stairs
+has one player and is plain Python."""
 
 
 # -- positions -------------------------------------------------------------------------------------------------------
