@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +11,9 @@ from conftest import Grove
 
 from game import check, load_game
 from mcts import Forest, SearchSettings
+from tests.one_player import Stairs
 from tests.search_tools import GAMES, HashEvaluator, plant_all, start
 
-RULES = Path(__file__).with_name("one_player.py")
 RUN = ("selfplay", "--game", "one_player:Stairs", "--games", 12, "--simulations", 12, "--workers", 2, "--seed", 3)
 
 
@@ -23,7 +23,7 @@ def test_it_keeps_the_contract() -> None:
 
 @pytest.mark.parametrize("how", ["--evaluator test", "--evaluator rollout", "--pool process", "--pool thread"])
 def test_it_is_played_to_the_end(grove: Grove, how: str) -> None:
-    shutil.copy(RULES, grove.folder)
+    shutil.copy(inspect.getfile(Stairs), grove.folder)
     grove.play(*RUN, *how.split(), "--network", "mlp:layers=1,width=8", "--out", "run")
     for record in grove.exactly(grove.folder / "run", range(12), "one_player:Stairs"):
         assert record.status == "finished"

@@ -14,7 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-GOLDEN = Path(__file__).resolve().parent / "golden"
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
 GAMES = 8
 _COMMON = ("selfplay", "--games", GAMES, "--seed", 11, "--evaluator", "test", "--workers", 2, "--games-per-worker", 3)
 CASES: dict[str, tuple[object, ...]] = {
