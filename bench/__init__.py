@@ -1,15 +1,15 @@
 """Measuring: modes side by side in interleaved slices of one run, and what the machine delivered meanwhile.
 
-`grove bench compare` is the command. Nothing here imports torch in the supervisor's process; `bench.roof` measures the
-network alone in a process of its own.
+`grove bench compare` is the command. Nothing here imports torch in the supervisor's process; `grove.bench.core.roof`
+measures the network alone in a process of its own.
 """
 
-from bench.compare import Outcome, run_comparison
-from bench.estimate import Plan, parse_plan, plan_columns
-from bench.modes import MODES, Asked, parse_modes, pool_plans
-from bench.probe import Probe, burn_probe
-from bench.report import busy_warning, print_days, print_table, write_header, write_results
-from bench.results import rows
+from grove.bench.core.compare import Outcome, run_comparison
+from grove.bench.core.estimate import Plan, parse_plan, plan_columns
+from grove.bench.core.modes import MODES, Asked, parse_modes, pool_plans
+from grove.bench.core.probe import Probe, burn_probe
+from grove.bench.core.report import busy_warning, print_days, print_table, write_header, write_results
+from grove.bench.core.results import rows
 
 __all__ = [
     "MODES",

@@ -11,9 +11,10 @@ import msgpack
 import numpy as np
 import zmq
 
-from inference_server import RowSpec, ServerSettings, wire
-from inference_server.door import Bounds
-from inference_server.keys import ClientKeys
+from grove.inference_server import RowSpec, ServerSettings
+from grove.inference_server.channels import wire
+from grove.inference_server.channels.door import Bounds
+from grove.inference_server.channels.keys import ClientKeys
 
 Message = list[bytes]
 Random = np.random.Generator

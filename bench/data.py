@@ -1,7 +1,7 @@
 """How fast `grove data` reads: lines a second of one core for count, check and stats, and for counting compressed logs.
 
-    python -m bench.data RUN
-    python -m bench.data RUN --lines 100000 --out data.json
+    python -m grove.bench.data RUN
+    python -m grove.bench.data RUN --lines 100000 --out data.json
 
 RUN is a run folder with games. They are written again, with other indices and seeds, to one log of so many lines in a
 temporary folder, by the encoder that writes records. A compressed log holds each game only once, for repeated ones
@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 
-from bench.result_file import write_result
-from bench.rounds import Spread
-from common.rng import derive
-from workers.record_files import Found, compress, find_files
-from workers.record_scan import Survey, records, survey
-from workers.record_stats import SpecStats
-from workers.records import GameRecord, encode, read_folder
+from grove.bench.core.result_file import write_result
+from grove.bench.core.rounds import Spread
+from grove.common.rng import derive
+from grove.records.files import Found, compress, find_files
+from grove.records.record import GameRecord, encode, read_folder
+from grove.records.scan import Survey, records, survey
+from grove.records.stats import SpecStats
 
 FULL_LINES = 100_000
 """Most lines for what reads every line in full."""

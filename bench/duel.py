@@ -1,7 +1,7 @@
 """Is one search stronger than another? Rollout evaluation, the same deals for both, every seat in turn.
 
-    python -m bench.duel blob:players=4,cards=5 --rounds 400 --worlds 8 --against-worlds 1
-    python -m bench.duel blob:players=4,cards=5 --rounds 200 --worlds 8 --against random
+    python -m grove.bench.duel blob:players=4,cards=5 --rounds 400 --worlds 8 --against-worlds 1
+    python -m grove.bench.duel blob:players=4,cards=5 --rounds 200 --worlds 8 --against random
 
 In each round one seat plays the tested way and all others play the other way; each deal is played once for every seat
 that can be the tested one, so that luck of the deal and of the seat cancel. The figure is the tested seat's score less
@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from common.rng import derive
-from game import Game, load_game
-from mcts import NONE, ROOT, Forest, SearchSettings
-from workers.evaluators import RolloutEvaluator
-from workers.row_kernels import draw_moves
+from grove.common.rng import derive
+from grove.game import Game, load_game
+from grove.mcts import NONE, ROOT, Forest, SearchSettings
+from grove.workers.selfplay.evaluators import RolloutEvaluator
+from grove.workers.selfplay.row_kernels import draw_moves
 
 States = npt.NDArray[np.void]
 Ints = npt.NDArray[np.int32]

@@ -1,7 +1,7 @@
 """What messages and connections that mean harm cost a server and its honest clients.
 
-    python -m bench.hostile 1000000 --out hostile.json     # that many fuzzed messages, then the table below
-    python -m bench.hostile 0 --seconds 2 --rounds 1       # no fuzzing; short slices
+    python -m grove.bench.hostile 1000000 --out hostile.json     # that many fuzzed messages, then the table below
+    python -m grove.bench.hostile 0 --seconds 2 --rounds 1       # no fuzzing; short slices
 
 The fuzzed messages go to a server that reads and answers all of them, however many there are, and answers an honest
 client meanwhile: no answer may be missing and its memory must not grow. The tables: which share of their rows/s two
@@ -25,19 +25,19 @@ import numpy as np
 import psutil
 import tyro
 
-from bench.attacks import EACH, KINDS, MESSAGES, flood
-from bench.limit_stage import Figures, Stage
-from bench.limit_wire import NullBackend, Wire, WireClient, WireServer
-from bench.result_file import write_result
-from bench.rounds import Spread
-from common.errors import PoolError
-from game import load_game
-from inference_server import InferenceServer, RowSpec, ServerSettings, ZmqClient, private_endpoint
-from inference_server.allowance import NO_BOUND
-from inference_server.lanes import Backend
-from inference_server.network_settings import NetworkSettings, resolve_network
-from mcts import SearchSettings
-from workers.evaluators import row_spec
+from grove.bench.attacks import EACH, KINDS, MESSAGES, flood
+from grove.bench.core.result_file import write_result
+from grove.bench.core.rounds import Spread
+from grove.bench.core.stage import Figures, Stage
+from grove.bench.limit.wire import NullBackend, Wire, WireClient, WireServer
+from grove.common.errors import PoolError
+from grove.game import load_game
+from grove.inference_server import InferenceServer, RowSpec, ServerSettings, ZmqClient, private_endpoint
+from grove.inference_server.batching.lanes import Backend
+from grove.inference_server.channels.allowance import NO_BOUND
+from grove.inference_server.interface.network_settings import NetworkSettings, resolve_network
+from grove.mcts import SearchSettings
+from grove.workers.selfplay.evaluators import row_spec
 
 GAME = "connect_four"
 _CLIENTS, _GAMES = 2, 64
@@ -82,7 +82,7 @@ class NetworkServer(WireServer):
 
     def backends(self) -> Sequence[Backend]:
         """Return what computes the rows, one for each lane."""
-        from inference_server.backend import make_backends
+        from grove.inference_server.backends.backend import make_backends
 
         network, _ = resolve_network(NetworkSettings(), self.row_spec)
         return make_backends(self.row_spec, network, self.settings.max_batch)

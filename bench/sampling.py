@@ -1,11 +1,11 @@
 """What sampling costs a run: one warm pool plays slices in turn with and without looks at processes and devices.
 
-    python -m bench.sampling connect_four --seconds 120
-    python -m bench.sampling connect_four --pool process --workers 32
+    python -m grove.bench.sampling connect_four --seconds 120
+    python -m grove.bench.sampling connect_four --pool process --workers 32
 
-A look is what a run does once an interval for its metrics (`workers.sampler`). Here they come far more often, so that
-what they cost rises above the noise; the figure is what is left of it at the run's own interval. Slices of both kinds
-are paired; the share lost is the median over pairs, beside the processor time of a look itself.
+A look is what a run does once an interval for its metrics (`grove.workers.pool.sampler`). Here they come far more
+often, so that what they cost rises above the noise; the figure is what is left of it at the run's own interval. Slices
+of both kinds are paired; the share lost is the median over pairs, beside the processor time of a look itself.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import Literal, NamedTuple
 
 import tyro
 
-from bench.modes import Asked, pool_plan
-from bench.rounds import Spread
-from bench.slices import Slice, WarmPool
-from common.errors import PoolError
-from game import load_game
-from inference_server import ServerSettings
-from inference_server.network_settings import NetworkSettings, resolve_network
-from mcts import SearchSettings
-from workers.evaluators import row_spec
-from workers.sampler import INTERVAL_S, Sampler
-from workers.settings import PoolSettings
+from grove.bench.core.modes import Asked, pool_plan
+from grove.bench.core.rounds import Spread
+from grove.bench.core.slices import Slice, WarmPool
+from grove.common.errors import PoolError
+from grove.game import load_game
+from grove.inference_server import ServerSettings
+from grove.inference_server.interface.network_settings import NetworkSettings, resolve_network
+from grove.mcts import SearchSettings
+from grove.workers.pool.sampler import INTERVAL_S, Sampler
+from grove.workers.pool.settings import PoolSettings
+from grove.workers.selfplay.evaluators import row_spec
 
 LEAST_PAIRS = 5
 

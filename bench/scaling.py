@@ -1,6 +1,7 @@
 """Rates of one load by the number of worker processes, from comparisons that differ in nothing else.
 
-    python -m bench.scaling docs/results/2026-11-24/blob-workers-*.json --evaluations-per-game 1340 --out scaling.png
+    python -m grove.bench.scaling docs/results/2026-11-24/blob-workers-*.json --evaluations-per-game 1340 --out
+    scaling.png
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The search alone: simulations per second of one thread with the test evaluator, no network, no records.
 
-    python -m bench.search connect_four 64
+    python -m grove.bench.search connect_four 64
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import time
 import numpy as np
 import numpy.typing as npt
 
-from game import load_game
-from mcts import NONE, ROOT, Forest, SearchSettings
-from workers.row_kernels import hash_evaluate
+from grove.game import load_game
+from grove.mcts import NONE, ROOT, Forest, SearchSettings
+from grove.workers.selfplay.row_kernels import hash_evaluate
 
 SIMULATIONS = 100
 REPEATS = 12

@@ -1,6 +1,6 @@
 """How long a world of Blob takes: the mean over random play, the slowest ply, and the slowest single state.
 
-    python -m bench.worlds blob:players=4,cards=5
+    python -m grove.bench.worlds blob:players=4,cards=5
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from game import Game, load_game
+from grove.game import Game, load_game
 
 ROUNDS = 400
 REPEATS = 5

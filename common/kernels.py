@@ -25,9 +25,9 @@ _OTHER_ROOMS = ("common", "workers")
 
 def kernel_sources() -> list[Path]:
     """Return the source files whose change must discard every cached kernel, sorted."""
-    whole = [path for room in _KERNEL_ROOMS for path in (_ROOT / room).glob("*.py")]
-    others = [path for room in _OTHER_ROOMS for path in (_ROOT / room).glob("*.py")]
-    return sorted([*whole, *(path for path in others if b"from common.kernels import" in path.read_bytes())])
+    whole = [path for room in _KERNEL_ROOMS for path in (_ROOT / room).rglob("*.py")]
+    others = [path for room in _OTHER_ROOMS for path in (_ROOT / room).rglob("*.py")]
+    return sorted([*whole, *(path for path in others if b"from grove.common.kernels import" in path.read_bytes())])
 
 
 def source_hash(sources: list[Path]) -> str:

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from common.kernels import kernel
+from grove.common.kernels import kernel
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from common.machine import affinity_cores, quota_cores, visible_gpus
+from grove.common.machine import affinity_cores, quota_cores, visible_gpus
 
 _NOT_BUSY = ("idle", "iowait", "steal", "guest", "guest_nice")
 """Kinds of processor time that nobody here uses. A guest's is in the user's already; what a host steals is lost."""

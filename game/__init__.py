@@ -4,10 +4,10 @@
 `hex` and `blob`; `adapter` makes a plain Python class a game.
 """
 
-from game.adapter import AdaptedGame, PythonGame
-from game.check import check
-from game.contract import Game, PerfectInformation, Symmetry
-from game.registry import canonical_spec, load_game
+from grove.game.adapter import AdaptedGame, PythonGame
+from grove.game.check import check
+from grove.game.contract import Game, PerfectInformation, Symmetry
+from grove.game.registry import canonical_spec, load_game
 
 __all__ = [
     "AdaptedGame",

@@ -1,4 +1,4 @@
-"""A plain Python game as a batch :class:`game.contract.Game`: slow, correct, and nothing to compile.
+"""A plain Python game as a batch :class:`grove.game.contract.Game`: slow, correct, and nothing to compile.
 
 A state is the seed, the number of moves and the moves themselves, so states stay plain memory. The objects behind
 them are kept in a bounded cache; one that was dropped is built again by replaying its moves.
@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from common.errors import ContractError, SettingError
-from game.contract import PerfectInformation, Symmetry
+from grove.common.errors import ContractError, SettingError
+from grove.game.contract import PerfectInformation, Symmetry
 
 CACHED_OBJECTS = 4096
 """Live objects kept per game: enough for the positions that a few hundred trees are working on."""

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from common.errors import ContractError
-from game.contract import Game, Symmetry
+from grove.common.errors import ContractError
+from grove.game.contract import Game, Symmetry
 
 
 def check(game: Game, games: int = 50, seed: int = 0) -> None:

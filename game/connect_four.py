@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import SettingError
-from common.kernels import kernel
-from game.contract import PerfectInformation, Symmetry
+from grove.common.errors import SettingError
+from grove.common.kernels import kernel
+from grove.game.contract import PerfectInformation, Symmetry
 
 ROWS, COLUMNS = 6, 7
 CELLS = ROWS * COLUMNS
@@ -130,7 +130,7 @@ def _mirror() -> Symmetry:
 
 
 class ConnectFour(PerfectInformation):
-    """Connect Four as a :class:`game.contract.Game`; actions are the columns 0..6 from the left."""
+    """Connect Four as a :class:`grove.game.contract.Game`; actions are the columns 0..6 from the left."""
 
     name = "connect_four"
     num_players = 2

@@ -33,7 +33,7 @@ class Game(Protocol):
     """
 
     name: str
-    """Canonical spec, e.g. ``"hex:size=7"``: :func:`game.registry.load_game` of it gives this game again."""
+    """Canonical spec, e.g. ``"hex:size=7"``: :func:`grove.game.registry.load_game` of it gives this game again."""
     num_players: int
     """P: seats, numbered 0..P-1 clockwise; a game for one player has one."""
     num_actions: int

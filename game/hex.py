@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import SettingError
-from common.kernels import kernel
-from game.contract import PerfectInformation, Symmetry
+from grove.common.errors import SettingError
+from grove.common.kernels import kernel
+from grove.game.contract import PerfectInformation, Symmetry
 
 MIN_SIZE, MAX_SIZE = 2, 19
 
@@ -158,7 +158,8 @@ def _half_turn(size: int) -> Symmetry:
 
 
 class Hex(PerfectInformation):
-    """Hex as a :class:`game.contract.Game`; action r * N + c is the cell in row r, column c, written e.g. ``c4``."""
+    """Hex as a :class:`grove.game.contract.Game`; action r * N + c is the cell in row r, column c, written e.g.
+    ``c4``."""
 
     num_players = 2
     observation_dtype: np.dtype[Any] = np.dtype(np.uint8)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from common.errors import ContractError, SettingError
-from game.adapter import AdaptedGame
-from game.blob import Blob
-from game.connect_four import ConnectFour
-from game.contract import Game, PerfectInformation
-from game.hex import Hex
+from grove.common.errors import ContractError, SettingError
+from grove.game.adapter import AdaptedGame
+from grove.game.blob import Blob
+from grove.game.connect_four import ConnectFour
+from grove.game.contract import Game, PerfectInformation
+from grove.game.hex import Hex
 
 BUILT_IN: dict[str, Callable[..., Game]] = {"blob": Blob, "connect_four": ConnectFour, "hex": Hex}
 """Built-in games by name; the keyword arguments of a class, integers or one of a few words, are those of its spec."""
@@ -30,9 +30,10 @@ _MEMBERS = [
 def load_game(spec: str) -> Game:
     """Return the game that `spec` names: a built-in one with parameters, or a user's class.
 
-    A user's class with ``legal_actions`` is a plain Python game (:mod:`game.adapter`); any other is made without
-    arguments and must provide the members of :class:`game.contract.Game`, of which `name` is set here. The current
-    directory is appended to the import path. The rules themselves are not tried: :func:`game.contract.check` does that.
+    A user's class with ``legal_actions`` is a plain Python game (:mod:`grove.game.adapter`); any other is made without
+    arguments and must provide the members of :class:`grove.game.contract.Game`, of which `name` is set here. The
+    current directory is appended to the import path. The rules themselves are not tried:
+    :func:`grove.game.contract.check` does that.
 
     Raises:
         SettingError: no such game, parameter or class, or a value out of range.

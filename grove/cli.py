@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from common.errors import GroveError
+from grove.common.errors import GroveError
 
 _HELP = """\
 usage: grove COMMAND [flags]; grove COMMAND --help lists the flags
@@ -64,164 +64,164 @@ def _command(given: list[str]) -> tuple[str, list[str]]:
 
 def _selfplay(arguments: list[str]) -> int:
     if not any(word.startswith(("-h", "--help", "--evaluator")) for word in arguments):
-        from workers.nursery import SERVERS
+        from grove.workers.pool.nursery import SERVERS
 
         SERVERS.begin()  # importing torch takes longest of all: it goes on beside our own imports
-    from grove.selfplay import selfplay
-    from grove.settings import SelfPlay, parse
+    from grove.commands.selfplay import selfplay
+    from grove.run.settings import SelfPlay, parse
 
     return selfplay(parse(SelfPlay, arguments, "grove selfplay"))
 
 
 def _serve(arguments: list[str]) -> int:
-    from grove.serve import serve
-    from grove.settings import Serve, parse
+    from grove.commands.serve import serve
+    from grove.run.settings import Serve, parse
 
     return serve(parse(Serve, arguments, "grove serve"))
 
 
 def _work(arguments: list[str]) -> int:
-    from grove.selfplay import work
-    from grove.settings import Work, parse
+    from grove.commands.selfplay import work
+    from grove.run.settings import Work, parse
 
     return work(parse(Work, arguments, "grove work"))
 
 
 def _keys(arguments: list[str]) -> int:
-    from grove.keys import Keys, keys
-    from grove.settings import parse
+    from grove.commands.keys import Keys, keys
+    from grove.run.settings import parse
 
     return keys(parse(Keys, arguments, "grove keys"))
 
 
 def _show(arguments: list[str]) -> int:
-    from grove.settings import parse
-    from grove.show import Show, show
+    from grove.commands.show import Show, show
+    from grove.run.settings import parse
 
     return show(parse(Show, arguments, "grove show"))
 
 
 def _watch(arguments: list[str]) -> int:
-    from grove.settings import parse
-    from grove.watch import Watch, watch
+    from grove.commands.watch import Watch, watch
+    from grove.run.settings import parse
 
     return watch(parse(Watch, arguments, "grove watch"))
 
 
 def _compare(arguments: list[str]) -> int:
-    from grove.compare import compare
-    from grove.settings import Compare, parse
+    from grove.commands.compare import compare
+    from grove.run.settings import Compare, parse
 
     return compare(parse(Compare, arguments, "grove bench compare"))
 
 
 def _sweep(arguments: list[str]) -> int:
-    from grove.settings import parse
-    from grove.sweep import Sweep, sweep
+    from grove.commands.sweep import Sweep, sweep
+    from grove.run.settings import parse
 
     return sweep(parse(Sweep, arguments, "grove bench sweep"))
 
 
 def _limit(arguments: list[str]) -> int:
-    from grove.limit import Limit, limit
-    from grove.settings import parse
+    from grove.commands.limit import Limit, limit
+    from grove.run.settings import parse
 
     return limit(parse(Limit, arguments, "grove bench limit"))
 
 
 def _peers(arguments: list[str]) -> int:
-    from grove.peers import Peers, peers
-    from grove.settings import parse
+    from grove.commands.peers import Peers, peers
+    from grove.run.settings import parse
 
     return peers(parse(Peers, arguments, "grove bench peers"))
 
 
 def _soak(arguments: list[str]) -> int:
-    from grove.settings import parse
-    from grove.soak import Soak, soak
+    from grove.commands.soak import Soak, soak
+    from grove.run.settings import parse
 
     return soak(parse(Soak, arguments, "grove bench soak"))
 
 
 def _tune(arguments: list[str]) -> int:
-    from grove.settings import parse
-    from grove.tune import Tune, tune
+    from grove.commands.tune import Tune, tune
+    from grove.run.settings import parse
 
     return tune(parse(Tune, arguments, "grove tune"))
 
 
 def _profile(arguments: list[str]) -> int:
-    from grove.profile import Profile, profile
-    from grove.settings import parse
+    from grove.commands.profile import Profile, profile
+    from grove.run.settings import parse
 
     return profile(parse(Profile, arguments, "grove profile"))
 
 
 def _report(arguments: list[str]) -> int:
-    from grove.report import Report, report
-    from grove.settings import parse
+    from grove.commands.report import Report, report
+    from grove.run.settings import parse
 
     return report(parse(Report, arguments, "grove report"))
 
 
 def _data_count(arguments: list[str]) -> int:
-    from grove.data import Count, count
-    from grove.settings import parse
+    from grove.commands.data import Count, count
+    from grove.run.settings import parse
 
     return count(parse(Count, arguments, "grove data count"))
 
 
 def _data_check(arguments: list[str]) -> int:
-    from grove.data import Check, check
-    from grove.settings import parse
+    from grove.commands.data import Check, check
+    from grove.run.settings import parse
 
     return check(parse(Check, arguments, "grove data check"))
 
 
 def _data_stats(arguments: list[str]) -> int:
-    from grove.data import Stats, stats
-    from grove.settings import parse
+    from grove.commands.data import Stats, stats
+    from grove.run.settings import parse
 
     return stats(parse(Stats, arguments, "grove data stats"))
 
 
 def _data_repair(arguments: list[str]) -> int:
-    from grove.data import Repair, repair
-    from grove.settings import parse
+    from grove.commands.data import Repair, repair
+    from grove.run.settings import parse
 
     return repair(parse(Repair, arguments, "grove data repair"))
 
 
 def _data_export(arguments: list[str]) -> int:
-    from grove.data import Export, export_games
-    from grove.settings import parse
+    from grove.commands.data import Export, export_games
+    from grove.run.settings import parse
 
     return export_games(parse(Export, arguments, "grove data export"))
 
 
 def _push(arguments: list[str]) -> int:
-    from grove.model import Push, push
-    from grove.settings import parse
+    from grove.commands.model import Push, push
+    from grove.run.settings import parse
 
     return push(parse(Push, arguments, "grove model push"))
 
 
 def _list_models(arguments: list[str]) -> int:
-    from grove.model import List, list_models
-    from grove.settings import parse
+    from grove.commands.model import List, list_models
+    from grove.run.settings import parse
 
     return list_models(parse(List, arguments, "grove model list"))
 
 
 def _rollback(arguments: list[str]) -> int:
-    from grove.model import Rollback, rollback
-    from grove.settings import parse
+    from grove.commands.model import Rollback, rollback
+    from grove.run.settings import parse
 
     return rollback(parse(Rollback, arguments, "grove model rollback"))
 
 
 def _doctor(arguments: list[str]) -> int:
-    from grove import doctor
+    from grove.commands import doctor
 
     doctor.render(doctor.run_checks(), sys.stdout)
     return 0

@@ -6,13 +6,13 @@
 (`RowSpec`), not games. Importing it does not import torch: networks and backends have their own modules.
 """
 
-from inference_server.client import Client, Legal, Reply
-from inference_server.endpoint import private_endpoint
-from inference_server.inproc import InprocClient
-from inference_server.rows import RowSpec
-from inference_server.server import InferenceServer
-from inference_server.settings import ServerSettings
-from inference_server.zmq_client import Patience, ZmqClient
+from grove.inference_server.channels.endpoint import private_endpoint
+from grove.inference_server.channels.inproc import InprocClient
+from grove.inference_server.channels.zmq_client import Patience, ZmqClient
+from grove.inference_server.interface.client import Client, Legal, Reply
+from grove.inference_server.interface.rows import RowSpec
+from grove.inference_server.interface.settings import ServerSettings
+from grove.inference_server.server import InferenceServer
 
 __all__ = [
     "Client",

@@ -22,10 +22,10 @@ from prometheus_client.core import (
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
-from common.errors import SettingError
-from common.usage import GpuUse
-from inference_server.endpoint import is_own_host
-from inference_server.stats import slot_microseconds
+from grove.common.errors import SettingError
+from grove.common.usage import GpuUse
+from grove.inference_server.channels.endpoint import is_own_host
+from grove.inference_server.interface.stats import slot_microseconds
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from common.errors import ModelError
-from inference_server.model_folder import (
+from grove.common.errors import ModelError
+from grove.inference_server.models.model_folder import (
     Found,
     ModelFolder,
     file_digest,
@@ -23,7 +23,7 @@ from inference_server.model_folder import (
     note_served,
     this_process,
 )
-from inference_server.server import InferenceServer
+from grove.inference_server.server import InferenceServer
 
 LOOK_S = 0.25
 """Seconds between two looks at the folder."""

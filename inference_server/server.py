@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from common.errors import PoolError, ServerGone
-from inference_server.allowance import Shares
-from inference_server.batcher import Batcher
-from inference_server.inproc import InprocClient
-from inference_server.keys import ServerKeys
-from inference_server.lanes import Backend, Lane
-from inference_server.models import Models
-from inference_server.policy import Policy, PolicyKind
-from inference_server.rows import RowSpec
-from inference_server.settings import ServerSettings
-from inference_server.slots import DEFAULT
-from inference_server.watchdog import Watchdog
-from inference_server.zmq_channel import ZmqChannel
+from grove.common.errors import PoolError, ServerGone
+from grove.inference_server.batching.batcher import Batcher
+from grove.inference_server.batching.lanes import Backend, Lane
+from grove.inference_server.batching.policy import Policy, PolicyKind
+from grove.inference_server.batching.slots import DEFAULT
+from grove.inference_server.batching.watchdog import Watchdog
+from grove.inference_server.channels.allowance import Shares
+from grove.inference_server.channels.inproc import InprocClient
+from grove.inference_server.channels.keys import ServerKeys
+from grove.inference_server.channels.zmq_channel import ZmqChannel
+from grove.inference_server.interface.rows import RowSpec
+from grove.inference_server.interface.settings import ServerSettings
+from grove.inference_server.models.models import Models
 
 _LAST_S = 1.0
 """Longest wait for a lane of a server that gives up."""
@@ -236,7 +236,7 @@ class InferenceServer:
     # Figures
 
     def stats(self) -> dict[str, Any]:
-        """Return a snapshot of all counters (see `inference_server.stats`); plain values only."""
+        """Return a snapshot of all counters (see `grove.inference_server.interface.stats`); plain values only."""
         return {
             **self._batcher.snapshot(),
             "recompiles": sum(getattr(backend, "recompiles", 0) for backend in self._backends),

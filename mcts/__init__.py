@@ -5,11 +5,11 @@ the game hides information, by one for each world drawn. `EvaluationCache` remem
 network, a socket or a clock.
 """
 
-from mcts.cache import EvaluationCache
-from mcts.forest import Forest, Rows, forest_capacity, make_cache
-from mcts.layout import NONE, ROOT, Capacity
-from mcts.settings import SearchSettings
-from mcts.worlds import check_worlds
+from grove.mcts.forest import Forest, Rows, forest_capacity, make_cache
+from grove.mcts.kernels.cache import EvaluationCache
+from grove.mcts.kernels.layout import NONE, ROOT, Capacity
+from grove.mcts.settings import SearchSettings
+from grove.mcts.worlds import check_worlds
 
 __all__ = [
     "NONE",

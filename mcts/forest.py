@@ -6,8 +6,8 @@
     rows = forest.ask()                  # one row per waiting leaf, at most L per tree
     forest.tell(rows.ids, logits, values, version)   # any subset, any order; forest.drop(ids) for rows that failed
 
-No callback, no I/O, no network: arrays out, arrays in. Symbols as in mcts/layout.py. Users count positions, kernels
-count trees: K = `worlds` trees a position in a game with hidden information (mcts/worlds.py), one in any other.
+No callback, no I/O, no network: arrays out, arrays in. Symbols as in mcts/kernels/layout.py. Users count positions,
+kernels count trees: K = `worlds` trees a position in a game with hidden information (mcts/worlds.py), one in any other.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import SettingError
-from game.contract import Game
-from mcts import cache as caches
-from mcts import expand, layout, moves, rows
-from mcts.bound import BoundKernels
-from mcts.reroot import reroot
-from mcts.scratch import Lap, Slots, bytes_of_states, observation_bytes
-from mcts.settings import SearchSettings, temperature_steps
-from mcts.worlds import Worlds, check_worlds, largest_share
+from grove.common.errors import SettingError
+from grove.game.contract import Game
+from grove.mcts.kernels import cache as caches
+from grove.mcts.kernels import expand, layout, moves, rows
+from grove.mcts.kernels.bound import BoundKernels
+from grove.mcts.kernels.reroot import reroot
+from grove.mcts.scratch import Lap, Slots, bytes_of_states, observation_bytes
+from grove.mcts.settings import SearchSettings, temperature_steps
+from grove.mcts.worlds import Worlds, check_worlds, largest_share
 
 Ints = npt.NDArray[np.int32]
 
@@ -52,7 +52,7 @@ class Rows(NamedTuple):
 
 
 class Forest:
-    """The trees of `positions` positions of one game, as flat pools of records; see mcts/layout.py.
+    """The trees of `positions` positions of one game, as flat pools of records; see mcts/kernels/layout.py.
 
     Raises SettingError where the settings do not suit the game, as `forest_capacity` does.
     """

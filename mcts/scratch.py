@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from game.contract import Game
-from mcts import layout
+from grove.game.contract import Game
+from grove.mcts.kernels import layout
 
 
 class Lap:

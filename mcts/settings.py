@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common.errors import SettingError
+from grove.common.errors import SettingError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import SettingError
-from game.contract import Game
-from mcts import rows
-from mcts.settings import SearchSettings
+from grove.common.errors import SettingError
+from grove.game.contract import Game
+from grove.mcts.kernels import rows
+from grove.mcts.settings import SearchSettings
 
 Ints = npt.NDArray[np.int32]
 

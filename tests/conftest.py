@@ -22,13 +22,13 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 
-from common.machine import usable_cores
-from game import load_game
-from game.registry import BUILT_IN
 from grove.cli import main
-from grove.show import show_game
-from workers.nursery import SERVERS, WORKERS
-from workers.records import GameRecord, Problem, read_folder
+from grove.commands.show import show_game
+from grove.common.machine import usable_cores
+from grove.game import load_game
+from grove.game.registry import BUILT_IN
+from grove.records.record import GameRecord, Problem, read_folder
+from grove.workers.pool.nursery import SERVERS, WORKERS
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTED = psutil.Process().create_time()

@@ -14,8 +14,9 @@ rounded to float32 and values to four decimals, so that such a bit would have to
 from __future__ import annotations
 
 import pytest
-from conftest import Grove
-from write_golden import CASES, GOLDEN, command, stored
+
+from tests.conftest import Grove
+from tests.support.write_golden import CASES, GOLDEN, command, stored
 
 THREADS, PROCESSES = ("--pool", "thread", "--groups", 1), ("--pool", "process", "--groups", 2)
 CACHED = ("--cache", 300)

@@ -9,9 +9,9 @@ import multiprocessing
 import time
 from typing import Any
 
-from game.connect_four import ConnectFour
-from inference_server import ZmqClient
-from workers.record_log import LineLog
+from grove.game.connect_four import ConnectFour
+from grove.inference_server import ZmqClient
+from grove.records.log import LineLog
 
 MESSAGE_S = 0.02
 """Seconds that each message takes longer."""

@@ -10,18 +10,19 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
-from bench import limit, slices
-from bench.limit import LimitAsked, pool_plan, run_beside
-from bench.roof import Roof, RoofJob
-from bench.verdict import Verdict, judge
-from common.machine import usable_cores
-from game import load_game
+from grove.bench.core import slices
+from grove.bench.core.roof import Roof, RoofJob
+from grove.bench.limit import limit
+from grove.bench.limit.limit import LimitAsked, pool_plan, run_beside
+from grove.bench.limit.verdict import Verdict, judge
 from grove.cli import main
-from inference_server import ServerSettings
-from inference_server.network_settings import NetworkSettings
-from mcts import SearchSettings
-from workers.evaluators import row_spec
-from workers.settings import PoolSettings
+from grove.common.machine import usable_cores
+from grove.game import load_game
+from grove.inference_server import ServerSettings
+from grove.inference_server.interface.network_settings import NetworkSettings
+from grove.mcts import SearchSettings
+from grove.workers.pool.settings import PoolSettings
+from grove.workers.selfplay.evaluators import row_spec
 
 TINY = NetworkSettings(network="mlp:layers=1,width=8", device="cpu", dtype="fp32", compile="off")
 SERVER = ServerSettings()
@@ -94,7 +95,9 @@ def test_many_more_workers_than_cores_are_over_subscribed(judged: Any) -> None:
 
 
 def test_a_game_in_python_binds_by_its_search(judged: Any) -> None:
-    verdict = judged("naive_games:NaiveConnectFour", 4, 2.5, workers=2, games_per_worker=8, groups=2, pool="process")
+    verdict = judged(
+        "tests.support.naive_games:NaiveConnectFour", 4, 2.5, workers=2, games_per_worker=8, groups=2, pool="process"
+    )
     assert (verdict.kind, verdict.knob.name) == ("search", "a compiled game")
 
 

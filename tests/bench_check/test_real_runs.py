@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from measuring_tools import MLP, content, exits
 
-from bench.modes import FIXED, MODES
-from bench.rounds import LEAST_ROUNDS
-from common.machine import usable_cores
+from grove.bench.core.modes import FIXED, MODES
+from grove.bench.core.rounds import LEAST_ROUNDS
+from grove.common.machine import usable_cores
+from tests.support.measuring_tools import MLP, content, exits
 
 WORKERS = usable_cores() + 1
 
@@ -25,7 +25,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     """All modes but the compiled forms of `direct`, which take minutes to compile."""
     out = tmp_path_factory.mktemp("compare") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.modes.compiler_fault", lambda: "no compiler")
+        patch.setattr("grove.bench.core.modes.compiler_fault", lambda: "no compiler")
         assert (
             exits(
                 *(

@@ -1,0 +1,1 @@
+"""What all measuring commands share: slices, rounds, the probe, modes, results, charts."""

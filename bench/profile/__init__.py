@@ -1,0 +1,1 @@
+"""`grove profile`: where the time of workers and server goes."""

@@ -1,0 +1,1 @@
+"""`grove bench sweep`: one setting after another is varied."""

@@ -1,0 +1,1 @@
+"""`grove tune`: the fastest settings for a load are searched."""

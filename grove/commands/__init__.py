@@ -1,0 +1,1 @@
+"""The commands of `grove`, one file each; `grove.cli` lists them."""

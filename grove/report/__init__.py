@@ -1,0 +1,1 @@
+"""`grove report`: runs and measurements as one HTML page."""

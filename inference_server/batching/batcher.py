@@ -1,0 +1,394 @@
+"""The thread-safe shell around the policy: clients push rows, lanes pull batches.
+
+One lock guards everything; there is no thread of its own. Whoever causes an event runs the policy, and a lane that
+waits for work also keeps the policy's clock. Rows are copied once, from the client's array or the received frame
+straight into the forming batch's host buffer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from grove.common.errors import ServerGone
+from grove.inference_server.batching.forming import Batch, FormingRows
+from grove.inference_server.batching.policy import Limits, Policy, PolicyKind, Wait
+from grove.inference_server.batching.request import Port, Request
+from grove.inference_server.batching.results import NOT_FINITE, Floats, Results
+from grove.inference_server.batching.slots import SlotTable
+from grove.inference_server.interface.client import Rows
+from grove.inference_server.interface.rows import RowSpec
+from grove.inference_server.interface.settings import ServerSettings
+from grove.inference_server.interface.stats import Stats
+
+_MOST_PROBLEMS = 100
+_NEVER = 1 << 62  # nanoseconds; later than any wake-up
+
+
+class Batcher:
+    """Gathers rows of many clients into batches for lanes and hands the results back."""
+
+    def __init__(
+        self,
+        spec: RowSpec,
+        settings: ServerSettings,
+        buckets: tuple[int, ...],
+        lanes: int,
+        new_buffer: Callable[[], Rows],
+        policy: PolicyKind = Policy,
+    ) -> None:
+        """`new_buffer` returns an uninitialised host array [top bucket, *observation_shape]."""
+        limits = Limits(
+            buckets=buckets,
+            max_delay_ns=settings.max_delay_us * 1000,
+            idle_after_ns=settings.idle_after_ms * 1_000_000,
+            min_share_rows=settings.min_share_rows,
+        )
+        self.spec = spec
+        self.settings = settings
+        self.stats = Stats(lanes)
+        self.fault = ""
+        """Why nothing can be computed any more, empty as a rule."""
+        self.problems: deque[str] = deque(maxlen=_MOST_PROBLEMS)
+        """Lines about faults for people; whoever shows them takes them out."""
+        self.closed = False
+        self.draining = False
+        self.lock = threading.Lock()
+        self._policy = policy(limits)
+        self._slots = SlotTable(settings.swap == "between-games")
+        self._rows = FormingRows(buckets[-1], new_buffer)
+        self._ports: dict[int, Port] = {}
+        self._next_key = 0
+        self._lanes = [threading.Condition(self.lock) for _ in range(lanes)]
+        self._assigned: list[Batch | None] = [None] * lanes
+        self._waiting: set[int] = set()  # lanes inside next_batch
+        self._armed_ns = _NEVER  # when the next waiting lane wakes by itself
+        self._in_flight: dict[int, int] = {}  # key -> batches dispatched and not yet completed; no zeros
+        self._parked = 0
+        self._settled = threading.Condition(self.lock)  # a batch ended or a request was answered
+
+    # Clients
+
+    def join(self, port: Port, window: int) -> None:
+        """Admit a client that keeps up to `window` requests outstanding.
+
+        Raises:
+            ServerGone: the server is ending.
+        """
+        with self.lock:
+            self._check_open(port)
+            port.key = self._next_key
+            self._next_key += 1
+            self._ports[port.key] = port
+            self._policy.client_joined(port.key, window)
+
+    def _check_open(self, port: Port) -> None:
+        if self.closed or self.draining or port.left:
+            raise ServerGone("the inference server is ending and takes no more rows; start it again")
+
+    def check_slot(self, slot: int) -> None:
+        """Refuse model slots that are not there.
+
+        Raises:
+            MessageError: no such slot.
+        """
+        self._slots.check(slot)
+
+    def submit(self, request: Request, rows: Rows, slot: int) -> None:
+        """Copy the checked rows of a new request into the forming batch of `slot`.
+
+        Raises:
+            ServerGone: the server is ending.
+            Exception: whatever a new host buffer raises; nothing was taken.
+        """
+        port, now_ns = request.port, request.arrived_ns
+        with self.lock:
+            self._check_open(port)
+            key = self._slots.key_of(slot, port.key)
+            self._rows.add(request, rows, key)
+            port.outstanding += 1
+            self._policy.rows_arrived(port.key, request.rows, key, now_ns)
+            self._run_policy(now_ns)
+
+    def set_window(self, port: Port, window: int) -> None:
+        """The client will keep up to `window` requests outstanding from now on."""
+        with self.lock:
+            self._policy.window_changed(port.key, window)
+            self._run_policy(time.monotonic_ns())
+
+    def blocked_locked(self, port: Port, blocked: bool) -> None:
+        """The client waits for an answer and sends nothing before it (or no longer). The caller holds the lock."""
+        self._policy.client_blocked(port.key, blocked)
+        if blocked:
+            self._run_policy(time.monotonic_ns())
+
+    def quiet(self, port: Port) -> None:
+        """The client's connection is lost; its replies are still made, in case it returns."""
+        with self.lock:
+            self._policy.client_quiet(port.key)
+            self._run_policy(time.monotonic_ns())
+
+    def leave(self, port: Port) -> None:
+        """The client is gone for good; nothing is delivered to it any more."""
+        with self.lock:
+            port.left = True
+            self._ports.pop(port.key, None)
+            self._policy.client_left(port.key)
+            self._slots.leave(port.key)
+            self._run_policy(time.monotonic_ns())
+
+    def release(self, port: Port, slot: int) -> None:
+        """The client sends no more rows for the pinned number `slot` (see `slots.py`)."""
+        with self.lock:
+            self._slots.release(port.key, slot)
+
+    def find(self, name: str) -> list[Port]:
+        """Return the clients of that name."""
+        with self.lock:
+            return [port for port in self._ports.values() if port.name == name]
+
+    # Lanes
+
+    def next_batch(self, lane: int, timeout_s: float) -> Batch | None:
+        """Wait up to `timeout_s` for a batch for `lane`; None when there is none or the server has closed."""
+        with self.lock:
+            deadline_ns = time.monotonic_ns() + int(timeout_s * 1e9)
+            self._waiting.add(lane)
+            if not self._parked:
+                self._policy.lane_free(lane)
+            self._await_batch(lane, deadline_ns)
+            self._waiting.discard(lane)
+            batch, self._assigned[lane] = self._assigned[lane], None
+            if batch is None:
+                self._policy.lane_busy(lane)
+            self._run_policy(time.monotonic_ns())  # another lane may have to keep the clock now
+            return batch
+
+    def _await_batch(self, lane: int, deadline_ns: int) -> None:
+        now_ns = time.monotonic_ns()
+        until_ns = self._carry_out(now_ns)
+        while self._assigned[lane] is None and now_ns < deadline_ns and not self.closed:
+            wake_ns = min(until_ns, deadline_ns)
+            self._armed_ns = min(self._armed_ns, wake_ns)
+            self._lanes[lane].wait(max(wake_ns - now_ns, 0) / 1e9)
+            self._armed_ns = _NEVER
+            now_ns = time.monotonic_ns()
+            if self._assigned[lane] is None:
+                until_ns = self._carry_out(now_ns)
+
+    def complete(self, batch: Batch, results: Results) -> None:
+        """Hand the results (copied here) to the requests of `batch`; rows without outputs are answered as failed.
+
+        Raises:
+            ValueError: the arrays have other shapes; nothing was handed out.
+        """
+        expected = (batch.rows, self.spec.num_actions), (batch.rows, self.spec.value_size)
+        if (results.logits.shape, results.values.shape) != expected:
+            found = f"{results.logits.shape} and {results.values.shape}"
+            raise ValueError(f"the network returned {found}, expected {expected}")
+        logits = np.array(results.logits, np.float32)  # one copy a batch: requests keep slices of it
+        values = np.array(results.values, np.float32)
+        if results.failed:
+            logits[list(results.failed)] = values[list(results.failed)] = 0
+        pieces = [part.request.slice_of(part, logits, values) for part in batch.parts]
+        with self.lock:
+            self._count(batch, results)
+            try:
+                self._hand_out(batch, results, pieces)
+            except Exception as error:  # half of it is handed out: it cannot be computed again
+                self._break_down(f"answers cannot be handed out ({type(error).__name__}: {error})")
+            self._settle(batch)
+
+    def _hand_out(self, batch: Batch, results: Results, pieces: list[tuple[Floats, Floats]]) -> None:
+        for part, piece in zip(batch.parts, pieces, strict=True):
+            part.request.take(part, piece, results.version)
+            if results.failed:
+                part.request.mark_failed(part, results.failed, results.error)
+            self._answer_if_whole(part.request, batch, results.compute_us)
+
+    def _count(self, batch: Batch, results: Results) -> None:
+        failed = len(results.failed)
+        if failed < batch.rows:
+            self.stats.batch_done(batch.lane, batch.rows - failed, batch.bucket, results.compute_us)
+        if failed:
+            self.stats.failed_rows += failed
+        if results.error == NOT_FINITE:
+            self.stats.error("not_finite")
+
+    def _answer_if_whole(self, request: Request, batch: Batch, compute_us: int) -> None:
+        if request.remaining:
+            return
+        request.batch_rows, request.compute_us = batch.rows, compute_us
+        request.slot = self._slots.announced(batch.slot)
+        request.queue_us = max(batch.dispatched_ns - request.arrived_ns, 0) // 1000
+        self.stats.request_done(request.queue_us)
+        port = request.port
+        port.outstanding -= 1
+        self._policy.reply_delivered(port.key, time.monotonic_ns())
+        if not port.left:
+            port.deliver(request)
+
+    def _settle(self, batch: Batch) -> None:
+        self._rows.recycle(batch)
+        self._in_flight[batch.slot] -= 1
+        if not self._in_flight[batch.slot]:
+            del self._in_flight[batch.slot]
+        self._settled.notify_all()
+
+    # The whole
+
+    def park(self, timeout_s: float) -> bool:
+        """Give out no batch until `unpark`; return whether those under way ended within `timeout_s`. Nests."""
+        with self.lock:
+            self._parked += 1
+            for lane in self._waiting:
+                self._policy.lane_busy(lane)
+            return self._settled.wait_for(lambda: not self._in_flight, timeout_s)
+
+    def unpark(self) -> None:
+        """Undo one `park`."""
+        with self.lock:
+            self._parked -= 1
+            if not self._parked:
+                for lane in self._waiting:
+                    if self._assigned[lane] is None:
+                        self._policy.lane_free(lane)
+                self._armed_ns = _NEVER
+                self._run_policy(time.monotonic_ns())
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take no more rows, send off what waits; return whether every request was answered in time."""
+        with self.lock:
+            self.draining = True
+            self._policy.drain()
+            self._run_policy(time.monotonic_ns())
+            return self._settled.wait_for(lambda: not self._in_flight and not self._policy.waiting_rows, timeout_s)
+
+    def close(self) -> None:
+        """Wake everybody; lanes get no batch any more and waiting clients learn that the server has ended."""
+        with self.lock:
+            self.closed = True
+            for condition in self._lanes:
+                condition.notify_all()
+            for port in self._ports.values():
+                port.wake()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all counters and the gauges."""
+        with self.lock:
+            return {
+                **self.stats.snapshot(),
+                "reasons": dict(self._policy.reasons),
+                "clients": len(self._ports),
+                "live_clients": self._policy.live_clients,
+                "waiting_rows": self._policy.waiting_rows,
+                "largest_batch": self._policy.buckets[-1],
+            }
+
+    # Models
+
+    def newest_slots(self) -> dict[str, int]:
+        """Return the number that new games shall use, for every slot by its name."""
+        with self.lock:
+            return self._slots.newest()
+
+    def models_alive(self, name: str) -> int:
+        """Return how many models of slot `name` are held."""
+        with self.lock:
+            return self._slots.alive(name)
+
+    def move_slot(self, name: str, key: int) -> None:
+        """Let the weights `key` answer the rows that arrive for slot `name` from now on; a new name is a new slot.
+
+        Raises:
+            SettingError: there are too many slots.
+        """
+        with self.lock:
+            self._slots.move(name, key)
+
+    def free_keys(self) -> list[int]:
+        """Forget the former keys that nobody needs any more, and return them."""
+        with self.lock:
+            free = [k for k in self._slots.unused() if not self._policy.waits(k) and k not in self._in_flight]
+            for key in free:
+                self._slots.forget(key)
+                self._rows.forget(key)
+            return free
+
+    # Faults
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Batch sizes in use, ascending rows."""
+        return self._policy.buckets
+
+    def limit_rows(self, rows: int) -> None:
+        """Form no batch of more than `rows` rows, one of the buckets, any more: the device's memory has no room."""
+        with self.lock:
+            former = self._policy.buckets[-1]
+            if rows >= former:
+                return
+            self._policy.limit_rows(rows)
+            self._rows.limit_rows(rows)
+        self.problem(f"the device is out of memory with batches of {former} rows: at most {rows} rows from now on")
+
+    def break_down(self, fault: str) -> None:
+        """The device or a lane is done for: say so, for the owner to end the server."""
+        with self.lock:
+            self._break_down(fault)
+
+    def _break_down(self, fault: str) -> None:
+        if not self.fault:
+            self.fault = fault
+            self.problems.append(fault)
+
+    def problem(self, text: str) -> None:
+        """Keep a line about a fault that people should see."""
+        with self.lock:
+            self.problems.append(text)
+
+    def count_error(self, cause: str, times: int = 1) -> None:
+        """Count faults that reached no batch."""
+        with self.lock:
+            self.stats.error(cause, times)
+
+    def count_resend(self) -> None:
+        """Count a repeated request."""
+        with self.lock:
+            self.stats.resends += 1
+
+    # The policy at work; the caller holds the lock
+
+    def _run_policy(self, now_ns: int) -> None:
+        """Carry out all decisions and see that a waiting lane wakes in time for the next one."""
+        if self._carry_out(now_ns) < self._armed_ns:
+            self._lanes[self._policy.next_lane].notify()
+
+    def _carry_out(self, now_ns: int) -> int:
+        """Carry out all decisions and return the time of the next one (never, when an event must come first)."""
+        while self._can_cut():
+            decision = self._policy.decide(now_ns)
+            if isinstance(decision, Wait):
+                return _NEVER if decision.until_ns is None else decision.until_ns
+            batch = self._rows.take(decision.slot, decision.rows)
+            batch.lane, batch.bucket, batch.dispatched_ns = decision.lane, decision.bucket, now_ns
+            self._in_flight[batch.slot] = self._in_flight.get(batch.slot, 0) + 1
+            self._assigned[decision.lane] = batch
+            self._armed_ns = _NEVER  # that lane no longer keeps the clock
+            self._lanes[decision.lane].notify()
+        return _NEVER
+
+    def _can_cut(self) -> bool:
+        """Whether there is a buffer in case a batch is cut; a batch under way may be about to give its buffer back."""
+        try:
+            self._rows.reserve()
+        except Exception as error:
+            if self._policy.waiting_rows and not self._in_flight:
+                self._break_down(f"there is no memory for another batch ({type(error).__name__}: {error})")
+            return False
+        return True

@@ -1,0 +1,111 @@
+"""Batches in the making: rows gathered in host buffers, one row of batches per model slot."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from grove.inference_server.batching.request import Part, Request
+from grove.inference_server.interface.client import Rows
+
+
+class Batch:
+    """Rows of one model slot in one host buffer, and the requests they belong to."""
+
+    __slots__ = ("bucket", "buffer", "dispatched_ns", "lane", "parts", "rows", "slot")
+
+    def __init__(self, buffer: Rows, slot: int) -> None:
+        self.buffer = buffer  # [top bucket, *observation_shape]; rows behind `rows` are padding
+        self.slot = slot
+        self.rows = 0
+        self.parts: list[Part] = []
+        self.lane = -1  # the last three are set when the batch leaves
+        self.bucket = 0
+        self.dispatched_ns = 0
+
+
+class FormingRows:
+    """The waiting rows of all model slots; not thread-safe."""
+
+    def __init__(self, top: int, new_buffer: Callable[[], Rows]) -> None:
+        self._top = top
+        self._new_buffer = new_buffer
+        self._spare: list[Rows] = []  # buffers are kept for good: pinned memory is dear to allocate
+        self._forming: dict[int, deque[Batch]] = {}
+
+    def limit_rows(self, rows: int) -> None:
+        """Begin no batch of more than `rows` rows any more; those that have more are cut when they leave."""
+        self._top = rows
+
+    def forget(self, slot: int) -> None:
+        """`slot` gets no rows any more, and none wait."""
+        self._forming.pop(slot, None)
+
+    def reserve(self, buffers: int = 1) -> None:
+        """Have that many spare buffers, so that what follows cannot fail half-way; raises what `new_buffer` raises."""
+        while len(self._spare) < buffers:
+            self._spare.append(self._new_buffer())
+
+    def add(self, request: Request, rows: Rows, slot: int) -> None:
+        """Copy all rows of a request behind those already waiting, over as many batches as they need.
+
+        Raises what `new_buffer` raises; then nothing was added.
+        """
+        forming = self._forming.get(slot)
+        room = max(self._top - forming[-1].rows, 0) if forming else 0
+        start, total = 0, request.rows
+        self.reserve(-(-max(total - room, 0) // self._top))
+        if forming is None:
+            forming = self._forming[slot] = deque()
+        while start < total:
+            if not forming or forming[-1].rows >= self._top:
+                forming.append(self._open(slot))
+            batch = forming[-1]
+            at = batch.rows
+            count = min(total - start, self._top - at)
+            batch.buffer[at : at + count] = rows[start : start + count]
+            batch.parts.append(Part(request, start, at, count))
+            batch.rows = at + count
+            start += count
+
+    def take(self, slot: int, rows: int) -> Batch:
+        """Return a batch of exactly the `rows` oldest rows of `slot` (at most the top bucket, and that many wait).
+
+        Rows are moved only when a batch is shared among lanes, which needs a spare buffer (`reserve`); otherwise the
+        first forming batch leaves as it is.
+        """
+        forming = self._forming[slot]
+        batch = forming[0]
+        if batch.rows > rows:
+            batch = self._open(slot)
+            self._move(forming[0], batch, rows)
+            return batch
+        while batch.rows < rows:
+            self._move(forming[1], batch, min(rows - batch.rows, forming[1].rows))
+            if not forming[1].rows:
+                self.recycle(forming[1])
+                del forming[1]
+        forming.popleft()
+        return batch
+
+    def recycle(self, batch: Batch) -> None:
+        """Take back the buffer of a batch that is done with."""
+        self._spare.append(batch.buffer)
+
+    def _open(self, slot: int) -> Batch:
+        return Batch(self._spare.pop(), slot)
+
+    @staticmethod
+    def _move(source: Batch, target: Batch, count: int) -> None:
+        """Move the first `count` rows of `source` behind those of `target` and close the gap."""
+        at, left = target.rows, source.rows - count
+        target.buffer[at : at + count] = source.buffer[:count]
+        source.buffer[:left] = source.buffer[count : source.rows]
+        target.rows, source.rows = at + count, left
+        parts, source.parts = source.parts, []
+        for request, start, place, rows in parts:
+            moved = min(max(count - place, 0), rows)
+            if moved:
+                target.parts.append(Part(request, start, at + place, moved))
+            if moved < rows:
+                source.parts.append(Part(request, start + moved, max(place - count, 0), rows - moved))

@@ -1,0 +1,1 @@
+"""The compiled part of the search: functions over flat arrays of records, none of which knows a class of ours."""

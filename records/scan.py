@@ -1,0 +1,296 @@
+"""Counting games: every log is read once, every line's checksum verified, JSON parsed only where a line is unusual.
+
+What names a game is (run, game spec, index, seed). A game that lies there twice counts once.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grove.common.errors import LineError, RecordError
+from grove.records.check import named, read_record
+from grove.records.files import LONGEST_LINE, Found, GameFile, LineReader, Run, Trouble
+from grove.records.record import GameRecord, Heads, Problem, read_head, written_heads
+
+EXAMPLES = 5
+"""Problems of a log that are kept word for word; all are counted."""
+BAD = ("torn", "damaged", "invalid", "long", "later")
+"""Kinds of lines that should be games and cannot be used; `foreign` ones are no games."""
+
+Kind = Literal["games", "empty", "other", "unreadable"]
+"""What a log is; `other`: JSON lines, none of them a game."""
+Rows = NDArray[np.uint64]
+"""[games, 2]: index and seed."""
+
+_GAME_BEGINS = b'{"schema":'
+_BELIEVED = 1000
+"""JSON lines after which a log without any game is believed to be another's: the rest is not parsed."""
+_TOO_LONG = LineError("long", f"longer than {LONGEST_LINE >> 20} MiB, which is not read")
+
+
+@dataclass
+class Columns:
+    """The games of one spec in one log, in the order of their lines."""
+
+    index: array[int] = field(default_factory=lambda: array("Q"))
+    seed: array[int] = field(default_factory=lambda: array("Q"))
+    line: array[int] = field(default_factory=lambda: array("Q"))
+
+
+@dataclass
+class Scanned:
+    """What one log holds."""
+
+    file: GameFile
+    size: int = 0
+    """Bytes that were read, compressed as they lie there; what a writer appends meanwhile is not seen."""
+    compression: str = ""
+    lines: int = 0
+    games: dict[str, Columns] = field(default_factory=dict)
+    bad: Counter[str] = field(default_factory=Counter)
+    """Lines that are no usable games, by kind (`LineError`)."""
+    examples: list[Problem] = field(default_factory=list)
+    """The first of them."""
+    later: array[int] = field(default_factory=lambda: array("Q"))
+    """Lines of a later schema."""
+    unreadable: str = ""
+    """Why the log, or the rest of it, could not be read; empty when all was."""
+    last_fault: tuple[int, str] = (0, "")
+    """Line and kind of the last of them."""
+    was_games: bool = False
+    """Whether one of them begins or ends as a game does."""
+    being_written: bool = False
+    """Whether the last line is without its end because its writer is at it."""
+
+    @property
+    def count(self) -> int:
+        """Lines that are games."""
+        return sum(len(columns.index) for columns in self.games.values())
+
+    @property
+    def kind(self) -> Kind:
+        """What the log is."""
+        if self.unreadable:
+            return "unreadable"
+        if self.count or self.was_games or self.being_written:
+            return "games"
+        if not self.lines:
+            return "empty"
+        return "other" if self.bad["foreign"] and not self.bad["long"] else "unreadable"
+
+    @property
+    def bad_lines(self) -> int:
+        """Lines that should be games and cannot be used."""
+        return 0 if self.kind == "other" else sum(self.bad[kind] for kind in BAD)
+
+    def add(self, heads: Heads, first: int) -> None:
+        """Count games whose lines begin with the number `first`."""
+        columns = self.games.setdefault(heads.game, Columns())
+        columns.index.extend(heads.indices)
+        columns.seed.extend(heads.seeds)
+        columns.line.extend(range(first, first + len(heads.indices)))
+
+    def note(self, number: int, error: LineError, line: bytes) -> None:
+        """Count a line that is no usable game."""
+        self.bad[error.kind] += 1
+        if error.kind == "later":
+            self.later.append(number)
+        self.last_fault = (number, error.kind)
+        self.was_games |= error.kind in ("damaged", "invalid", "later") or line.startswith(_GAME_BEGINS)
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(Problem(self.file.path, number, str(error)))
+
+
+@dataclass
+class Survey:
+    """What lies under the given folders, every game counted once."""
+
+    logs: list[Scanned]
+    troubles: list[Trouble]
+    """What could not be read at all, beside what the logs say of themselves."""
+    games: dict[str, dict[str, Rows]] = field(default_factory=dict)
+    """Game spec -> run's identity -> [games, 2]: index and seed of each, ascending."""
+    doubled: dict[str, Counter[str]] = field(default_factory=dict)
+    """Game spec -> lines left out: `duplicates` (the game lies in the same folder) and `copies` (in another one)."""
+    left_out: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 4), np.int64))
+    """[lines, 4]: log and line that is left out, log and line of the same game that counts."""
+
+    def count(self, spec: str) -> int:
+        """Return the number of games of `spec`."""
+        return sum(len(rows) for rows in self.games.get(spec, {}).values())
+
+    @property
+    def total(self) -> int:
+        """Games of all specs."""
+        return sum(map(self.count, self.games))
+
+    @property
+    def unread(self) -> bool:
+        """Whether anything that is or may be games could not be read."""
+        return bool(self.troubles) or any(log.bad_lines or log.kind == "unreadable" for log in self.logs)
+
+    def leave_out(self, spec: str, lines: NDArray[np.int64]) -> None:
+        """Note `lines`, rows of `left_out`, of games of `spec`."""
+        numbers: dict[Path, int] = {}
+        number = np.array([numbers.setdefault(log.file.path.parent, len(numbers)) for log in self.logs])
+        same = int((number[lines[:, 0]] == number[lines[:, 2]]).sum())
+        self.doubled.setdefault(spec, Counter()).update(duplicates=same, copies=len(lines) - same)
+        self.left_out = np.concatenate([self.left_out, lines])
+
+
+def scan_file(file: GameFile, held: bool = False, in_full: bool = False) -> Scanned:
+    """Read one log; never raises for what is in it. `held`: a run that plays holds its folder.
+
+    `in_full`: check every line in full, which takes tens of times as long.
+    """
+    log, reader = Scanned(file), LineReader(file.path)
+    try:
+        for first, lines in reader.blocks():
+            _scan_block(log, first, lines, in_full)
+    except RecordError as error:
+        log.unreadable = str(error)
+    log.size, log.compression = reader.size, reader.compression
+    if log.last_fault == (log.lines, "torn") and not reader.complete and (held or reader.grew):
+        log.being_written = True
+        log.lines -= 1
+        log.bad["torn"] -= 1
+        log.examples = [problem for problem in log.examples if problem.line <= log.lines]
+    return log
+
+
+def _scan_block(log: Scanned, first: int, lines: Sequence[bytes] | None, in_full: bool) -> None:
+    """Note some lines; None is one that is too long."""
+    if lines is None:
+        log.lines += 1
+        log.note(first, _TOO_LONG, b"")
+        return
+    log.lines += len(lines)
+    heads = None if in_full else written_heads(lines)
+    if heads is None:
+        for number, line in enumerate(lines, first):
+            _scan_line(log, number, line, in_full)
+    else:
+        log.add(heads, first)
+
+
+def _scan_line(log: Scanned, number: int, line: bytes, in_full: bool) -> None:
+    """Note a line that may be unusual, or is to be checked in full."""
+    if log.bad["foreign"] >= _BELIEVED and not log.count and _is_like_foreign(line):
+        log.bad["foreign"] += 1
+        return
+    try:
+        game, index, seed = _head_of_checked(line) if in_full else _head_of(line)
+    except LineError as error:
+        log.note(number, error, line)
+    else:
+        log.add(Heads(game, [index], [seed]), number)
+
+
+def _is_like_foreign(line: bytes) -> bool:
+    braces = line.startswith(b"{") and line.endswith((b"}", b"}\n"))
+    return braces and b'"crc32"' not in line and not line.startswith(_GAME_BEGINS)
+
+
+def _head_of_checked(line: bytes) -> tuple[str, int, int]:
+    record = read_record(line)
+    return record.game, record.index, record.seed
+
+
+def _head_of(line: bytes) -> tuple[str, int, int]:
+    try:
+        return read_head(line)
+    except LineError as error:
+        raise named(error, line) from error
+
+
+# -- all logs together -----------------------------------------------------------------------------------------------
+
+
+def survey(found: Found, held: Collection[Run] = (), in_full: bool = False) -> Survey:
+    """Read all logs of `found` and count every game once.
+
+    `held`: runs in whose folders a process plays. `in_full`: check every line in full, so that no line that would be
+    refused stands for a game that lies there twice.
+    """
+    result = Survey([scan_file(file, file.run in held, in_full) for file in found.files], found.troubles)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, log in enumerate(result.logs):
+        for spec in log.games:
+            groups.setdefault((spec, log.file.run.identity), []).append(number)
+    for (spec, run), numbers in sorted(groups.items()):
+        result.games.setdefault(spec, {})[run] = _join(result, spec, numbers)
+    return result
+
+
+def _join(result: Survey, spec: str, numbers: Sequence[int]) -> Rows:
+    """Return the distinct games of `spec` in the logs `numbers`, all of one run; note the lines that are left out."""
+    columns = [result.logs[number].games[spec] for number in numbers]
+    rows = np.concatenate([np.stack([np.array(c.index), np.array(c.seed)], axis=1) for c in columns]).astype(np.uint64)
+    lines = np.concatenate([np.array(c.line, np.int64) for c in columns])
+    files = np.repeat(np.array(numbers, np.int64), [len(c.index) for c in columns])
+    order = np.lexsort((rows[:, 1], rows[:, 0]))  # stable: the first line in the order of the paths comes first
+    fresh = first_of_each(rows[order])
+    if not fresh.all():
+        kept = order[np.flatnonzero(fresh)[np.cumsum(fresh) - 1][~fresh]]
+        out = order[~fresh]
+        result.leave_out(spec, np.stack([files[out], lines[out], files[kept], lines[kept]], axis=1))
+    return rows[order][fresh]
+
+
+def first_of_each(rows: Rows) -> NDArray[np.bool_]:
+    """Return which of the sorted `rows` differ from the one before."""
+    fresh = np.ones(len(rows), np.bool_)
+    fresh[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    return fresh
+
+
+class Game(NamedTuple):
+    """A game that counts, and where it lies."""
+
+    record: GameRecord
+    log: Scanned
+    line: int
+    size: int
+    """Bytes of its line."""
+
+
+Report = Callable[[Problem], None]
+"""Takes a line that a full check refused."""
+
+
+def records(result: Survey, problems: Report) -> Iterator[Game]:
+    """Yield every game that counts with its log and line, checked in full; a line that fails goes to `problems`.
+
+    Logs are read as far as the survey read them, so that a growing one gives the same games.
+    """
+    for number, log in enumerate(result.logs):
+        if log.count:
+            yield from _records_of(result, number, problems)
+
+
+def _records_of(result: Survey, number: int, problems: Report) -> Iterator[Game]:
+    log = result.logs[number]
+    games = np.zeros(log.lines + 1, np.bool_)
+    for columns in log.games.values():
+        games[np.array(columns.line, np.int64)] = True
+    games[result.left_out[result.left_out[:, 0] == number, 1]] = False
+    try:
+        for first, lines in LineReader(log.file.path, log.size).blocks():
+            for at, line in enumerate(lines or (), first):
+                if at >= len(games) or not games[at]:
+                    continue
+                try:
+                    yield Game(read_record(line), log, at, len(line))
+                except LineError as error:
+                    problems(Problem(log.file.path, at, str(error)))
+    except RecordError as error:
+        if str(error) != log.unreadable:  # it changed since the survey
+            problems(Problem(log.file.path, 0, str(error)))

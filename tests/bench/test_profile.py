@@ -1,0 +1,131 @@
+"""`grove profile`: its arithmetic, and life without py-spy (its whole run: test_measuring.py)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from grove.bench.core.slices import Slice
+from grove.bench.profile.figures import TOLERANCE, worker_part
+from grove.bench.profile.spy import RATE, Sampling, find_py_spy, gil_shares
+from grove.bench.profile.stages import CPU, OTHER, Recorder, from_counters
+from grove.bench.profile.table import busy_warnings, stage_tables
+from grove.common.machine import usable_cores
+from tests.support.measuring_tools import content, measured, refused
+
+
+def test_search_threads_without_a_network_and_without_py_spy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grove.bench.profile.profile.find_py_spy", lambda: None)
+    out = tmp_path / "out"
+    said = measured(
+        *("profile", "--games", 16, "--simulations", 8, "--workers", 1, "--pool", "thread", "--evaluator", "test"),
+        *("--seconds", 1, "--out", out),
+    )
+    found = content(out / "profile.json")
+    assert "py-spy is not installed" in found["py_spy"]["fault"]
+    assert "grove-selfplay[profile]" in said
+    assert found["server"]["threads"] == {}
+    assert {"ask", "tell"} <= {stage["stage"] for stage in found["workers"]["stages"]}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--seconds", "0"), "seconds is 0"),
+        (("--games", "0"), "games is 0"),
+        (("--seed", "-1"), "seed is -1"),
+        (("--game", "chess"), "chess"),
+        (("--preset", "blob"), "the known presets are"),
+        (("--out", "."), "it holds 'something' already; give a new or empty folder"),
+    ],
+)
+def test_bad_settings_end_with_one_line(
+    flags: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "something").touch()
+    assert words in refused(capsys, "profile", *flags)
+
+
+# -- arithmetic --------------------------------------------------------------------------------------------------------
+
+
+def test_stages_are_exclusive_and_sum_up_to_all_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("grove.bench.profile.stages.time.perf_counter", lambda: now[0])
+
+    def pass_time(seconds: float) -> None:
+        now[0] += seconds
+
+    recorder = Recorder()
+    recorder.here()
+    inner = recorder.timed("inner", pass_time)
+    outer = recorder.timed("outer", lambda: (pass_time(1.0), inner(2.0), pass_time(4.0)))
+    pass_time(8.0)
+    outer()
+    with pytest.raises(ZeroDivisionError):
+        recorder.timed("inner", lambda: 1 / 0)()
+    pass_time(16.0)
+    counters = recorder.counters()
+    assert from_counters(counters) == {OTHER: [24.0, 0], "outer": [5.0, 1], "inner": [2.0, 2]}
+    assert recorder.counters()[CPU] >= counters[CPU] > 0
+
+
+def test_a_sum_that_does_not_fit_the_clock_is_said() -> None:
+    counters = {"stage:ask:wall": 3.0, "thread_cpu_s": 2.0, "stage:ask:calls": 6.0, "stage:paused:wall": 9.0}
+    part = worker_part(Slice(2.0, {**counters, "requests": 4, "evaluations": 10}, {}), 2)
+    assert part["unaccounted_share"] == pytest.approx(0.25)
+    assert not part["adds_up"]
+    figures = {"load": {"pool": "thread"}, "workers": part, "server": {"threads": {}}, "tolerance": TOLERANCE}
+    assert "+25.0% not accounted for (tolerance 3%): DOES NOT ADD UP" in stage_tables(figures)[0]
+
+
+@pytest.mark.parametrize(
+    ("moved", "others", "said"),
+    [
+        (0.02, 0.0, []),
+        (0.25, 0.0, ["beware: the burn probe beside the passes moved by up to 25%"]),
+        (0.02, 99.0, ["beware: other programs used 99.0 of"]),
+        (0.25, None, ["beware: the burn probe", "how much other programs used meanwhile is not known"]),
+    ],
+)
+def test_a_machine_that_was_not_quiet_is_said(moved: float, others: float | None, said: list[str]) -> None:
+    warnings = busy_warnings({"machine_beside": {"probe_moved": moved, "others_cpu": others}}, usable_cores())
+    assert len(warnings) == len(said)
+    assert all(warning.startswith(words) for warning, words in zip(warnings, said, strict=True))
+
+
+def test_who_held_the_lock_is_read_from_py_spy() -> None:
+    text = "thread (0x7F1): zmq-channel;_run (a.py:1);b (c.py:2) 30\nthread (0x7F2): lane-0;run (x.py:3) 5\n"
+    text += f"thread (0x7F1): zmq-channel;_run (a.py:1) {RATE - 30}\n"
+    assert gil_shares(text, 2.0) == {"zmq-channel": 0.5, "lane-0": pytest.approx(5 / RATE / 2)}
+
+
+def test_py_spy_is_found_beside_the_interpreter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_py_spy() is None
+    (tmp_path / "py-spy").touch()
+    assert find_py_spy() == str(tmp_path / "py-spy")
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo 'Error: Permission Denied: Try running again' >&2; exit 1", "Permission Denied: Try running again"),
+        ("exit 1", "py-spy ended without a word"),
+        ("exit 0", "py-spy ended without a word"),
+    ],
+)
+def test_a_forbidden_py_spy_is_a_reason_and_no_fault(script: str, reason: str, tmp_path: Path) -> None:
+    program = tmp_path / "py-spy"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    found = Sampling(str(program), {"worker": 1}, tmp_path, 1, gil=False).end()
+    assert (found.files, found.faults) == ({}, {"worker": reason})

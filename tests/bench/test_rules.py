@@ -1,0 +1,235 @@
+"""The batching rules that ours is measured against: literal lists of events, and that none loses or keeps rows."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from grove.bench.core.modes import FIXED
+from grove.bench.core.results import mean_visit_entropy
+from grove.bench.core.rules import (
+    LESS_NS,
+    MORE_NS,
+    RESCUE_NS,
+    SHORT_NS,
+    WINDOW_NS,
+    AdaptiveWait,
+    AlwaysWaited,
+    Drain,
+    FullOnly,
+    OneMillisecond,
+    TimeOutOnly,
+)
+from grove.game import load_game
+from grove.inference_server import InferenceServer, ServerSettings
+from grove.inference_server.batching.policy import NO_WAKE_UP, Dispatch, Limits, Policy, PolicyKind, Wait
+from grove.mcts import SearchSettings
+from grove.records.record import GameRecord
+from grove.workers.selfplay.evaluators import ServedEvaluator, row_spec
+from grove.workers.selfplay.group import Group
+from tests.support.arithmetic_network import ArithmeticBackend
+
+DELAY = 5_000_000
+LIMITS = Limits(buckets=(64, 128, 256), max_delay_ns=DELAY, idle_after_ns=100_000_000, min_share_rows=32)
+
+CASES = {
+    "full-only: one saturated client does not matter": (
+        FullOnly,
+        [("lane_free", 0), ("rows_arrived", 1, 100, 0, 0), ("client_blocked", 1), ("decide", 1)],
+        [Wait(RESCUE_NS)],
+    ),
+    "full-only: the top bucket leaves, the rest waits": (
+        FullOnly,
+        [("lane_free", 0), ("lane_free", 1), ("rows_arrived", 1, 300, 0, 7), ("decide", 7), ("decide", 7)],
+        [Dispatch(1, 0, 256, 256, "full"), Wait(7 + RESCUE_NS)],
+    ),
+    "full-only: rescued": (
+        FullOnly,
+        [("lane_free", 0), ("rows_arrived", 1, 100, 0, 0), ("decide", RESCUE_NS - 1), ("decide", RESCUE_NS)],
+        [Wait(RESCUE_NS), Dispatch(0, 0, 100, 128, "delay")],
+    ),
+    "time-out-only: full does not matter": (
+        TimeOutOnly,
+        [("lane_free", 0), ("rows_arrived", 1, 300, 0, 0), ("decide", DELAY - 1), ("decide", DELAY)],
+        [Wait(DELAY), Dispatch(0, 0, 256, 256, "delay")],
+    ),
+    "drain: whatever waits, without a share for the other lane": (
+        Drain,
+        [
+            ("lane_free", 0),
+            ("lane_free", 1),
+            ("decide", 0),
+            ("rows_arrived", 1, 3, 0, 5),
+            ("decide", 5),
+            ("rows_arrived", 1, 300, 0, 6),
+            ("decide", 6),
+            ("decide", 6),
+        ],
+        [NO_WAKE_UP, Dispatch(1, 0, 3, 64, "free"), Dispatch(0, 0, 256, 256, "free"), NO_WAKE_UP],
+    ),
+    "1ms: after a millisecond": (
+        OneMillisecond,
+        [("lane_free", 0), ("rows_arrived", 1, 3, 0, 5), ("decide", 5), ("decide", 5 + SHORT_NS)],
+        [Wait(5 + SHORT_NS), Dispatch(0, 0, 3, 64, "delay")],
+    ),
+    "1ms: or full": (
+        OneMillisecond,
+        [("lane_free", 0), ("rows_arrived", 1, 256, 0, 5), ("decide", 5)],
+        [Dispatch(0, 0, 256, 256, "full")],
+    ),
+    "always-waited: the window begins when a lane sees rows": (
+        AlwaysWaited,
+        [
+            ("rows_arrived", 1, 300, 0, 0),
+            ("decide", 0),
+            ("lane_free", 0),
+            ("decide", 50),
+            ("decide", 50 + WINDOW_NS - 1),
+            ("decide", 50 + WINDOW_NS),
+        ],
+        [NO_WAKE_UP, Wait(50 + WINDOW_NS), Wait(50 + WINDOW_NS), Dispatch(0, 0, 256, 256, "delay")],
+    ),
+    "always-waited: anew for the next lane": (
+        AlwaysWaited,
+        [
+            ("lane_free", 0),
+            ("lane_free", 1),
+            ("rows_arrived", 1, 300, 0, 0),
+            ("decide", 0),
+            ("decide", WINDOW_NS),
+            ("decide", WINDOW_NS),
+            ("decide", 2 * WINDOW_NS),
+        ],
+        [Wait(WINDOW_NS), Dispatch(1, 0, 256, 256, "delay"), Wait(2 * WINDOW_NS), Dispatch(0, 0, 44, 64, "delay")],
+    ),
+    "adaptive-wait: full": (
+        AdaptiveWait,
+        [("lane_free", 0), ("rows_arrived", 1, 300, 0, 0), ("decide", 0)],
+        [Dispatch(0, 0, 256, 256, "full")],
+    ),
+    "adaptive-wait: in vain, then one request, and less the next time": (
+        AdaptiveWait,
+        [
+            ("lane_free", 0),
+            ("rows_arrived", 1, 20, 0, 0),
+            ("rows_arrived", 2, 30, 0, 1),
+            ("decide", 1),
+            ("decide", 1 + WINDOW_NS),
+            ("lane_free", 0),
+            ("decide", 2 * WINDOW_NS),
+        ],
+        [Wait(1 + WINDOW_NS), Dispatch(0, 0, 20, 64, "single"), Wait(3 * WINDOW_NS - LESS_NS)],
+    ),
+    "adaptive-wait: what comes beside a single request makes the wait longer, and no second one is taken": (
+        AdaptiveWait,
+        [
+            ("lane_free", 0),
+            ("lane_free", 1),
+            ("rows_arrived", 1, 20, 0, 0),
+            ("decide", 0),
+            ("decide", WINDOW_NS),
+            ("rows_arrived", 2, 30, 0, WINDOW_NS),
+            ("decide", WINDOW_NS),
+            ("decide", 3 * WINDOW_NS),
+            ("lane_free", 1),
+            ("decide", 5 * WINDOW_NS),
+        ],
+        [
+            Wait(WINDOW_NS),
+            Dispatch(1, 0, 20, 64, "single"),
+            Wait(2 * WINDOW_NS - LESS_NS + MORE_NS),
+            Wait(4 * WINDOW_NS - LESS_NS + MORE_NS),
+            Dispatch(1, 0, 30, 64, "single"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_events(name: str) -> None:
+    kind, events, expected = CASES[name]
+    policy = kind(LIMITS)
+    for client in (1, 2):
+        policy.client_joined(client, 1)
+    decisions = []
+    for event, *arguments in events:
+        result = getattr(policy, event)(*arguments)
+        if event == "decide":
+            decisions.append(result)
+    assert decisions == expected
+
+
+@pytest.mark.parametrize("kind", [*FIXED.values(), AlwaysWaited])
+def test_every_row_leaves_by_the_clock_or_at_the_end(kind: PolicyKind) -> None:
+    policy = kind(LIMITS)
+    policy.client_joined(1, 4)
+    now = sent = 0
+    for rows in (1, 70, 200, 300):
+        policy.rows_arrived(1, rows, 0, now)
+        policy.lane_free(0)
+        while not isinstance(decision := policy.decide(now), Dispatch):
+            assert decision.until_ns is not None
+            assert decision.until_ns > now
+            now = decision.until_ns
+        sent += decision.rows
+        assert policy.reasons[decision.reason] >= 1
+    policy.drain()
+    while policy.waiting_rows:
+        policy.lane_free(0)
+        decision = policy.decide(now)
+        assert isinstance(decision, Dispatch)
+        assert decision.reason == "drain"
+        sent += decision.rows
+    assert sent == 571
+
+
+# -- real searches -----------------------------------------------------------------------------------------------------
+
+GAME, EACH = "hex:size=3", 16
+
+
+def played_by(server: InferenceServer, first: int) -> list[GameRecord]:
+    """Play `EACH` games from index `first` on in one group, one request at a time; return them as they ended."""
+    game = load_game(GAME)
+    group = Group(game, GAME, SearchSettings(simulations=6), EACH, None)
+    evaluator = ServedEvaluator(server.connect(1), game.num_actions)
+    group.start(1, range(first, first + EACH))
+    while group.playing:
+        while len(decided := group.grow()):
+            group.play(decided)
+        for rows in group.ask():
+            evaluator.submit(rows)
+            answer = evaluator.collect(20.0)
+            assert answer is not None, "no wait without an end"
+            group.tell(rows.ids.copy(), answer)
+    evaluator.close()
+    return group.finished
+
+
+def games_under(rule: PolicyKind) -> tuple[list[GameRecord], dict[str, int]]:
+    """Play the same games in two threads behind a server with `rule`; return them by index, and why batches left."""
+    spec = row_spec(load_game(GAME))
+    backend = ArithmeticBackend(spec)
+    settings = ServerSettings(max_batch=backend.buckets[-1], max_delay_us=1000)
+    with InferenceServer(spec, [backend], settings, rule) as server, ThreadPoolExecutor(2) as threads:
+        games = [record for part in threads.map(lambda at: played_by(server, at), (0, EACH)) for record in part]
+        reasons = dict(server.stats()["reasons"])
+    return sorted(games, key=lambda record: record.index), reasons
+
+
+def gist(games: list[GameRecord]) -> list[object]:
+    return [(record.index, record.moves, record.visits, record.values, record.utilities) for record in games]
+
+
+def test_whatever_the_rule_the_same_games_are_searched() -> None:
+    ours, reasons = games_under(Policy)
+    assert len(ours) == 2 * EACH
+    assert reasons["saturated"] + reasons["full"] > 0
+    assert (mean_visit_entropy(record.visits for record in ours) or 0) > 0
+    for rule, own in ((FullOnly, "full"), (TimeOutOnly, "delay"), (Drain, "free"), (OneMillisecond, "delay"),
+                      (AdaptiveWait, "single"), (AlwaysWaited, "delay")):  # fmt: skip
+        games, reasons = games_under(rule)
+        assert gist(games) == gist(ours), rule
+        assert reasons[own] > 0, rule
+        assert reasons["saturated"] == 0, rule

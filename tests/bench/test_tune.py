@@ -1,0 +1,273 @@
+"""`grove tune`: what it concludes, the preset; a real one that Ctrl-C ends.
+
+test_tune_space.py has what it may try and tries first; test_readme.py makes a whole one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+
+from grove.bench.core.estimate import Played
+from grove.bench.core.probe import Probe
+from grove.bench.core.rounds import Round
+from grove.bench.core.slices import Slice
+from grove.bench.tune.chart import draw_tuned
+from grove.bench.tune.found import DEFAULT, Trial, Tuned
+from grove.bench.tune.gain import gain_of, interval
+from grove.bench.tune.proof import Entry, grid_entries, judge
+from grove.bench.tune.report import finding, print_tuned, rows
+from grove.bench.tune.screen import TuneScreen
+from grove.bench.tune.search import enough
+from grove.commands.tune import Tune, preset_settings, save_preset
+from grove.common.errors import SettingError
+from grove.run import preset
+from grove.run.settings import SelfPlay, flatten, parse
+from tests.conftest import Grove
+from tests.support.measuring_tools import MLP, content, exits, refused
+from tests.support.tune_tools import BASE, network_alone
+
+TINY = (
+    *MLP,
+    *("--simulations", "4", "--games-per-worker", "32", "--groups", "2", "--lanes", "1", "--max-batch", "64"),
+    *("--pool", "thread", "--workers", "1", "--probe-limit", "1"),
+)
+
+
+# -- what is concluded -------------------------------------------------------------------------------------------------
+
+
+def a_slice(simulations: float) -> Slice:
+    return Slice(1.0, {"evaluations": 0.9 * simulations, "simulations": simulations}, {}, 1.0)
+
+
+def a_round(default: float, best: float, probe: float = 1.0) -> Round:
+    probes = (Probe(probe, 2 * probe, 2), Probe(probe, 2 * probe, 2))
+    return Round(probes, 0.0, {DEFAULT: a_slice(default), "trial 1": a_slice(best)})
+
+
+def tuned(ratios: list[float], probe: float = 1.0) -> Tuned:
+    """A tuning whose best trial came to `ratios` in the last rounds, the first of which had another `probe`."""
+    pairs = [(a_slice(120.0), a_slice(100.0))]
+    one = Trial(number=1, why="searched", choice=BASE._replace(groups=2), pairs=pairs, seconds=9.0)
+    failed = Trial(number=2, why="searched", choice=BASE, state="failed", note="no memory")
+    found = Tuned(default=BASE, network=network_alone(), trials=[one, failed], seconds=60.0)
+    found.rounds = [a_round(100.0, 100 * r, probe if i == 0 else 1.0) for i, r in enumerate(ratios)]
+    found.finalists = {"trial 1": one} if ratios else {}
+    found.gains = {name: gain_of(found.rounds, name, DEFAULT, 0.1) for name in found.finalists}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("count", "ends", "confidence"), [(1, (1, 1), 0), (3, (1, 3), 0.75), (7, (1, 7), 0.984), (9, (2, 8), 0.961)]
+)
+def test_the_interval_is_the_one_of_a_median(count: int, ends: tuple[int, int], confidence: float) -> None:
+    low, high, found = interval([float(value) for value in range(count, 0, -1)])
+    assert (low, high) == ends
+    assert found == pytest.approx(confidence, abs=0.001)
+
+
+def test_a_gain_must_be_worth_it_and_no_chance() -> None:
+    good = tuned([1.2, 1.3, 1.26, 1.22, 1.28, 1.24, 1.9], probe=2.0)
+    assert good.gain is not None
+    assert good.gain.middle == pytest.approx(1.27)
+    assert (good.gain.low, good.gain.rounds, good.gain.dropped) == (1.22, 6, 1)
+    assert good.winner == BASE._replace(groups=2)
+    assert finding(good).startswith("Tuned settings play at 1.27x the default [1.22, 1.90] (97 %, 6 rounds) (1 setting")
+    for ratios in ([1.01] * 7, [1.2, 1.3, 0.9, 1.2, 1.2, 1.2, 1.2]):
+        same = tuned(ratios)
+        assert same.winner == BASE
+        assert finding(same).startswith("The default is as good: the best of 1 setting tried came to")
+
+
+def test_without_the_last_measurement_nothing_is_claimed() -> None:
+    found = tuned([])
+    assert (found.gain, found.winner, found.best) == (None, BASE, found.trials[0])
+    found.interrupted = True
+    assert "the best so far was at 1.20x the default in a short trial" in finding(found)
+    found.trials[0].pairs = [(a_slice(90.0), a_slice(100.0))]
+    assert finding(found) == "Stopped early: nothing was ahead yet (1 setting tried)"
+    found.interrupted = False
+    assert finding(found) == "The default is as good: none of 1 setting tried was ahead of it"
+
+
+def test_of_too_few_quiet_rounds_nothing_is_concluded() -> None:
+    busy = tuned([1.2, 1.3, 1.26, 1.22, 1.28, 1.24], probe=2.0)
+    assert busy.gain is not None
+    assert (busy.gain.rounds, busy.gain.busy, busy.gain.better, busy.winner) == (6, True, False, BASE)
+    assert finding(busy).startswith("Nothing is concluded: fewer than 6 rounds were quiet by the burn probe; the best")
+    assert "1.20x the default [1.20, 1.20] (75 %, 3 rounds)" in finding(tuned([1.2] * 3))
+
+
+def test_the_last_measurement_goes_on_until_enough_is_quiet_but_not_for_ever() -> None:
+    quiet, busy = a_round(100, 120), [a_round(100, 120, probe) for probe in (1.5, 2.0)]
+    assert not enough([], 6, 0.1)
+    assert not enough([quiet] * 5, 6, 0.1)
+    assert enough([quiet] * 6, 6, 0.1)
+    assert not enough([*[quiet] * 5, *busy], 6, 0.1)
+    assert enough([*[quiet] * 6, *busy], 6, 0.1)
+    assert enough([*[quiet] * 5, *busy * 4], 6, 0.1)
+
+
+def test_no_preset_of_a_proof_that_is_none(own: Path) -> None:
+    asked_for = parse(Tune, ["--name", "mine"], "grove")
+    assert save_preset(asked_for, tuned([1.2] * 5)) is None
+    assert not own.exists()
+    assert save_preset(asked_for, tuned([1.2] * 6)) == own / "mine.toml"
+
+
+STEADY = {"games": 40.0, "decisions": 400.0, "in_progress": 100.0, "simulations": 50 * 450.0, "moves": 400.0}
+"""400 decisions of 50 simulations each and 100 half-made ones."""
+
+
+def test_rows_and_chart_of_all_kinds_of_trials(tmp_path: Path) -> None:
+    found = tuned([1.2, 1.3, 1.25, 1.22, 1.28, 1.24])
+    found.trials.append(Trial(number=3, why="searched", choice=BASE, state="cut", pairs=[(a_slice(60), a_slice(100))]))
+    found.trials.append(Trial(number=4, why="searched", state="skipped", note="too large"))
+    found.trials[0].expected = 1.5
+    found.played = [Played.of(STEADY, [10] * 40)]
+    first, failed, cut, skipped = rows(found, {"matches": 1, "rounds": 18})
+    assert (first["by_default"], first["matches_per_minute"], first["rounds_per_minute"]) == (1.2, 14.4, 14.4 * 18)
+    assert (first["expected_by_default"], failed["expected_by_default"]) == (1.5, None)
+    said = io.StringIO()
+    print_tuned(found, {"matches": 1, "rounds": 18}, Console(file=said, width=200))
+    assert "searched: expected 1.50x the default, measured 1.20x [1.20, 1.20]\n" in said.getvalue()
+    assert (failed["note"], failed["by_default"], failed["simulations_per_second"]) == ("no memory", None, None)
+    assert (cut["state"], cut["by_default"], skipped["workers"]) == ("cut", 0.6, None)
+    picture = imread(draw_tuned(found, tmp_path / "chart.png", title=finding(found)))[..., :3]
+    assert picture.shape[1] == 1800
+    assert all((edge == 1.0).all() for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]))
+
+
+def test_the_proof_takes_the_best_of_the_grid_as_measured_again() -> None:
+    names = ("workers", "games_per_worker", "groups", "batch_size", "window_us", "lanes")
+    row = dict.fromkeys(names, 1) | {"success": True, "threads": True, "dtype": "fp32"}
+    grid = [row | {"evaluations_per_second": rate, "workers": rate} for rate in (5, 9, 7)]
+    entries = grid_entries([*grid, {"success": False}], {"cache": 0}, best=2)
+    assert [(one.name, one.choice.workers, one.choice.pool) for one in entries] == [
+        *(("grid 1", 9, "thread"), ("grid 2", 7, "thread")),
+    ]
+    probes = (Probe(1.0, 2.0, 2), Probe(1.0, 2.0, 2))
+    slices = {"grid 1": a_slice(100), "grid 2": a_slice(110), "tune a": a_slice(99)}
+    best, gain = judge([Round(probes, 0.0, slices)] * 3, [*entries, Entry("tune a", BASE)], "tune a")
+    assert (best, gain.middle) == ("grid 2", 0.9)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_screen_shows_what_is_tried_and_found(terminal: bool) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=150, highlight=False)
+    trial = tuned([]).trials[0]
+    with TuneScreen(console, 100.0) as screen:
+        screen.begins(trial, 50.0)
+        screen.ended(trial)
+    shown = out.getvalue()
+    assert "1.20x" in shown
+    assert "1 thread x 2048 games in 2 groups" in shown
+    assert ("left, 1 tried" in shown) == terminal
+
+
+# -- the preset --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the user's own presets."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config" / "grove" / "presets"
+
+
+def test_a_preset_holds_the_load_and_what_was_searched(own: Path) -> None:
+    asked_for = parse(Tune, ["--game", "hex:size=5", "--simulations", "30", "--reuse", "--name", "mine"], "grove")
+    found = tuned([1.2] * 6)
+    path = preset.write_preset("mine", "hex\nfor me", preset_settings(asked_for, found))
+    assert path == own / "mine.toml"
+    assert path.read_text().startswith("# hex for me\n")
+    settings = flatten(parse(SelfPlay, ["--preset", "mine"], "grove"))
+    wanted = found.winner._asdict() | {"game": "hex:size=5", "simulations": 30, "reuse": True, "preset": "mine"}
+    assert {name: settings[name] for name in wanted} == wanted
+    usual = flatten(parse(SelfPlay, [], "grove"))
+    assert {name for name in usual if settings[name] != usual[name]} <= set(wanted)
+
+
+def test_names_are_checked(own: Path) -> None:
+    preset.check_new("mine-2.0_b", overwrite=False)
+    for name in ("", "../mine", "a/b", ".mine", "x" * 65, "mine\n"):
+        with pytest.raises(SettingError, match="letters, digits, dots"):
+            preset.check_new(name, overwrite=True)
+    preset.write_preset("mine", "mine", {"game": "connect_four"})
+    for name in ("mine", "blob-light"):
+        with pytest.raises(SettingError, match=r"is there; choose another --name or give --overwrite"):
+            preset.check_new(name, overwrite=False)
+        preset.check_new(name, overwrite=True)
+
+
+# -- what a user can mend ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--minutes", "1", "--seconds", "60"), "--seconds 60 is given too; give one of them"),
+        (("--seconds", "5"), "the budget must lie in 10..1000000 seconds"),
+        (("--minutes", "-1"), "minutes is -1.0"),
+        (("--knobs", "workers,simulations"), "'simulations' is not searched; choose from pool, workers"),
+        (("--knobs", ","), "it names nothing to search"),
+        (("--name", "a/b"), "name is 'a/b'"),
+        (("--name", "blob-light"), "choose another --name or give --overwrite"),
+        (("--probe-limit", "2"), "probe-limit is 2.0"),
+        (("--seed", "-1"), "seed is -1"),
+        (("--evaluator", "local"), "leave --evaluator out"),
+        (("--game", "chess"), "chess"),
+        (("--worlds", "2"), "nothing is hidden in connect_four"),
+        (("--games-per-worker", "60000", "--groups", "1", "--pool", "thread"), "60000"),
+    ],
+)
+def test_bad_settings_end_with_one_line(
+    flags: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], own: Path
+) -> None:
+    assert words in refused(capsys, "tune", *flags, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_optuna(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert "pip install 'optuna>=4'" in refused(capsys, "tune")
+
+
+# -- real ones ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+def test_an_interrupt_ends_with_the_best_so_far(grove: Grove, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = grove.start("tune", *TINY, "--knobs", "games-per-worker,groups", "--seconds", "60", "--out", out)
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not any(line.startswith("0: ") for line in lines):
+        line = process.stdout.readline()
+        assert line, lines
+        lines.append(line)
+    process.send_signal(signal.SIGINT)
+    done = grove.end(process)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert sorted(path.name for path in out.iterdir()) == ["chart.png", "results.json", "run.json", "trials.csv"]
+    results, run = content(out / "results.json"), content(out / "run.json")
+    assert results["interrupted"]
+    assert results["gain"] is results["preset"] is None
+    assert results["finding"] in done.stdout
+    assert f"its limit: {results['limit']['text']}; next: " in "".join(lines)
+    assert (results["default"]["games_per_worker"], run["settings"]["simulations"]) == (32, 4)
+    trial = next(csv.DictReader(io.StringIO((out / "trials.csv").read_text())))
+    assert (trial["trial"], trial["pool"], trial["lanes"]) == ("0", "thread", "1")
+    assert imread(out / "chart.png").shape[1] == 1800
+    page = tmp_path / "page.html"
+    assert exits("report", out, "--out", page) == 0
+    assert results["finding"] in page.read_text()

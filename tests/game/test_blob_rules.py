@@ -1,0 +1,263 @@
+"""Blob's rules: OpenSpiel, the slow twin, and cases that can be checked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyspiel
+import pytest
+
+from grove.common.errors import SettingError
+from grove.game import check, load_game
+from grove.game.blob import Blob
+from tests.support.blob_tools import both, legal_of, play, scores_of, start_state
+from tests.support.naive_blob import NaiveRound, match_sizes, observation
+
+ROUNDS_PER_SETTING = 700
+ORACLE = [(3, c) for c in (1, 2, 4, 7, 10, 13, 17)] + [(4, c) for c in (1, 2, 3, 5, 7, 9, 12)]
+ORACLE += [(5, c) for c in (1, 3, 5, 8, 10)] + [(6, c) for c in (1, 2, 3, 5, 8)] + [(7, c) for c in (1, 2, 4, 5, 7)]
+"""(players, cards): 29 settings times 700 rounds."""
+
+
+def oracle_card(card: int) -> int:
+    """Return OpenSpiel's number of a card: 4 * rank + suit, suits clubs, diamonds, spades, hearts."""
+    return 4 * (card % 13) + (2, 3, 0, 1)[card // 13]
+
+
+def oracle_round(players: int, cards: int, rng: np.random.Generator):
+    """Return an OpenSpiel state at its first bid, and hands, trump and dealer as we number them."""
+    text = f"oh_hell(players={players},num_tricks_fixed={cards},off_bid_penalty=true,points_per_trick=1)"
+    state = pyspiel.load_game(text).new_initial_state()
+    order = [int(card) for card in rng.permutation(52)]
+    dealer, upcard = int(rng.integers(players)), order[players * cards]
+    for action in (cards, dealer, *map(oracle_card, order[: players * cards]), oracle_card(upcard)):
+        state.apply_action(action)
+    hands = [set(order[seat : players * cards : players]) for seat in range(players)]
+    return state, hands, upcard // 13, dealer
+
+
+@pytest.mark.parametrize(("players", "cards"), ORACLE)
+def test_rounds_agree_with_openspiel(players: int, cards: int) -> None:
+    game, rng = Blob(players, cards), np.random.default_rng([players, cards])
+    theirs, ours = [], []
+    for _ in range(ROUNDS_PER_SETTING):
+        state, hands, trump, dealer = oracle_round(players, cards, rng)
+        theirs.append(state)
+        ours.append(start_state(game, hands, trump, dealer))
+    states = np.concatenate(ours)
+    moves = 0
+    mover, done = np.zeros(len(states), np.int8), np.zeros(len(states), np.bool_)
+    offsets, actions = np.zeros(len(states) + 1, np.int64), np.zeros(len(states) * game.max_legal, np.int32)
+    utility = np.zeros((len(states), players))
+    while not theirs[0].is_terminal():
+        game.to_play(states, mover)
+        game.legal(states, offsets, actions)
+        chosen = np.empty(len(states), np.int32)
+        for i, state in enumerate(theirs):
+            legal = actions[offsets[i] : offsets[i + 1]].tolist()
+            bids = moves < players
+            mapped = [52 + a for a in legal] if bids else sorted(map(oracle_card, legal))
+            assert state.current_player() == mover[i]
+            assert state.legal_actions() == mapped
+            chosen[i] = legal[rng.integers(len(legal))]
+            state.apply_action(52 + int(chosen[i]) if bids else oracle_card(int(chosen[i])))
+        game.step(states, chosen)
+        moves += 1
+    assert moves == game.max_moves
+    game.outcome(states, done, utility)
+    assert done.all()
+    scores = np.maximum(0, np.array([state.returns() for state in theirs]))
+    np.testing.assert_allclose(utility, 2 * scores / (10 + cards) - 1, atol=1e-12)
+
+
+@pytest.mark.parametrize("spec", ["blob:players=8,cards=6", "blob:players=4,cards=13", "blob:players=5,cards=4"])
+def test_rounds_agree_with_the_twin(spec: str) -> None:
+    """What OpenSpiel cannot express: eight players, all 52 cards dealt, no trump."""
+    game, rng = load_game(spec), np.random.default_rng(3)
+    for number in range(150):
+        state, twin = both(game, rng, trump=4 if number % 2 else None)
+        while not twin.over():
+            mover = np.zeros(1, np.int8)
+            game.to_play(state, mover)
+            assert int(mover[0]) == twin.mover
+            assert legal_of(game, state) == twin.legal()
+            play(game, state, twin, int(rng.choice(twin.legal())))
+        assert scores_of(game, state) == twin.scores()
+
+
+@pytest.mark.parametrize("layout", ["rotated", "source"])
+def test_rows_equal_the_list_of_slots(layout: str) -> None:
+    rng = np.random.default_rng(4)
+    unit = np.full(256, 1 / 120)
+    unit[52:104] = 8 / 120
+    for players, cards in ((3, 13), (4, 5), (5, 7), (8, 6), (7, 7)):
+        game = Blob(players, cards, layout=layout)  # type: ignore[arg-type]
+        for _ in range(20):
+            state, twin = both(game, rng)
+            while not twin.over():
+                row = np.full((1, 256), 77, np.int8)
+                game.observe(state, row)
+                wanted = np.array(observation(twin, layout == "rotated"))
+                assert np.abs(row[0] * unit - wanted).max() <= 1 / 240 + 1e-12
+                play(game, state, twin, int(rng.choice(twin.legal())))
+
+
+@pytest.mark.parametrize("spec", ["blob:players=3,cards=4", "blob:players=5,match=3", "blob:players=8,cards=6"])
+def test_the_contract_is_kept(spec: str) -> None:
+    check(load_game(spec), games=6)
+
+
+# -- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def bids_left(players: int, cards: int, bids: list[int]) -> list[int]:
+    game = Blob(players, cards)
+    state = np.zeros(1, game.state_dtype)
+    game.initial(np.zeros(1, np.uint64), state)
+    for bid in bids:
+        game.step(state, np.array([bid], np.int32))
+    return legal_of(game, state)
+
+
+def test_the_dealer_may_not_make_the_bids_fit() -> None:
+    assert bids_left(3, 5, [1, 2]) == [0, 1, 3, 4, 5]
+    assert bids_left(4, 3, [2, 1, 1]) == [0, 1, 2, 3]
+    assert bids_left(3, 1, [1, 0]) == [1]
+
+
+def card(text: str) -> int:
+    return Blob().parse(text)
+
+
+def trick_winner(trump: int, played: str) -> int:
+    """Return the seat that takes the cards in `played`, led by seat 0."""
+    cards = [card(text) for text in played.split()]
+    game = Blob(len(cards), 1)
+    state = start_state(game, [{c} for c in cards], trump, dealer=len(cards) - 1)
+    for action in (*[0] * (len(cards) - 1), 0, *cards):
+        game.step(state, np.array([action], np.int32))
+    return int(np.flatnonzero(state["won"][0])[0])
+
+
+def test_trick_winners() -> None:
+    hearts, none = 1, 4
+    assert trick_winner(hearts, "C9 CK H2 H7") == 3
+    assert trick_winner(none, "S4 HA S3 DA") == 0
+    assert trick_winner(hearts, "H3 HA SA CA") == 1
+    assert trick_winner(0, "DT DJ S2 DA") == 2
+
+
+def test_scores() -> None:
+    game = Blob(3, 4)
+    state = start_state(game, [{0, 1, 2, 12}, {13, 14, 15, 16}, {26, 27, 28, 29}], 4, dealer=2)
+    for action in (3, 0, 0, 0, 13, 26, 1, 14, 27, 2, 15, 28, 12, 16, 29):
+        game.step(state, np.array([action], np.int32))
+    assert scores_of(game, state) == [0, 10, 10]  # bid 3 and took 4; bid 0 and took none
+
+
+# -- matches ---------------------------------------------------------------------------------------------------------
+
+
+def test_sizes_of_a_match() -> None:
+    assert Blob(5, match=7).rounds == match_sizes(7, 5)
+    assert len(match_sizes(7, 5)) == 18
+    assert Blob(3, match=1).rounds == [1] * 4
+    assert Blob(4, match=3, ones=1).rounds == [3, 2, 1, 2, 3]
+
+
+def test_a_match_carries_scores_and_draws_new_deals() -> None:
+    game, rng = Blob(4, match=3), np.random.default_rng(0)
+    for seed in (0, 1, 2, 12345678901234567890, 2**64 - 1):
+        state = np.zeros(1, game.state_dtype)
+        game.initial(np.array([seed], np.uint64), state)
+        moves: list[int] = []
+        totals = np.zeros(4, int)
+        for number, size in enumerate(match_sizes(3, 4)):
+            fields = state[0]
+            assert (fields["cards"], fields["trump"], fields["dealer"]) == (size, number % 5, number % 4)
+            hands = [{c for c in range(52) if int(h) >> c & 1} for h in fields["hands"]]
+            assert len(set.union(*hands)) == 4 * size
+            twin = NaiveRound(hands, number % 5, number % 4)
+            while not twin.over():
+                assert legal_of(game, state) == twin.legal()
+                moves.append(int(rng.choice(twin.legal())))
+                play(game, state, twin, moves[-1])
+            totals += twin.scores()
+            assert state[0]["totals"].tolist() == totals.tolist()
+        done, utility = np.zeros(1, np.bool_), np.zeros((1, 4))
+        game.outcome(state, done, utility)
+        assert done[0]
+        np.testing.assert_allclose(utility[0], 2 * totals / sum(10 + c for c in match_sizes(3, 4)) - 1)
+        check_annotations(game, seed, moves, totals)
+
+
+def check_annotations(game: Blob, seed: int, moves: list[int], totals: np.ndarray) -> None:
+    """The record alone must give the same scores: deal, bids and cards."""
+    extra = game.annotate(seed, moves)
+    left, sums = list(moves), np.zeros(game.num_players, int)
+    for setup, scores in zip(extra["setup"], extra["scores"], strict=True):
+        twin = NaiveRound([set(hand) for hand in setup["hands"]], setup["trump"], setup["dealer"])
+        while not twin.over():
+            twin.step(left.pop(0))
+        assert twin.scores() == scores
+        sums += scores
+    assert not left
+    assert sums.tolist() == totals.tolist()
+
+
+def test_setup_of_a_round_replays() -> None:
+    game, rng = Blob(5, 4), np.random.default_rng(1)
+    trumps, dealers = set(), set()
+    for seed in range(60):
+        assert game.annotate(seed, [])["scores"] is None
+        setup = game.annotate(seed, [])["setup"]
+        trumps.add(setup["trump"])
+        dealers.add(setup["dealer"])
+        twin, moves = NaiveRound([set(h) for h in setup["hands"]], setup["trump"], setup["dealer"]), []
+        while not twin.over():
+            moves.append(int(rng.choice(twin.legal())))
+            twin.step(moves[-1])
+        assert game.annotate(seed, moves)["scores"] == twin.scores()
+    assert trumps == {0, 1, 2, 3, 4}
+    assert dealers == {0, 1, 2, 3, 4}
+
+
+# -- texts and limits ------------------------------------------------------------------------------------------------
+
+
+def test_texts() -> None:
+    game = Blob(4, 5)
+    assert (card("SA"), card("h10"), card("bid 3"), card("S2/bid 0")) == (12, 21, 3, 0)
+    state = np.zeros(1, game.state_dtype)
+    game.initial(np.array([3], np.uint64), state)
+    assert game.render_move(state, 3) == "bid 3"
+    for text in ("", "bid 60", "X4", "S1", "SA/bid 1"):
+        with pytest.raises(SettingError, match="bid or a card"):
+            game.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("blob:players=2", "3 to 8"),
+        ("blob:players=9", "3 to 8"),
+        ("blob:players=4,cards=14", "1 to 13"),
+        ("blob:players=4,cards=-1", "1 to 13"),
+        ("blob:players=8,match=7", "1 to 6"),
+        ("blob:players=4,cards=5,match=7", "one round of `cards` or a match"),
+        ("blob:ones=3", "setting of a match"),
+        ("blob:layout=mine", "rotated or source"),
+    ],
+)
+def test_limits(spec: str, said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        load_game(spec)
+
+
+def test_canonical_names() -> None:
+    for given, name in {
+        "blob": "blob:players=4,cards=5",
+        "blob:players=5,match=7,ones=6": "blob:players=5,match=7",
+        "blob:players=5,match=7,ones=2": "blob:players=5,match=7,ones=2",
+    }.items():
+        assert load_game(given).name == name
+        assert load_game(name).name == name

@@ -1,0 +1,53 @@
+"""A game for one player is played like any other: its values are one number, and nothing is negated."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+
+import numpy as np
+import pytest
+
+from grove.game import check, load_game
+from grove.mcts import Forest, SearchSettings
+from tests.conftest import Grove
+from tests.support.one_player import Stairs
+from tests.support.search_tools import GAMES, HashEvaluator, plant_all, start
+
+RUN = ("selfplay", "--game", "tests.support.one_player:Stairs", "--games", 12, "--simulations", 12, "--workers", 2, "--seed", 3)
+
+
+def test_it_keeps_the_contract() -> None:
+    check(load_game("tests.support.one_player:Stairs"))
+
+
+@pytest.mark.parametrize("how", ["--evaluator test", "--evaluator rollout", "--pool process", "--pool thread"])
+def test_it_is_played_to_the_end(grove: Grove, how: str) -> None:
+    shutil.copy(inspect.getfile(Stairs), grove.folder)
+    grove.play(*RUN, *how.split(), "--network", "mlp:layers=1,width=8", "--out", "run")
+    for record in grove.exactly(grove.folder / "run", range(12), "tests.support.one_player:Stairs"):
+        assert record.status == "finished"
+        assert len(record.utilities) == 1
+        assert all(values is not None and len(values) == 1 and -1 <= values[0] <= 1 for values in record.values)
+    shown = grove.play("show", "run", "--rules", "tests.support.one_player:Stairs")
+    assert "the replay agrees" in shown
+    assert shown.count("seed ") > 2  # a position each move
+    stats = grove.play("data", "stats", "run")
+    assert "mean utility" in stats
+    assert "won" not in stats
+
+
+@pytest.mark.parametrize("name", ["stairs", "connect_four", "ring"])
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_values_of_another_width_are_refused(name: str, width: int) -> None:
+    game = GAMES[name]
+    forest = Forest(game, 1, SearchSettings(simulations=3))
+    plant_all(forest, [(start(game), 0)], np.zeros(1, np.uint64))
+    rows = forest.ask()
+    logits = np.zeros((1, game.num_actions), np.float32)
+    if width == game.num_players or (width == 1 and game.zero_sum):
+        forest.tell(rows.ids, logits, np.zeros((1, width), np.float32))
+        return
+    with pytest.raises(ValueError, match="values must be"):
+        forest.tell(rows.ids, logits, np.zeros((1, width), np.float32))
+    forest.tell(rows.ids, *HashEvaluator(game, game.num_players).batch(rows.observations))

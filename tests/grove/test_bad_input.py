@@ -1,0 +1,366 @@
+"""What a user can mend: one line on standard error with the remedy, exit status 2, no traceback, nothing lost."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from grove.cli import main
+from grove.game import load_game
+from grove.inference_server.models.model_file import save_model
+from grove.inference_server.networks.networks import build_network
+from grove.workers.selfplay.evaluators import row_spec
+from tests.conftest import Grove
+
+Refused = Callable[..., str]
+QUICK = ("selfplay", "--games", 2, "--simulations", 2)
+TINY = "resnet:blocks=1,channels=8"
+
+FLAGS = [
+    # what is given, what the line must say: the value and the remedy
+    (("--game", "conect_four"), ("conect_four", "did you mean connect_four?")),
+    (("--game", "chess"), ("chess", "connect_four, hex")),
+    (("--game", "hex:width=5"), ("width=5", "hex:size=7")),
+    (("--game", "hex:size=20"), ("20", "2 to 19")),
+    (("--game", "hex:size=1"), ("1", "2 to 19")),
+    (("--game", "hex:size=five"), ("five", "integer")),
+    (("--game", "connect_four:size=5"), ("connect_four", "no parameters")),
+    (("--game", "nosuch.module:Game"), ("nosuch", "run from the folder")),
+    (("--game", "blob:players=2"), ("players is 2", "3 to 8")),
+    (("--game", "blob:players=9,cards=3"), ("players is 9", "3 to 8")),
+    (("--game", "blob:players=8,cards=7"), ("cards is 7", "1 to 6", "share 52 cards")),
+    (("--game", "blob:players=5,match=11"), ("match is 11", "1 to 10", "match=10")),
+    (("--game", "blob:cards=5,match=3"), ("match is 3", "give one of them")),
+    (
+        ("--game", "blob:players=3,cards=14", "--network", "blobnet", "--device", "cpu"),
+        ("14 cards", "cards=13 or less"),
+    ),
+    (("--game", "connect_four", "--network", "blobnet", "--device", "cpu"), ("blob games", "resnet:blocks=3")),
+    (("--worlds", "0", "--game", "blob:cards=2"), ("worlds is 0", "1..1024")),
+    (("--worlds", "2", "--game", "connect_four"), ("worlds is 2", "nothing is hidden in connect_four", "--worlds 1")),
+    (("--preset", "blob-light", "--game", "hex:size=3"), ("nothing is hidden in hex:size=3", "--worlds 1")),
+    (("--game", "blob:cards=2", "--worlds", "3", "--simulations-per", "decision"), ("simulations is 2", "--worlds")),
+    (("--simulations-per", "game"), ("game", "'world', 'decision'")),
+    (("--preset", "blob-lihgt"), ("blob-lihgt", "blob-heavy, blob-light", "did you mean blob-light?")),
+    (("--preset", "chess"), ("chess", "presets/NAME.toml")),
+    (("--preset",), ("preset", "--help")),
+    (("--network", "transformer"), ("transformer", "resnet:blocks=3,channels=32")),
+    (("--network", "resnet:blocks=0"), ("blocks", "1..80")),
+    (("--network", "mlp:width=0"), ("width", "choose 1..")),
+    (("--network", "nosuch:Net"), ("nosuch", "run where it can be imported")),
+    (("--device", "tpu"), ("tpu", "'auto', 'cpu', 'cuda'")),
+    (("--dtype", "fp8"), ("fp8", "'auto', 'fp32', 'bf16'")),
+    (("--pool", "rayon"), ("rayon", "'auto', 'thread', 'process'")),
+    (("--evaluator", "oracle"), ("oracle", "'local', 'direct', 'rollout'")),
+    (("--evaluator", "local", "--pool", "thread"), ("thread", "--pool process")),
+    (("--games", "0"), ("games is 0", "at least 1")),
+    (("--games", "-5"), ("-5", "at least 1")),
+    (("--games", "many"), ("many", "--help")),
+    (("--workers", "-1"), ("-1", "0..1024")),
+    (("--games-per-worker", "-3"), ("-3", "0..65536")),
+    (("--groups", "-1"), ("groups is -1", "0..64")),
+    (("--simulations", "0"), ("simulations is 0", "1..1000000")),
+    (("--simulations", "2000000"), ("2000000", "1..1000000")),
+    (("--leaves", "0"), ("leaves is 0", "1..256")),
+    (("--cache", "-1"), ("cache is -1", "0..")),
+    (("--max-batch", "0"), ("max_batch is 0", "1 to 65536")),
+    (("--max-delay-us", "-1"), ("max_delay_us is -1", "from 0")),
+    (("--lanes", "-1"), ("lanes is -1", "from 0")),
+    (("--seed", "-1"), ("seed is -1", "0..2**63-1")),
+    (("--temperature", "hot"), ("hot", '--temperature "0:1,30:0"')),
+    (("--c-puct", "nan"), ("c_puct is nan", "choose --c-puct")),
+    (("--noise-fraction", "1.5"), ("noise_fraction is 1.5", "0.0..1.0")),
+    (("--timeout-utility", "2"), ("timeout_utility is 2", "-1.0..1.0")),
+    (("--frobnicate", "3"), ("frobnicate", "--help")),
+    (("--model", "no/such/file"), ("no/such/file", "--model")),
+    (("--config", "no/such.toml"), ("no/such.toml", "readable TOML file")),
+    (("--config",), ("config", "--help")),
+    (
+        ("--games-per-worker", "20000", "--games", "100000", "--simulations", "20000", "--groups", "64"),
+        ("GiB are free", "use fewer workers, games per worker, worlds or simulations"),
+    ),
+    (("--games-per-worker", "60000", "--games", "100000"), ("4096", "more --groups")),
+]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """Run `grove` in this process, in a folder of its own; it must end with status 2 and the one line returned."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def run(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        errors = capsys.readouterr().err
+        assert ended.value.code == 2, errors
+        lines = errors.splitlines()
+        assert len(lines) == 1, errors
+        assert lines[0].startswith("grove: ")
+        return lines[0]
+
+    return run
+
+
+@pytest.mark.parametrize(("flags", "fragments"), FLAGS, ids=[" ".join(flags)[:40] for flags, _ in FLAGS])
+def test_flags(tmp_path: Path, refused: Refused, flags: tuple[str, ...], fragments: tuple[str, ...]) -> None:
+    line = refused(*QUICK, "--out", tmp_path / "run", *flags)
+    for fragment in fragments:
+        assert fragment in line
+    assert not (tmp_path / "run").exists()  # what is wrong is known before anything is made
+
+
+def test_cuda_without_cuda(grove: Grove) -> None:
+    done = grove.run(*QUICK, "--device", "cuda", "--out", grove.folder / "run", cwd=None)
+    if done.returncode == 0:
+        pytest.skip("this machine has CUDA")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "cuda" in done.stderr
+    assert "--device" in done.stderr
+    # Mended, the same command works on the same folder.
+    grove.play(*QUICK, "--device", "cpu", "--out", grove.folder / "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "fragments"),
+    [
+        ("simulation = 5", ("'simulation' is no setting", "did you mean simulations?")),
+        ("[search]\nsimulations = 5", ("'search' is no setting", "--help")),
+        ("simulations = ", ("cannot be read", "readable TOML file")),
+        ('simulations = "many"', ("simulations is 'many'", "as int")),
+        ("simulations = true", ("simulations is True", "as int")),
+        ("simulations = 0", ("simulations is 0", "1..1000000")),
+        ('pool = "rayon"', ("rayon", "thread")),
+        ('evaluator = "oracle"', ("oracle", "rollout")),
+        ('device = "tpu"', ("tpu", "cuda")),
+        ("\udcff", ("cannot be read", "readable TOML file")),
+    ],
+)
+def test_config_files(tmp_path: Path, refused: Refused, text: str, fragments: tuple[str, ...]) -> None:
+    config = tmp_path / "bad.toml"
+    config.write_text(text, errors="surrogateescape")
+    line = refused(*QUICK, "--config", config, "--out", tmp_path / "run")
+    for fragment in fragments:
+        assert fragment in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_made_by_other_settings_is_refused_with_the_difference_and_unharmed(grove: Grove) -> None:
+    out = grove.folder / "run"
+    command = ("selfplay", "--games", 4, "--evaluator", "test", "--out", out)
+    grove.play(*command, "--simulations", 8, "--seed", 1)
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    line = grove.refused(*command, "--simulations", 9, "--seed", 2)
+    assert "simulations: 8 -> 9" in line
+    assert "seed: 1 -> 2" in line
+    assert "another --out" in line
+    line = grove.refused(*command, "--simulations", 8, "--game", "hex:size=3")
+    assert "game: 'connect_four' -> 'hex:size=3'" in line
+    assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
+
+
+def test_a_foreign_folder_is_refused_and_unharmed(tmp_path: Path, refused: Refused) -> None:
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter1.txt").write_text("do not touch")
+    assert "'chapter1.txt' but no run" in refused(*QUICK, "--evaluator", "test", "--out", out)
+    assert [path.name for path in out.iterdir()] == ["chapter1.txt"]
+
+
+def test_an_out_that_is_a_file(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "file").write_text("")
+    assert "writable folder as --out" in refused(*QUICK, "--evaluator", "test", "--out", tmp_path / "file")
+
+
+def test_a_folder_in_use_is_refused(grove: Grove, eventually) -> None:
+    out = grove.folder / "run"
+    command = ("selfplay", "--games", 100_000, "--evaluator", "test", "--simulations", 50, "--out", out)
+    first = grove.start(*command)
+    eventually((out / "config.toml").exists)
+    assert "in use" in grove.refused(*command)
+    first.terminate()
+    assert grove.end(first).returncode == 0
+
+
+# -- models and networks -------------------------------------------------------------------------------------------
+
+
+def model_file(folder: Path, spec: str = "connect_four") -> Path:
+    rows = row_spec(load_game(spec))
+    path = folder / "model.safetensors"
+    save_model(path, TINY, rows, build_network(TINY, rows).state_dict())
+    return path
+
+
+def refused_model(refused: Refused, path: Path) -> str:
+    line = refused(*QUICK, "--device", "cpu", "--model", path, "--out", path.with_name("run"))
+    assert str(path) in line
+    return line
+
+
+def test_a_truncated_model_file(tmp_path: Path, refused: Refused) -> None:
+    path = model_file(tmp_path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "truncated" in refused_model(refused, path)
+
+
+def test_a_model_of_another_game(tmp_path: Path, refused: Refused) -> None:
+    assert "choose a model of this game" in refused_model(refused, model_file(tmp_path, "hex:size=5"))
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(pickle.dumps({"weights": [1.0]}))
+    assert "is a pickle" in refused_model(refused, path)
+
+
+@pytest.mark.parametrize(
+    ("body", "fragment"),
+    [
+        ("super().__init__(); self.w = nn.Linear(1, 1); self.spec = s", "no argument"),
+        ("super().__init__(); raise ValueError('boom')", "boom"),
+    ],
+)
+def test_a_users_network_that_does_not_fit(grove: Grove, body: str, fragment: str) -> None:
+    (grove.folder / "mine.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n"
+        f"    def __init__(self, s):\n        {body}\n"
+        "    def forward(self, x):\n        return torch.zeros(len(x), 3), torch.zeros(len(x), 1)\n"
+    )
+    line = grove.refused(*QUICK, "--device", "cpu", "--network", "mine:Net", "--out", grove.folder / "run")
+    if fragment == "boom":
+        assert "boom" in line
+    else:
+        assert "(2, 3)" in line
+        assert "return logits [B, 7] and values [B, 1]" in line
+
+
+# -- a user's game -------------------------------------------------------------------------------------------------
+
+NUMBERS = itertools.count()
+SOUND = """
+class Race:
+    num_players, num_actions, max_moves = 2, 2, 8
+    observation_shape, observation_dtype, zero_sum = (1, 3, 3), "uint8", True
+
+    def __init__(self, seed):
+        self.at, self.moves = 0, 0
+
+    def legal_actions(self):
+        return [0, 1]
+
+    def step(self, action):
+        self.at += action + 1
+        self.moves += 1
+
+    def to_play(self):
+        return self.moves % 2
+
+    def utility(self):
+        if self.at < 6:
+            return None
+        return [1, -1] if self.moves % 2 else [-1, 1]
+
+    def observe(self):
+        return [[[self.at, 0, 0], [0, 0, 0], [0, 0, 0]]]
+"""
+
+BREAKS = [
+    ("return [0, 1]", "return [0, 7]", "legal"),
+    ("return [1, -1] if", "return [2, -2] if", "utilit"),
+    ("return [[[self.at", "return [[[-self.at", "uint8"),
+    ("max_moves = 2, 2, 8", "max_moves = 2, 2, 3", "max_moves"),
+    ("return self.moves % 2\n", "return 5\n", "seat"),
+    ("def legal_actions(self):\n        return [0, 1]", "def legal_actions(self):\n        return 1 / 0", "division"),
+    ("    def to_play(self):\n        return self.moves % 2\n\n", "", "to_play"),
+    ("class Race:", "raise RuntimeError('no licence')\nclass Race:", "no licence"),
+    ("class Race:", "class Rice:", "Rice"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "fragment"), BREAKS, ids=[fragment for *_, fragment in BREAKS])
+def test_a_users_game_that_breaks_the_contract(
+    tmp_path: Path, refused: Refused, old: str, new: str, fragment: str
+) -> None:
+    assert old in SOUND
+    module = f"race{next(NUMBERS)}"  # imported once a process
+    (tmp_path / f"{module}.py").write_text(SOUND.replace(old, new))
+    line = refused(*QUICK, "--game", f"{module}:Race", "--evaluator", "test", "--out", tmp_path / "run")
+    assert fragment in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_sound_twin_of_these_games_is_played(grove: Grove) -> None:
+    (grove.folder / "race.py").write_text(SOUND)
+    grove.play(*QUICK, "--game", "race:Race", "--evaluator", "test", "--out", grove.folder / "run")
+
+
+def test_a_game_that_fails_in_the_middle_of_a_run_ends_it_with_its_words(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`check` cannot find everything; what the workers say reaches the user, without a traceback."""
+    monkeypatch.setattr("grove.workers.pool.restarts.MOST_RESTARTS", 1)
+    broken = SOUND.replace("        self.moves += 1\n", "        self.moves += 1\n        count()\n")
+    late = """
+import pathlib
+
+CALLS = pathlib.Path("calls")
+
+
+def count():
+    CALLS.write_text(CALLS.read_text() + "x" if CALLS.exists() else "x")
+    if len(CALLS.read_text()) > 2000:
+        1 / 0
+"""
+    (tmp_path / "late_race.py").write_text(broken + late)
+    line = refused(
+        *("selfplay", "--games", 500, "--simulations", 9, "--game", "late_race:Race", "--evaluator", "test"),
+        *("--workers", 1, "--pool", "process", "--out", tmp_path / "run"),
+    )
+    assert "ZeroDivisionError: division by zero" in line
+    assert "late_race.py:" in line
+
+
+# -- commands and sockets ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [("selfply",), ("bench", "comprae"), ("--frobnicate",)])
+def test_unknown_commands(refused: Refused, command: tuple[str, ...]) -> None:
+    assert "`grove --help`" in refused(*command)
+
+
+def test_an_endpoint_in_use(refused: Refused) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        line = refused("serve", "--device", "cpu", "--network", TINY, "--dtype", "fp32", "--bind", endpoint)
+    assert endpoint in line
+    assert "stop it or choose another endpoint" in line
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://0.0.0.0:7447", "here", "ipc:///no/such/folder/s"])
+def test_an_endpoint_that_cannot_be_served(refused: Refused, endpoint: str) -> None:
+    line = refused("serve", "--device", "cpu", "--network", TINY, "--dtype", "fp32", "--bind", endpoint)
+    assert endpoint in line
+
+
+@pytest.mark.parametrize("indices", ["5:5", "9:3", "a:b", "7", "-1:4"])
+def test_index_ranges_that_are_none(tmp_path: Path, refused: Refused, indices: str) -> None:
+    line = refused("work", "--connect", "tcp://127.0.0.1:1", f"--indices={indices}", "--out", tmp_path / "r")
+    assert "A:B" in line
+    assert indices in line
+
+
+def test_showing_what_is_not_there(grove: Grove) -> None:
+    assert grove.refused("show", grove.folder / "nothing", "--game", 1)
+    out = grove.folder / "run"
+    grove.play(*QUICK, "--evaluator", "test", "--out", out)
+    assert "give the index of one of them" in grove.refused("show", out, "--game", 99)

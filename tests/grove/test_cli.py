@@ -1,0 +1,257 @@
+"""Whole runs through the command line, in subprocesses: real servers, workers, sockets and folders."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from grove.game import load_game
+from tests.conftest import Grove
+
+MLP = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
+SUMMARY = {
+    *("games", "seconds", "games_per_minute", "evaluations_per_second", "simulations_per_second"),
+    *("distinct_evaluations", "mean_batch_rows", "fill", "dispatch_reasons", "cache_hit_rate", "model_version"),
+    *("worker_peak_rss_mb", "server_peak_rss_mb", "device", "dtype", "pool"),
+}
+PYTHON_GAME = '''
+class Sticks:
+    """Take one or two sticks; who takes the last one wins."""
+
+    num_players, num_actions, max_moves = 2, 2, 12
+    observation_shape, observation_dtype, zero_sum = (1, 4, 4), "uint8", True
+
+    def __init__(self, seed):
+        self.left, self.moves = 7 + seed % 5, 0
+
+    def legal_actions(self):
+        return range(min(2, self.left))
+
+    def step(self, action):
+        self.left -= action + 1
+        self.moves += 1
+
+    def to_play(self):
+        return self.moves % 2
+
+    def utility(self):
+        winner = (self.moves - 1) % 2
+        return None if self.left else [1 if seat == winner else -1 for seat in (0, 1)]
+
+    def observe(self):
+        cells = [self.left > i for i in range(16)]
+        return [[cells[row * 4 : row * 4 + 4] for row in range(4)]]
+'''
+
+
+@pytest.mark.parametrize(
+    ("spec", "network", "pool"),
+    [
+        ("connect_four", MLP, "process"),
+        ("hex:size=5", ("--device", "cpu", "--dtype", "fp32"), "auto"),
+    ],
+)
+def test_a_whole_run_and_the_same_command_again(grove: Grove, spec: str, network: tuple[str, ...], pool: str) -> None:
+    out = grove.folder / "run"
+    command = ("selfplay", "--game", spec, "--games", 21, "--workers", 2, "--games-per-worker", 6, "--simulations", 12)
+    command = (*command, *network, "--pool", pool, "--out", out)
+    said = grove.play(*command)
+    assert str(out) in said
+    assert "device: cpu" in said
+    assert f"pool: {'' if pool == 'auto' else pool}" in said
+    chosen = "resnet:blocks=3,channels=32" if pool == "auto" else MLP[1]
+    assert f"network: {chosen} ({'auto: boards of ' if pool == 'auto' else 'as asked for'}" in said
+    assert tomllib.loads((out / "config.toml").read_text())["network"] == chosen
+    records = grove.exactly(out, range(21), spec)
+    summary = grove.summary(out)
+    assert summary.keys() >= SUMMARY
+    assert summary["games"] == 21
+    assert summary["pool"] in (("thread", "process") if pool == "auto" else (pool,))
+    assert (summary["device"].split()[0], summary["dtype"]) == ("cpu", "fp32")
+    assert 0 < summary["fill"] <= 1
+    assert summary["mean_batch_rows"] >= 1
+    assert sum(summary["dispatch_reasons"].values()) > 0
+    assert summary["cache_hit_rate"] is None
+    searched = sum(visits is not None for record in records for visits in record.visits)
+    assert summary["simulations"] == 12 * searched
+    assert summary["evaluations"] <= 13 * searched
+    assert {model for record in records for model in record.models} - {None} == {summary["model_version"]}
+    assert all(math.isfinite(value) for value in summary.values() if isinstance(value, float))
+    logged = (out / "games").glob("*.jsonl")
+    assert all(line.startswith(b'{"schema":1,') for path in logged for line in path.read_bytes().splitlines())
+
+    before = {path: path.read_bytes() for path in sorted((out / "games").iterdir())}
+    again = grove.play(*command)
+    assert "All 21 games are there already" in again
+    assert {path: path.read_bytes() for path in sorted((out / "games").iterdir())} == before
+    assert len(json.loads((out / "run.json").read_text())["resumes"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "units"),
+    [("blob:players=4,cards=2", {"rounds": 1}), ("blob:players=3,match=2", {"matches": 1, "rounds": 6})],
+)
+def test_rounds_and_matches_are_counted_as_such(grove: Grove, spec: str, units: dict[str, int]) -> None:
+    out = grove.folder / "run"
+    said = grove.play(
+        *("selfplay", "--game", spec, "--games", 5, "--simulations", 4, "--evaluator", "test", "--out", out)
+    )
+    grove.exactly(out, range(5), spec)
+    unit = next(iter(units))
+    assert f"5/5 {unit}" in said
+    assert "games" not in said.replace(" games in ", "")  # but for the workers' games at once
+    summary = grove.summary(out)
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    for row in (summary, *metrics):
+        assert row["unit"] == unit
+        for name, count in units.items():
+            assert row[f"{name}_per_minute"] == pytest.approx(count * row["games_per_minute"])
+    for name in ("games", "rounds", "matches"):
+        assert (f"{name}/min" in said) == (name in units)
+        assert (f"{name}_per_minute" in summary) == (name in units or name == "games")
+    assert f"All 5 {unit} are there already" in grove.play(
+        *("selfplay", "--game", spec, "--games", 5, "--simulations", 4, "--evaluator", "test", "--out", out)
+    )
+
+
+def test_a_preset_is_played_and_recorded_resolved(grove: Grove) -> None:
+    out = grove.folder / "run"
+    command = ("selfplay", "--preset", "blob-light", "--simulations", 4, "--games", 4, *MLP, "--pool", "thread")
+    assert "2 worlds x 4 simulations" in grove.play(*command, "--out", out)
+    grove.exactly(out, range(4), "blob:players=4,cards=5")
+    resolved = tomllib.loads((out / "config.toml").read_text())
+    assert (resolved["preset"], resolved["worlds"], resolved["c_puct"]) == ("blob-light", 2, 1.5)  # the preset
+    assert (resolved["simulations"], resolved["network"]) == (4, MLP[1])  # flags
+    # What was resolved needs no preset to be played on.
+    assert "All 4 rounds are there" in grove.play("selfplay", "--config", out / "config.toml", "--out", out)
+    scores = grove.read(out)[0].extra["scores"]
+    assert f"scores: player 0 {scores[0]}, player 1 {scores[1]}, " in grove.play("show", out, "--game", 0)
+
+
+def test_more_games_than_before_plays_only_the_rest(grove: Grove) -> None:
+    out = grove.folder / "run"
+    command = ("selfplay", "--evaluator", "test", "--simulations", 8, "--seed", 3, "--out", out)
+    grove.play(*command, "--games", 5)
+    first = [(record.index, record.moves) for record in grove.exactly(out, range(5), "connect_four")]
+    grove.play(*command, "--games", 12, "--workers", 3)
+    both = [(record.index, record.moves) for record in grove.exactly(out, range(12), "connect_four")]
+    assert both[:5] == first
+    assert grove.summary(out)["games"] == 12
+    assert grove.summary(out)["games_this_start"] == 7
+    assert "are there already" in grove.play(*command, "--games", 12)
+
+
+@pytest.mark.parametrize("pool", ["thread", "process"])
+def test_fewer_games_than_workers(grove: Grove, pool: str) -> None:
+    out = grove.folder / "run"
+    grove.play(
+        *("selfplay", "--games", 3, "--workers", 8, "--simulations", 8, "--evaluator", "test"),
+        *("--pool", pool, "--out", out),
+    )
+    grove.exactly(out, range(3), "connect_four")
+    assert grove.summary(out)["workers"] == 3
+
+
+def test_thirty_two_worker_processes(grove: Grove) -> None:
+    out = grove.folder / "run"
+    grove.play(
+        *("selfplay", "--game", "hex:size=3", "--games", 96, "--workers", 32, "--games-per-worker", 2),
+        *("--simulations", 8, *MLP, "--pool", "process", "--out", out),
+    )
+    grove.exactly(out, range(96), "hex:size=3")
+    summary = grove.summary(out)
+    assert summary["workers"] == len(summary["games_by_worker"]) == 32
+    assert sum(summary["games_by_worker"]) == 96
+
+
+@pytest.mark.parametrize("evaluator", ["server", "rollout"])
+def test_a_users_plain_python_game_is_played_by_processes(grove: Grove, evaluator: str) -> None:
+    (grove.folder / "sticks.py").write_text(PYTHON_GAME)
+    out = grove.folder / "run"
+    said = grove.play(
+        *("selfplay", "--game", "sticks:Sticks", "--games", 9, "--workers", 2, "--games-per-worker", 3),
+        *("--simulations", 8, *MLP, "--evaluator", evaluator, "--out", out),
+    )
+    assert "pool: process" in said
+    records = grove.exactly(out, range(9), "sticks:Sticks")
+    assert grove.summary(out)["pool"] == "process"
+    assert len({len(record.moves) for record in records}) > 1
+    refused = "game 4 is of sticks:Sticks, and what a record names is not imported unasked; give --rules sticks:Sticks "
+    assert grove.refused("show", out, "--game", 4).startswith(refused)
+    assert "game 4 of sticks:Sticks" in grove.play("show", out, "--game", 4, "--rules", "sticks:Sticks")
+
+
+@pytest.mark.parametrize("evaluator", ["rollout", "direct"])
+def test_evaluators_without_a_server(grove: Grove, evaluator: str) -> None:
+    out = grove.folder / "run"
+    grove.play(
+        *("selfplay", "--game", "hex:size=4", "--games", 7, "--workers", 2, "--games-per-worker", 4),
+        *("--simulations", 8, *MLP, "--evaluator", evaluator, "--out", out),
+    )
+    grove.exactly(out, range(7), "hex:size=4")
+    summary = grove.summary(out)
+    assert summary.keys() >= SUMMARY
+    assert summary["evaluator"] == evaluator
+    assert summary["evaluations"] > 0
+
+
+def test_options_of_the_search_reach_it(grove: Grove) -> None:
+    out = grove.folder / "run"
+    grove.play(
+        *("selfplay", "--game", "hex:size=3", "--games", 6, "--simulations", 40, "--cache", 5000, "--reuse"),
+        *("--leaves", 2, "--max-moves", 4, "--evaluator", "test", "--groups", 3, "--out", out),
+    )
+    records = grove.read(out)
+    assert [record.index for record in records] == list(range(6))
+    assert {record.status for record in records} == {"timeout"}
+    assert {len(record.moves) for record in records} == {4}
+    assert 0 < grove.summary(out)["cache_hit_rate"] < 1
+
+
+def test_settings_come_from_defaults_then_the_file_then_flags(grove: Grove) -> None:
+    config = grove.folder / "my.toml"
+    config.write_text('simulations = 9\ngames = 4\nevaluator = "test"\nc_puct = 2\ngame = "hex:size=3"\nreuse = true\n')
+    out = grove.folder / "run"
+    grove.play("selfplay", "--config", config, "--games", 6, "--no-reuse", "--out", out)
+    resolved = tomllib.loads((out / "config.toml").read_text())
+    assert (resolved["simulations"], resolved["c_puct"], resolved["game"]) == (9, 2.0, "hex:size=3")  # the file
+    assert (resolved["games"], resolved["reuse"]) == (6, False)  # flags
+    assert (resolved["groups"], resolved["temperature"]) == (0, "0:1,30:0")  # defaults
+    grove.exactly(out, range(6), "hex:size=3")
+    # The resolved settings are a config file themselves.
+    copy = grove.folder / "copy"
+    grove.play("selfplay", "--config", out / "config.toml", "--out", copy)
+    assert [r.moves for r in grove.read(copy)] == [r.moves for r in grove.read(out)]
+
+
+def test_without_out_a_folder_under_runs_is_made(grove: Grove) -> None:
+    grove.play("selfplay", "--game", "hex:size=2", "--games", 2, "--simulations", 2, "--evaluator", "test")
+    (folder,) = (grove.folder / "runs").iterdir()
+    assert "hex" in folder.name
+    grove.exactly(folder, range(2), "hex:size=2")
+
+
+def test_a_recorded_game_is_replayed(grove: Grove) -> None:
+    out = grove.folder / "run"
+    grove.play("selfplay", "--games", 3, "--simulations", 8, "--evaluator", "test", "--out", out)
+    text = grove.play("show", out, "--game", 1)
+    record = grove.read(out)[1]
+    assert f"game 1 of connect_four, {len(record.moves)} moves" in text
+    state = load_game("connect_four")
+    assert f"player 0 plays {state.render_action(record.moves[0])}" in text
+
+
+def test_help_and_version_of_commands(grove: Grove, tmp_path: Path) -> None:
+    assert "selfplay" in grove.play("--help")
+    text = grove.play("selfplay", "--help")
+    for flag in (
+        *("--game", "--games", "--workers", "--games-per-worker", "--simulations", "--out", "--network", "--model"),
+        *("--device", "--dtype", "--pool", "--evaluator", "--max-batch", "--max-delay-us", "--lanes", "--groups"),
+        *("--cache", "--reuse", "--leaves", "--deterministic", "--seed", "--config"),
+    ):
+        assert f"{flag} " in text or f"{flag}," in text or f"{flag}\n" in text
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,310 @@
+"""The live view: a screen in a terminal, lines in a pipe, the same figures in both."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from grove.commands.console import text_console
+from grove.common import numbers
+from grove.common.words import many, one
+from grove.live import view as live
+from grove.live.snapshot import Snapshot, eta_seconds, what_binds
+from grove.live.view import LiveView
+from grove.mcts import SearchSettings
+from grove.run import summary as end
+from grove.workers.pool.figures import counted, search_text
+
+FULL: Snapshot = {
+    "game": "connect_four",
+    "folder": "runs/first",
+    "device": "cpu",
+    "device_reason": "no GPU found",
+    "dtype": "bf16",
+    "dtype_reason": "probe: 2.1 times as fast as fp32",
+    "network": "resnet:blocks=3,channels=32",
+    "network_reason": "auto: boards of 2x6x7",
+    "pool": "thread",
+    "pool_reason": "compiled game",
+    "games": 120,
+    "games_per_minute": 400.0,
+    "evaluations_per_second": 61234.5,
+    "simulations_per_second": 80123.4,
+    "mean_batch_rows": 250.3,
+    "fill": 0.978,
+    "dispatch_reasons": {"full": 820, "saturated": 170, "delay": 9, "drain": 1},
+    "cache_hit_rate": 0.213,
+    "queue_ms": 0.84,
+    "compute_ms": 3.91,
+    "lane_idle": [0.021, 0.034],
+    "workers_alive": 4,
+    "workers_restarted": 1,
+    "server_restarted": 2,
+    "cores": 2,
+    "cpu_cores": {"server": 1.9},
+}
+FIGURES = (
+    "400",
+    "61,234",
+    "80,123",
+    "250",
+    "98 %",
+    "82 %",
+    "17 %",
+    "0.9 %",
+    "21 %",
+    "0.8 ms",
+    "3.9 ms",
+    "2.1 %, 3.4 %",
+)
+
+SUMMARY: dict[str, Any] = {
+    "games": 200,
+    "seconds": 48.2,
+    "games_per_minute": 249.0,
+    "dispatch_reasons": {"full": 1, "drain": 1},
+    "cache_hit_rate": None,
+    "model_version": "0123456789abcdef",
+    "pool": "thread",
+    "something_new": 1,
+}
+
+
+def drawn(state: Snapshot, width: int = 80, total: int = 200) -> list[str]:
+    out = io.StringIO()
+    Console(file=out, width=width).print(live.screen(state, total))
+    return out.getvalue().splitlines()
+
+
+def test_screen_fits_and_shows_every_figure() -> None:
+    lines = drawn(FULL)
+    text = "\n".join(lines)
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= 80
+    for figure in (
+        *FIGURES,
+        "120 of 200 games",
+        "ETA 0:12",
+        "4 alive, 1 restarted, 2 server restarts",
+        "runs/first",
+        "no GPU found",
+    ):
+        assert figure in text
+    assert "…" not in text
+
+
+def test_screen_of_nothing_yet() -> None:
+    assert "0 of 200 games  starting" in "\n".join(drawn({"state": "starting"}))
+    assert "ETA -" in "\n".join(drawn({}))
+
+
+def test_one_is_not_many_and_no_name_is_markup() -> None:
+    state: Snapshot = {"games": 0, "workers_alive": 1, "folder": "runs/[/x][bold]", "game": "[red]", "pool": ":bug:"}
+    screen = "\n".join(drawn(state, total=1))
+    assert "0 of 1 game " in screen
+    assert all(text in screen for text in ("runs/[/x][bold]", "[red]", ":bug:"))
+    line = live.plain_line(state, 1)
+    assert line.startswith("0/1 game ")
+    assert "  1 worker" in line
+    assert "1 workers" not in line
+    out = io.StringIO()
+    end.print_summary({"games": 1, "model_version": "[/x]"}, "runs/[/x]", out)
+    assert out.getvalue().splitlines()[-1] == "run folder  runs/[/x]"
+
+
+def test_pipe_gets_heads_once_and_lines_without_control_codes() -> None:
+    out = io.StringIO()
+    with LiveView(200, out=out, plain_every_s=3600.0) as view:
+        view.update({"state": "starting"})
+        view.update(FULL | {"state": ""})
+        view.message("worker 2 restarted")
+        view.update(FULL)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "0/200 games  starting"
+    assert lines[1] == "Grove  connect_four  runs/first"
+    assert lines[2] == "device: cpu (no GPU found)"
+    assert "network: resnet:blocks=3,channels=32 (auto: boards of 2x6x7)" in lines
+    assert lines[-2] == "worker 2 restarted"
+    assert lines[-1].startswith("120/200 games  ETA 0:12  400 games/min")
+    assert all(figure in lines[-1] for figure in FIGURES)
+    assert lines[-1].endswith(
+        "4 workers  1 restarted  2 server restarts  binds: the network (lanes busy 97 %, cores 95 %)"
+    )
+    assert len(lines) == 8
+    assert "\x1b" not in out.getvalue()
+
+
+ROUNDS: dict[str, Any] = {"unit": "rounds", "games_per_minute": 400.0, "rounds_per_minute": 400.0}
+MATCHES: dict[str, Any] = {
+    "unit": "matches",
+    "games_per_minute": 5.0,
+    "matches_per_minute": 5.0,
+    "rounds_per_minute": 90.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("figures", "shown"),
+    [
+        ({}, {"games/min": "-"}),
+        ({"games_per_minute": 3.0}, {"games/min": "3"}),
+        (ROUNDS, {"rounds/min": "400"}),
+        (MATCHES, {"matches/min": "5", "rounds/min": "90"}),
+    ],
+)
+def test_rates_are_in_the_units_of_the_game(figures: dict[str, Any], shown: dict[str, str]) -> None:
+    """In the screen, in plain lines and in the summary; a match's rounds are never taken for matches."""
+    state = Snapshot(games=120, **figures)
+    screen, line = "\n".join(drawn(state)), live.plain_line(state, 200)
+    unit = figures.get("unit", "games")
+    assert f"120 of 200 {unit}" in screen
+    assert line.startswith(f"120/200 {unit}")
+    for name, text in shown.items():
+        assert screen[screen.index(name) :].split()[1] == text
+        assert text == "-" or f"{text} {name}" in line
+    rows = dict(end.summary_rows({"games": 120, **figures}))
+    assert rows.pop(unit) == "120"
+    assert rows == {name: text for name, text in shown.items() if text != "-"}
+    others = {"games", "rounds", "matches"} - {name.removesuffix("/min") for name in shown}
+    assert not [unit for unit in others if f"{unit}/min" in screen + line]
+
+
+def test_units_and_searches_in_words() -> None:
+    assert counted({"games_per_minute": 1}) == ["games"]
+    assert counted(MATCHES) == ["matches", "rounds"]
+    assert counted({"unit": "games", "games_per_minute": 1, "hands_per_minute": 9}) == ["games", "hands"]
+    assert search_text(SearchSettings(simulations=9)) == "9 simulations"
+    assert search_text(SearchSettings(simulations=9, worlds=2)) == "2 worlds x 9 simulations"
+    shared = SearchSettings(simulations=9, worlds=2, simulations_per="decision")
+    assert search_text(shared) == "9 simulations shared by 2 worlds"
+    assert [one(unit) for unit in ("games", "rounds", "matches")] == ["game", "round", "match"]
+    assert [many(count, "matches") for count in (0, 1, 1234)] == ["0 matches", "1 match", "1,234 matches"]
+
+
+def test_nothing_is_said_twice_at_the_end() -> None:
+    out = io.StringIO()
+    with LiveView(200, out=out, plain_every_s=0.0) as view:
+        view.update(FULL)
+    assert out.getvalue().count("120/200") == 1
+
+
+def read_all(leader: int) -> str:
+    """Return what was written to the pseudo-terminal whose other end is closed, and close it."""
+    said = b""
+    try:
+        while part := os.read(leader, 4096):
+            said += part
+    except OSError:  # Linux's word for the end
+        pass
+    os.close(leader)
+    return said.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(("width", "is_screen"), [(80, True), (50, False)])
+def test_terminal_gets_the_screen_when_it_is_wide_enough(
+    width: int, is_screen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    leader, follower = os.openpty()
+    with os.fdopen(follower, "w") as out, LiveView(200, out=out, width=width) as view:
+        view.update(FULL)
+        view.message("worker 2 restarted")
+    said = read_all(leader)
+    hidden, shown = "\x1b[?25l", "\x1b[?25h"  # the cursor
+    assert said.count(hidden) == said.count(shown) == is_screen
+    assert "worker 2 restarted" in said
+    assert ("of 200 games" in said) == is_screen
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "text"),
+    [
+        (numbers.amount, 1234567.8, "1,234,568"),
+        (numbers.amount, 12.34, "12.3"),
+        (numbers.amount, 12, "12"),
+        (numbers.amount, None, "-"),
+        (numbers.percent, 0.0, "0 %"),
+        (numbers.percent, 0.0123, "1.2 %"),
+        (numbers.percent, 1.0, "100 %"),
+        (numbers.percent, None, "-"),
+        (numbers.duration, 41.2, "0:42"),
+        (numbers.duration, 59.9, "1:00"),
+        (numbers.duration, 12000.0, "3:20:00"),
+        (numbers.duration, None, "-"),
+    ],
+)
+def test_numbers_for_people(function: Any, value: Any, text: str) -> None:
+    assert function(value) == text
+
+
+def test_what_binds_in_words() -> None:
+    assert what_binds({}, 100) == ""
+    state = Snapshot(cores=2, cpu_cores={"server": 1.0, "workers": 0.95}, lane_idle=[0.05, 0.05])
+    assert what_binds(state, 100).startswith("the network (lanes busy 95 %")
+    state["lane_idle"] = [0.5]
+    assert what_binds(state, 100).startswith("the processors (lanes busy 50 %, cores 98 %")
+    state["cpu_cores"] = {"server": 1.0, "workers": None}
+    state["machine_cores"] = 1.9
+    assert what_binds(state, 100).startswith("other programs, which take 0.9 of 2 cores")
+
+
+def test_the_remedy_for_idle_lanes_and_cores_is_by_why_batches_leave() -> None:
+    state = Snapshot(cores=2, cpu_cores={"server": 1.0}, lane_idle=[0.5], pool="process", machine_cores=None)
+    state |= {"dispatch_reasons": {"saturated": 8, "delay": 1, "full": 1}}
+    said = "neither is full (lanes busy 50 %, cores 50 %): try "
+    assert what_binds(state, 100).startswith(said + "more --games-per-worker")
+    state["dispatch_reasons"] = {"saturated": 1, "delay": 9}
+    assert what_binds(state, 100) == said + "more --workers"
+    assert what_binds(state | {"pool": "thread", "workers_alive": 2}, 100).startswith(said + "--pool process")
+    assert what_binds(state | {"pool": "thread", "workers_alive": 1}, 100) == said + "more --workers"
+    state |= {"games": 85, "workers_alive": 2, "games_per_worker": 8}
+    assert what_binds(state, 101) == said + "more --workers"
+    assert what_binds(state, 100) == "", "fewer games are left than the workers hold at once"
+
+
+def test_eta() -> None:
+    assert eta_seconds({"games": 100, "games_per_minute": 60.0}, 200) == 100.0
+    assert eta_seconds({"games": 200}, 200) == 0.0
+    assert eta_seconds({"games": 1}, 200) is None
+
+
+def test_many_lanes_and_many_reasons_are_summed_up() -> None:
+    state: Snapshot = {
+        "lane_idle": [0.01 * lane for lane in range(16)],
+        "dispatch_reasons": dict.fromkeys("abcdef", 1),
+        "cache_hit_rate": None,
+    }
+    text = "\n".join(drawn(state))
+    assert "0 % to 15 % of 16" in text
+    assert "sent: other" in text
+    assert "off" in text
+
+
+def test_commands_print_names_as_they_are() -> None:
+    out = io.StringIO()
+    text_console(out).print("runs/[/x]/[bold] :bug: " + 200 * "x")
+    assert out.getvalue() == "runs/[/x]/[bold] :bug: " + 200 * "x" + "\n"
+
+
+def test_a_run_without_a_server_tells_nothing_of_one() -> None:
+    absent = {"fill": None, "mean_batch_rows": None, "server_peak_rss_mb": None, "model_version": ""}
+    rows = dict(end.summary_rows(SUMMARY | absent | {"dispatch_reasons": {"full": 0}, "timeouts": 0}))
+    assert rows == {"games": "200", "time": "0:49", "games/min": "249", "cache hits": "off", "pool": "thread"}
+
+
+def test_summary_as_table_and_as_lines() -> None:
+    rows = dict(end.summary_rows(SUMMARY))
+    assert rows["time"] == "0:49"
+    assert rows["sent when"] == "full 50 %, drain 50 %"
+    assert rows["cache hits"] == "off"
+    assert end.summary_table(SUMMARY).row_count == len(rows) == 7
+    out = io.StringIO()
+    end.print_summary(SUMMARY, "runs/first", out)
+    assert out.getvalue().splitlines()[-1] == "run folder  runs/first"
+    assert "games/min             249\n" in out.getvalue()

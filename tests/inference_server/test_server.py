@@ -1,0 +1,241 @@
+"""The server as a whole: processes that die, endpoints in use, what may be imported, and the real network."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grove.common.errors import PoolError, ServerGone, SettingError
+from grove.inference_server import InferenceServer, ServerSettings, ZmqClient, private_endpoint
+from grove.inference_server.channels.sessions import PROVEN
+from grove.inference_server.interface.stats import summary
+from tests.support.arithmetic_network import SPEC, ArithmeticBackend, compute, random_rows
+
+Eventually = Callable[[Callable[[], Any]], Any]
+ROOT = Path(__file__).resolve().parents[2]
+
+WORKER = """
+    import sys
+    from tests.support.arithmetic_network import SPEC, compute, random_rows
+    from grove.inference_server import ZmqClient
+    client = ZmqClient(sys.argv[1], SPEC, name=sys.argv[2], window=2)
+    print("ready", flush=True)
+    for step in range(int(sys.argv[3])):
+        rows = random_rows(SPEC, 16, step)
+        client.submit(rows)
+        reply = client.collect(60)
+        assert (reply.logits == compute(SPEC, rows)[0]).all()
+    client.close()
+    assert "torch" not in sys.modules
+"""
+
+
+def run_python(code: str, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_neither_the_room_nor_its_client_imports_torch() -> None:
+    code = """
+        import sys
+        import grove.inference_server.channels.zmq_client
+        import grove.inference_server.interface.network_settings
+        assert not {"torch", "numba"} & set(sys.modules)
+    """
+    process = run_python(code)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+
+
+def test_several_processes_are_served() -> None:
+    with private_endpoint() as endpoint, InferenceServer(SPEC, [ArithmeticBackend(SPEC)]) as server:
+        server.bind(endpoint)
+        workers = [run_python(WORKER, endpoint, f"worker-{index}", "50") for index in range(3)]
+        for worker in workers:
+            _, errors = worker.communicate(timeout=100)
+            assert worker.returncode == 0, errors
+        stats = server.stats()
+        assert stats["requests"] == 150
+        assert stats["rows"] == 150 * 16
+        assert stats["clients"] == 0
+        assert not stats["errors"]
+
+
+def test_a_killed_process_stops_counting_at_once(eventually: Eventually) -> None:
+    backend = ArithmeticBackend(SPEC)
+    settings = ServerSettings(max_delay_us=60_000_000, idle_after_ms=60_000, ping_interval_ms=60_000)
+    with private_endpoint() as endpoint, InferenceServer(SPEC, [backend], settings) as server:
+        server.bind(endpoint)
+        victim = run_python(
+            """
+            import sys, time
+            from tests.support.arithmetic_network import SPEC, random_rows
+            from grove.inference_server import ZmqClient
+            client = ZmqClient(sys.argv[1], SPEC, window=2)
+            for _ in range(int(sys.argv[2])):
+                client.submit(random_rows(SPEC, 4, 0))
+                client.collect(60)
+            client.submit(random_rows(SPEC, 4, 0))
+            print("sent", flush=True)
+            time.sleep(60)
+            """,
+            endpoint,
+            str(PROVEN),
+        )
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == "sent\n"
+        eventually(lambda: server.stats()["waiting_rows"] == 4)  # sent is not yet received
+        client = server.connect(1)
+        client.submit(random_rows(SPEC, 4, 1))
+        assert client.collect(0.3) is None  # the victim has room in its window: it is waited for
+        victim.send_signal(signal.SIGKILL)
+        victim.wait(60)
+        reply = client.collect(60)
+        assert np.array_equal(reply.logits, compute(SPEC, random_rows(SPEC, 4, 1))[0])
+        assert server.stats()["live_clients"] == 1
+        victim.communicate()
+
+
+@pytest.mark.parametrize("kind", ["ipc", "tcp"])
+def test_an_endpoint_in_use_is_refused_and_its_owner_unharmed(kind: str) -> None:
+    with private_endpoint() as private, InferenceServer(SPEC, [ArithmeticBackend(SPEC)]) as owner:
+        endpoint = owner.bind(private if kind == "ipc" else "tcp://127.0.0.1:*")
+        intruder = InferenceServer(SPEC, [ArithmeticBackend(SPEC)])
+        with intruder, pytest.raises(SettingError, match="another process listens there"):
+            intruder.bind(endpoint)
+        client = ZmqClient(endpoint, SPEC, window=1)
+        client.submit(random_rows(SPEC, 4, 0))
+        assert client.collect(60) is not None
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fragment"),
+    [
+        ("tcp://0.0.0.0:5555", "only with keys"),
+        ("tcp://*:5555", "only with keys"),
+        ("tcp://10.1.2.3:5555", "only with keys"),
+        ("tcp://127.evil.example:5555", "only with keys"),
+        ("tcp://127.0.0.1", "must read"),
+        ("tcp://127.0.0.1:99999", "must read"),
+        ("udp://127.0.0.1:5", "must read"),
+        ("ipc://", "must read"),
+        ("ipc:///tmp/" + "x" * 120, "shorten it"),
+        ("ipc:///nonexistent/folder/s", "folder you can write"),
+    ],
+)
+def test_endpoints_that_cannot_be_served(endpoint: str, fragment: str) -> None:
+    with InferenceServer(SPEC, [ArithmeticBackend(SPEC)]) as server, pytest.raises(SettingError, match=fragment):
+        server.bind(endpoint)
+
+
+def test_the_private_folder_is_private_and_removed() -> None:
+    with private_endpoint() as endpoint:
+        folder = Path(endpoint.removeprefix("ipc://")).parent
+        assert folder.stat().st_mode & 0o777 == 0o700
+        with InferenceServer(SPEC, [ArithmeticBackend(SPEC)]) as server:
+            server.bind(endpoint)
+            assert len(list(folder.iterdir())) == 3
+        assert [path.name for path in folder.iterdir()] == ["grove.lock"]
+    assert not folder.exists()
+
+
+def test_nothing_is_left_behind() -> None:
+    before = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+    with (
+        private_endpoint() as endpoint,
+        InferenceServer(SPEC, [ArithmeticBackend(SPEC), ArithmeticBackend(SPEC)]) as server,
+    ):
+        server.bind(endpoint)
+        client = ZmqClient(endpoint, SPEC, window=1)
+        client.submit(random_rows(SPEC, 4, 0))
+        assert client.collect(60) is not None
+        client.close()
+    server.close()
+    assert (set(threading.enumerate()), len(os.listdir("/proc/self/fd"))) == before
+    with pytest.raises(ServerGone):
+        server.connect()
+    with pytest.raises(ServerGone):
+        server.bind("tcp://127.0.0.1:*")
+
+
+def test_a_backend_that_cannot_warm_is_told() -> None:
+    class Broken(ArithmeticBackend):
+        def warm(self) -> None:
+            raise MemoryError("no room")
+
+    with InferenceServer(SPEC, [Broken(SPEC)]) as server, pytest.raises(PoolError, match="no room"):
+        server.wait_ready(60)
+
+
+def test_a_second_batch_is_launched_while_the_first_is_computed(eventually: Eventually) -> None:
+    backend = ArithmeticBackend(SPEC, depth=2)
+    with InferenceServer(SPEC, [backend]) as server:
+        first, second = server.connect(1), server.connect(1)
+        backend.may_run.clear()  # neither can be finished before both were launched
+        first.submit(random_rows(SPEC, 32, 0))
+        second.submit(random_rows(SPEC, 32, 1))
+        eventually(lambda: len(backend.batches) == 2)
+        backend.may_run.set()
+        for seed, client in enumerate((first, second)):
+            reply = client.collect(60)
+            assert np.array_equal(reply.logits, compute(SPEC, random_rows(SPEC, 32, seed))[0])
+
+
+def test_draining_answers_everything_first() -> None:
+    with InferenceServer(SPEC, [ArithmeticBackend(SPEC, seconds=0.02)]) as server:
+        client = server.connect(4)
+        for seed in range(3):
+            client.submit(random_rows(SPEC, 40, seed))
+        assert server.drain(60)
+        for seed in range(3):
+            assert np.array_equal(client.collect(60).logits, compute(SPEC, random_rows(SPEC, 40, seed))[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_batch", 0), ("max_delay_us", -1), ("max_window", 1000), ("lanes", True), ("idle_after_ms", 1.5)],
+)
+def test_settings_out_of_range(name: str, value: object) -> None:
+    with pytest.raises(SettingError, match=f"{name} is {value}"):
+        ServerSettings(**{name: value})
+
+
+def test_the_real_network_served_equals_direct() -> None:
+    from grove.inference_server.backends.backend import make_backends
+    from grove.inference_server.interface.network_settings import NetworkSettings
+
+    network = NetworkSettings(network="resnet:blocks=1,channels=8", device="cpu", dtype="fp32", compile="off")
+    served = make_backends(SPEC, network, 64, 2)
+    direct = make_backends(SPEC, network, 64, 1)[0]
+    direct.warm()
+    with private_endpoint() as endpoint, InferenceServer(SPEC, served) as server:
+        assert server.wait_ready(60)
+        server.bind(endpoint)
+        clients = [server.connect(1), ZmqClient(endpoint, SPEC, window=1)]
+        for seed, client in enumerate(clients):
+            rows = random_rows(SPEC, 100, seed)
+            client.submit(rows)
+            reply = client.collect(60)
+            for row in range(0, 100, 9):
+                buffer = direct.new_host_buffer()
+                buffer[0] = rows[row]
+                logits, values = direct.finish(direct.launch(buffer, 1, direct.buckets[0]))
+                assert np.abs(reply.logits[row] - logits[0]).max() < 1e-5
+                assert np.abs(reply.values[row] - values[0]).max() < 1e-5
+            assert reply.version == direct.version_of()
+            client.close()
+        assert summary(server.stats())["mean_batch_rows"] > 1
+    for backend in [*served, direct]:
+        backend.close()

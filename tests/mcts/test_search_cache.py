@@ -1,0 +1,218 @@
+"""The evaluation cache and the merging of identical leaves: fewer rows, the same visits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grove.common.rng import derive
+from grove.mcts import EvaluationCache, Forest, SearchSettings, forest_capacity, make_cache
+from grove.mcts.kernels import layout
+from grove.mcts.kernels.cache import ENTRY
+from tests.support.search_tools import (
+    GAMES,
+    HashEvaluator,
+    forest_tree,
+    plant_all,
+    random_position,
+    run,
+    run_untidily,
+    search_settings,
+)
+
+quick = settings(deadline=None, derandomize=True, database=None)
+
+
+def search(name: str, rules: SearchSettings, cache: EvaluationCache | None, seed: int, version: str = "") -> tuple:
+    """Search four positions, two of them equal; return the trees and the rows evaluated."""
+    game, rng = GAMES[name], np.random.default_rng(seed)
+    positions = [random_position(game, rng, int(n)) for n in rng.integers(0, game.max_moves // 2, 3)]
+    forest, evaluator = Forest(game, 4, rules, cache), HashEvaluator(game, game.num_players)
+    plant_all(forest, [*positions, positions[0]], rng.integers(0, 1 << 63, 4, np.uint64))
+    run(forest, evaluator, dense=bool(seed % 2), version=version)
+    return [forest_tree(forest, t) for t in range(4)], evaluator.rows
+
+
+@pytest.mark.parametrize("name", GAMES)
+@settings(quick, max_examples=8)
+@given(
+    st.integers(1, 80),
+    st.sampled_from([1, 4, 7, 64, 5000]),
+    st.sampled_from([0.0, 0.25]),
+    st.integers(0, 2**32 - 1),
+)
+def test_cache_changes_no_visit(name, simulations, capacity, noise, seed):
+    rules = SearchSettings(simulations=simulations, noise_fraction=noise, cache=capacity)
+    plain, plain_rows = search(name, rules, None, seed)
+    cached, cached_rows = search(name, rules, make_cache(GAMES[name], rules), seed)
+    assert cached == plain
+    assert cached_rows < plain_rows  # at least the two equal roots are merged
+
+
+@pytest.mark.parametrize("name", ["connect_four", "hex4", "ring"])
+@pytest.mark.parametrize("capacity", [4, 1000])
+def test_hash_collisions_are_harmless(name, capacity, monkeypatch):
+    rules = search_settings(cache=capacity)
+    plain, _ = search(name, rules, None, 3)
+    monkeypatch.setattr("grove.mcts.kernels.rows.hash_rows", lambda rows, hashes: hashes.fill(7))
+    cache = make_cache(GAMES[name], rules)
+    collided, _ = search(name, rules, cache, 3)
+    assert collided == plain
+    game = GAMES[name]
+    for rows in (2, 0):  # the newest four are still found
+        forest = Forest(game, 1, search_settings(simulations=1), cache)
+        evaluator = HashEvaluator(game, game.num_players)
+        plant_all(forest, [random_position(game, np.random.default_rng(50), 2)], np.zeros(1, np.uint64))
+        run(forest, evaluator)
+        assert evaluator.rows == rows
+    assert (cache.entries["generation"] > 0).sum() == 4  # all of them in one set
+
+
+def test_cache_is_bounded_and_small_ones_only_forget():
+    game = GAMES["connect_four"]
+    rules = search_settings(simulations=300, cache=4)
+    cache = make_cache(game, rules)
+    search("connect_four", rules, cache, 1)
+    before = cache.total_bytes
+    for seed in range(5):
+        search("connect_four", rules, cache, seed)
+    assert cache.total_bytes == before
+    assert len(cache.entries) == 4
+    assert EvaluationCache(5, 84, 7).entries.shape == (8,)
+    assert EvaluationCache(1, 84, 7).entries.shape == (4,)
+
+
+def test_a_second_search_of_the_same_position_asks_nothing():
+    rules = search_settings(simulations=50, cache=100_000)
+    cache = make_cache(GAMES["hex5"], rules)
+    first, rows = search("hex5", rules, cache, 1, "a")
+    lookups, hits = cache.lookups, cache.hits
+    assert rows > 0
+    again, rows_again = search("hex5", rules, cache, 1, "a")
+    assert again == first
+    assert rows_again == 0
+    assert cache.lookups - lookups == cache.hits - hits > 0
+
+
+def test_hits_and_lookups_add_up():
+    """Every leaf is looked up once; what is not found is asked or merged."""
+    game = GAMES["connect_four"]
+    rules = search_settings(simulations=200, cache=100_000)
+    cache = make_cache(game, rules)
+    trees, rows = search("connect_four", rules, cache, 2)
+    leaves = sum(1 + sum(len(v) == 5 and not v[4] for p, v in tree.items() if p) for tree in trees)
+    assert cache.lookups == leaves
+    assert rows <= cache.lookups - cache.hits < cache.lookups
+    assert 0 < cache.hits < leaves
+
+
+def test_a_new_version_forgets_the_old_one():
+    rules = search_settings(simulations=50, cache=100_000)
+    cache = make_cache(GAMES["hex5"], rules)
+    _, first = search("hex5", rules, cache, 1, "a")
+    _, known = search("hex5", rules, cache, 1, "a")
+    # The answer with the other name arrives with the first row that must be asked: a position not seen before.
+    search("hex5", rules, cache, 2, "b")
+    _, anew = search("hex5", rules, cache, 1, "b")
+    _, back = search("hex5", rules, cache, 1, "b")
+    assert (known, anew, back) == (0, first, 0)
+    search("hex5", rules, cache, 3, "a")
+    assert search("hex5", rules, cache, 1, "a")[1] == first
+
+
+def test_values_of_another_width_forget_too():
+    game = GAMES["hex5"]
+    rules = search_settings(simulations=30, cache=1000)
+    cache = make_cache(game, rules)
+    position = random_position(game, np.random.default_rng(0), 3)
+    trees = []
+    for width in (1, 2, 1):
+        forest, evaluator = Forest(game, 1, rules, cache), HashEvaluator(game, width)
+        other = random_position(game, np.random.default_rng(width), 7)
+        for start in (other, position):  # the other position brings the new width
+            plant_all(forest, [start], np.zeros(1, np.uint64))
+            run(forest, evaluator)
+        trees.append(forest_tree(forest, 0))
+    assert trees[0] == trees[2]
+    assert trees[0] != trees[1]
+
+
+@pytest.mark.parametrize("cache", [4, 50, 5000])
+def test_merged_rows_in_any_order(cache):
+    game = GAMES["connect_four"]
+    rules = SearchSettings(simulations=60, cache=cache)
+    position = random_position(game, np.random.default_rng(2), 6)
+    results = []
+    for seed in range(3):
+        forest = Forest(game, 8, rules, make_cache(game, rules))
+        # Trees of one position that differ in their noise alone.
+        plant_all(forest, [position] * 8, np.arange(8, dtype=np.uint64) // np.uint64(2))
+        run_untidily(forest, HashEvaluator(game, 2), np.random.default_rng(seed), 0.2)
+        results.append([forest_tree(forest, t) for t in range(8)])
+    assert results[0] == results[1] == results[2]
+    assert results[0][0] == results[0][1] != results[0][2]
+
+
+def test_identical_trees_ask_one_row():
+    game = GAMES["ring"]
+    rules = search_settings(simulations=100, cache=10_000)
+    forest, evaluator = Forest(game, 16, rules, make_cache(game, rules)), HashEvaluator(game, 3)
+    plant_all(forest, [random_position(game, np.random.default_rng(0), 0)] * 16, np.zeros(16, np.uint64))
+    while len((rows := forest.ask()).ids):
+        assert len(rows.ids) == 1
+        forest.tell(rows.ids, *evaluator.batch(rows.observations))
+    assert (forest._trees["simulations"] == 100).all()
+    assert len({str(forest_tree(forest, t)) for t in range(16)}) == 1
+
+
+# -- the table itself ------------------------------------------------------------------------------------------------
+
+
+@quick
+@given(st.integers(1, 24), st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=60))
+def test_table_returns_what_was_stored_last(capacity, accesses):
+    """Against a dictionary: a hit is always the last stored answer; the newest four of a set are never lost."""
+    cache = EvaluationCache(capacity, 3, 2)
+    stored: dict[int, float] = {}
+    recent: list[int] = []
+    sets = len(cache.entries) // 4
+    for number, (key, put) in enumerate(accesses):
+        row = np.array([[key, 1, 2]], np.uint8)
+        key_hash = np.array([derive(np.uint64(5), key % 4)], np.uint64)  # few hashes: whole keys must decide
+        found = np.zeros(1, np.int32)
+        if put:
+            store_one(cache, row, key_hash, float(number))
+            stored[key] = float(number)
+        elif cache.find(key_hash, row, found):
+            assert cache.values[found[0]].tolist() == [stored[key]]
+            assert cache.logits[found[0]].tolist() == [stored[key], stored[key] + 0.5]
+        else:
+            same_set = [k for k in recent if derive(np.uint64(5), k % 4) % sets == int(key_hash[0]) % sets]
+            assert key not in list(dict.fromkeys(reversed(same_set)))[:4]
+            continue
+        recent.append(key)
+
+
+def store_one(cache: EvaluationCache, row: np.ndarray, key_hash: np.ndarray, value: float) -> None:
+    leaves, told = np.zeros(1, layout.LEAF), np.zeros(1, layout.TOLD)
+    leaves["hash"], leaves["legal"] = key_hash, 2
+    logits = np.array([value, value + 0.5], np.float32)
+    answers = (logits, np.array([[value]], np.float32), True, "v")
+    cache.store(leaves, row, np.array([[0, 1]], np.int32), told, answers)
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["connect_four", "hex7", "ring"])
+def test_cache_bytes_are_those_of_its_arrays(name):
+    game = GAMES[name]
+    rules = search_settings(cache=1000)
+    cache = make_cache(game, rules)
+    search(name, rules, cache, 0)
+    row = ENTRY.itemsize + int(np.prod(game.observation_shape)) + 4 * game.max_legal + 4 * game.num_players
+    assert cache.total_bytes == 1000 * row
+    assert make_cache(game, search_settings(cache=0)) is None
+    assert forest_capacity(game, 1, rules).total_bytes > 0

@@ -1,0 +1,282 @@
+"""Game records: what is written is read back, what is damaged is reported, what was torn spoils nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grove.common.errors import RecordError
+from grove.records.log import GameLog
+from grove.records.record import STATUSES, GameRecord, decode_line, encode, finished_indices, read_folder, read_log
+
+MODEL = "0123456789abcdef"
+
+
+def make_record(index: int = 0, plies: int = 5) -> GameRecord:
+    return GameRecord(
+        game="connect_four",
+        index=index,
+        seed=2**64 - 1,
+        moves=[ply % 7 for ply in range(plies)],
+        visits=[None if ply == 2 else [[0, 12], [3, 88]] for ply in range(plies)],
+        values=[None if ply == 2 else [0.12345678, -0.12345678] for ply in range(plies)],
+        models=[None if ply == 2 else MODEL for ply in range(plies)],
+        utilities=[1.0, -1.0],
+        status="finished",
+        seconds=1.5,
+    )
+
+
+def signed(body: bytes) -> bytes:
+    """Return the object text `body` as a line with a fitting checksum."""
+    head = body[:-1]
+    return head + b',"crc32":%d}\n' % zlib.crc32(head)
+
+
+@st.composite
+def records(draw: st.DrawFn) -> GameRecord:
+    moves = draw(st.lists(st.integers(0, 5000), max_size=6))
+    units = st.lists(st.floats(-1, 1).map(lambda x: round(x, 4)), min_size=1, max_size=4)
+    pairs = st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 10**6)).map(list), max_size=5)
+
+    def per_move(entries: st.SearchStrategy) -> list:
+        return draw(st.lists(st.none() | entries, min_size=len(moves), max_size=len(moves)))
+
+    return GameRecord(
+        game=draw(st.text(max_size=12)),
+        index=draw(st.integers(0, 10**12)),
+        seed=draw(st.integers(0, 2**64 - 1)),
+        moves=moves,
+        visits=per_move(pairs),
+        values=per_move(units),
+        models=per_move(st.text("0123456789abcdef", min_size=16, max_size=16)),
+        utilities=draw(units),
+        status=draw(st.sampled_from(STATUSES)),
+        seconds=round(draw(st.floats(0, 1e6)), 4),
+        extra=draw(st.dictionaries(st.sampled_from(["target", "q", "kind"]), st.lists(st.integers()), max_size=2)),
+    )
+
+
+def test_line_has_the_stated_keys_and_ends_in_the_checksum_of_what_precedes_it() -> None:
+    line = encode(make_record())
+    data = json.loads(line)
+    assert list(data) == [
+        *("schema", "game", "index", "seed", "moves", "visits", "values", "models", "utilities", "status", "seconds"),
+        "crc32",
+    ]
+    head, _, _ = line.partition(b',"crc32"')
+    assert data["crc32"] == zlib.crc32(head)
+    assert line.count(b"\n") == 1
+    assert data["values"][0] == [0.1235, -0.1235]
+    assert data["visits"][2] is None
+    assert len(data["models"]) == len(data["moves"])
+
+
+@given(records())
+def test_round_trip(record: GameRecord) -> None:
+    line = encode(record)
+    assert decode_line(line) == record
+    assert decode_line(line.rstrip(b"\n")) == record
+
+
+@given(st.data())
+def test_any_changed_byte_and_any_cut_is_noticed(data: st.DataObject) -> None:
+    line = encode(make_record())
+    at = data.draw(st.integers(0, len(line) - 1))
+    changed = bytearray(line)
+    changed[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(RecordError):
+        decode_line(bytes(changed))
+    with pytest.raises(RecordError):
+        decode_line(line[: min(at, len(line) - 2)])
+
+
+@given(st.binary(max_size=60) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(repr).map(str.encode))
+def test_foreign_bytes_are_a_record_error_even_with_a_fitting_checksum(body: bytes) -> None:
+    for line in (body, signed(b"{" + body + b"}"), signed(body + b"}")):
+        with pytest.raises(RecordError):
+            decode_line(line)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("schema", 2, "schema 2"),
+        ("status", "draw", "status 'draw'"),
+        ("models", [], "one entry"),
+        ("moves", 3, "must be lists"),
+        ("index", -1, "whole numbers"),
+        ("moves", ["a"] * 5, "whole numbers"),
+    ],
+)
+def test_a_wrong_field_is_named(key: str, value: object, words: str) -> None:
+    data = json.loads(encode(make_record()))
+    del data["crc32"]
+    with pytest.raises(RecordError, match=words):
+        decode_line(signed(json.dumps(data | {key: value}).encode()))
+
+
+def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with GameLog(tmp_path / "w0.jsonl") as log:
+        bad = make_record()
+        bad.utilities[0] = float("nan")
+        with pytest.raises(RecordError, match="game 0 cannot"):
+            log.append(bad)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fsync_every_s", [0.0, 5.0, None])
+def test_log_is_created_at_the_first_game_and_appended_to(tmp_path: Path, fsync_every_s: float | None) -> None:
+    path = tmp_path / "w0.jsonl"
+    for start in (0, 2):
+        with GameLog(path, fsync_every_s) as log:
+            assert path.exists() == (start > 0)
+            log.append(make_record(start))
+            log.append(make_record(start + 1))
+        log.close()
+    contents = read_log(path)
+    assert [record.index for record in contents.records] == [0, 1, 2, 3]
+    assert contents.problems == []
+
+
+def test_torn_tail_is_reported_and_does_not_swallow_the_next_game(tmp_path: Path) -> None:
+    path = tmp_path / "w0.jsonl"
+    path.write_bytes(encode(make_record(0)) + encode(make_record(1))[:-40])
+    torn = read_log(path)
+    assert [record.index for record in torn.records] == [0]
+    assert [(problem.line, "torn" in problem.text) for problem in torn.problems] == [(2, True)]
+    with GameLog(path) as log:
+        log.append(make_record(1))
+        log.append(make_record(2))
+    after = read_log(path)
+    assert [record.index for record in after.records] == [0, 1, 2]
+    assert [problem.line for problem in after.problems] == [2]
+
+
+def test_folder_reading_counts_each_index_once(tmp_path: Path) -> None:
+    for name, indices in (("a", [0, 1]), ("b", [1, 5])):
+        with GameLog(tmp_path / f"{name}.jsonl") as log:
+            for index in indices:
+                log.append(make_record(index))
+    with (tmp_path / "b.jsonl").open("ab") as file:
+        file.write(b"noise\n" + b'{"schema":1,"game":"x","index":9,' + b"\n")
+    (tmp_path / "notes.txt").write_text("not a log")
+    done = finished_indices(tmp_path)
+    assert (done.indices, done.duplicates) == ({0, 1, 5}, [1])
+    assert [(problem.path.name, problem.line) for problem in done.problems] == [("b.jsonl", 3), ("b.jsonl", 4)]
+    problems: list = []
+    assert [record.index for record in read_folder(tmp_path, problems)] == [0, 1, 1, 5]
+    assert problems == done.problems
+    assert "b.jsonl:3: torn" in str(problems[0])
+
+
+def test_fast_index_scan_agrees_with_decoding_and_knows_unusual_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(encode(make_record(3)) + signed(json.dumps(reordered(4)).encode()))
+    assert finished_indices(tmp_path).indices == {3, 4}
+    assert finished_indices(tmp_path / "absent") == (set(), [], [])
+
+
+def reordered(index: int) -> dict:
+    data = json.loads(encode(make_record(index)))
+    return {key: data[key] for key in sorted(data) if key != "crc32"}
+
+
+def test_games_of_a_log_that_was_compressed_meanwhile_are_not_played_again(tmp_path: Path) -> None:
+    packed = gzip.compress(encode(make_record(0)) + encode(make_record(1)))
+    (tmp_path / "w0.jsonl.gz").write_bytes(packed)
+    with GameLog(tmp_path / "w0.jsonl") as log:
+        log.append(make_record(2))
+    assert finished_indices(tmp_path) == ({0, 1, 2}, [], [])
+    assert [record.index for record in read_folder(tmp_path)] == [2, 0, 1]
+    (tmp_path / "w0.jsonl.gz").write_bytes(packed[:-9])
+    with pytest.raises(RecordError, match=r"w0\.jsonl\.gz cannot be read: .*; make it readable"):
+        finished_indices(tmp_path)
+
+
+def test_unreadable_log_is_a_problem_not_an_error(tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    contents = read_log(tmp_path / "folder.jsonl")
+    assert contents.records == []
+    assert contents.problems[0].line == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_disk_is_one_clear_error() -> None:
+    log = GameLog(Path("/dev/full"))
+    with pytest.raises(RecordError, match="No space left"):
+        log.append(make_record())
+    log.close()
+
+
+WRITER = """
+import resource, signal, sys
+from pathlib import Path
+from grove.common.errors import RecordError
+from tests.records.test_records import make_record
+from grove.records.log import GameLog
+
+path, limit = Path(sys.argv[1]), int(sys.argv[2])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+log = GameLog(path, None)
+index = 0
+try:
+    while True:
+        log.append(make_record(index, plies=400))
+        print(index, flush=True)
+        index += 1
+except RecordError as error:
+    print(error, flush=True)
+    signal.pause()
+"""
+
+
+def start_writer(args: Sequence[object]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+
+
+def kill(writer: subprocess.Popen[str]) -> str:
+    writer.send_signal(signal.SIGKILL)
+    said, _ = writer.communicate()
+    return said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_killed_writer_loses_no_game_that_it_reported(tmp_path: Path) -> None:
+    path = tmp_path / "w0.jsonl"
+    writer = start_writer([path, 0])
+    assert writer.stdout is not None
+    reported = [int(writer.stdout.readline()) for _ in range(50)]
+    reported += [int(line) for line in kill(writer).splitlines()]
+    assert finished_indices(tmp_path).indices >= set(reported)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs file size limits")
+def test_a_line_that_found_no_room_is_taken_back_and_one_torn_by_a_kill_is_skipped(tmp_path: Path) -> None:
+    """The kernel's own file size limit cuts a write in the middle, as a full disk does."""
+    path = tmp_path / "w0.jsonl"
+    writer = start_writer([path, 50_000])
+    assert writer.stdout is not None
+    while "cannot write" not in writer.stdout.readline():
+        pass
+    kill(writer)
+    before = read_log(path)
+    assert before.problems == []
+    with path.open("ab") as file:
+        file.write(encode(make_record(len(before.records)))[:100])
+    assert len(read_log(path).problems) == 1
+    with GameLog(path) as log:
+        log.append(make_record(len(before.records)))
+    assert finished_indices(tmp_path).indices == set(range(len(before.records) + 1))

@@ -1,0 +1,197 @@
+"""The server's process: it owns the model and the device and, with the thread pool, runs the search threads too."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grove.common.errors import PoolError, SettingError
+from grove.common.usage import peak_rss_mb
+from grove.inference_server import InferenceServer, RowSpec, ServerSettings
+from grove.inference_server.batching.policy import Policy, PolicyKind
+from grove.inference_server.interface.network_settings import NetworkSettings
+from grove.inference_server.model_watch import ModelWatch
+from grove.workers.pool.children import Held
+from grove.workers.pool.orphans import end_with_supervisor, leave_signals, supervisor_is_gone, tidy_up
+from grove.workers.selfplay.port import Port, last_words
+
+if TYPE_CHECKING:
+    from grove.workers.pool.search_threads import SearchThreads
+    from grove.workers.selfplay.worker import WorkerJob
+
+FAULT_STATUS = 3
+"""Exit status of a server that ends because of a fault."""
+REPORT_S = 0.5
+"""Seconds between reports of the server's counters."""
+_FIRST_S = 0.05
+"""The same until the first batch, so that the supervisor learns at once that it computes."""
+READY_S = 300.0
+"""Longest wait for the lanes; compiling a large user network takes minutes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostJob:
+    """What the process shall do; plain values."""
+
+    game_spec: str
+    row_spec: RowSpec
+    evaluator: str
+    """`server`, or an evaluator without a network whose worker threads live here."""
+    network: NetworkSettings
+    server: ServerSettings
+    pool: str
+    """`thread`, `process`, or `auto`: decided here, by measurement."""
+    threads: tuple[WorkerJob, ...] = ()
+    """Jobs of the search threads, if it comes to threads."""
+    endpoint: str = ""
+    """Where to listen for worker processes: in a folder that the supervisor made and owns, or on a free port."""
+    metrics_port: int = 0
+    """Port of /metrics; 0 = none."""
+    models: str = ""
+    """Folder whose newest model file is served; empty = none is watched."""
+    policy: PolicyKind = Policy
+    """Rule by which the server sends batches off."""
+
+
+def main(job: HostJob, connection: Connection, worker_connections: list[Connection], _lock: Held | None) -> None:
+    """Serve until the supervisor says stop or is gone. Faults go to the supervisor as one line."""
+    leave_signals()
+    end_with_supervisor(job.endpoint)
+    port = Port(connection)
+    try:
+        with ExitStack() as stack:
+            _Host(job, port, worker_connections, stack).run()
+    except Exception as error:
+        port.send("failed", last_words(error))
+        if supervisor_is_gone():
+            tidy_up(job.endpoint)
+        os._exit(FAULT_STATUS)  # a lane that hangs, or a search thread, would keep the process for ever
+    if supervisor_is_gone():
+        tidy_up(job.endpoint)
+
+
+class _Host:
+    def __init__(self, job: HostJob, port: Port, connections: list[Connection], stack: ExitStack) -> None:
+        self._job, self._port, self._stack = job, port, stack
+        self._ports = [Port(connection) for connection in connections]
+        self._server: InferenceServer | None = None
+        self._threads: SearchThreads | None = None
+        self._ready: dict[str, Any] = {"pool": "thread", "pool_reason": "", "endpoint": ""}
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        if self._job.evaluator == "server":
+            self._start_server()
+        else:
+            self._ready["pool_reason"] = f"the {self._job.evaluator} evaluator needs no server"
+            self._threads = self._load_threads()
+        if self._threads is not None:
+            self._threads.start(self._server)
+        gc.freeze()  # as in a worker process
+        self._port.send("ready", self._ready)
+        self._serve()
+        if self._threads is not None:
+            self._threads.join()
+        if self._server is not None:
+            self._tell_problems(self._server)
+        self._port.send("bye", self._stats())
+
+    def _serve(self) -> None:
+        """Report, and do what the supervisor says, until it says stop."""
+        began, reported = False, 0.0
+        while True:
+            message = self._port.receive(REPORT_S if began else _FIRST_S)
+            kind, *values = message or ("",)
+            if kind == "stop":
+                return
+            if kind == "gone" and self._server is not None:
+                self._server.client_gone(values[0])
+            stats, now = self._stats(), time.monotonic()
+            begins = not began and bool(stats.get("batches", True))
+            if message is not None or begins or now - reported >= REPORT_S / 2:
+                began, reported = began or begins, now
+                self._port.send("stats", stats)
+            self._look_after()
+
+    def _start_server(self) -> None:
+        from grove.inference_server.backends.backend import ModelFiles, make_backends
+
+        job, rows = self._job, self._job.row_spec
+        backends = make_backends(rows, job.network, job.server.max_batch, job.server.lanes, job.server.deterministic)
+        server = self._stack.enter_context(InferenceServer(rows, backends, job.server, job.policy))
+        threads = self._load_threads() if job.threads else None  # while the lanes get ready in threads of their own
+        if not server.wait_ready(READY_S):
+            raise PoolError(f"the lanes were not ready within {READY_S:.0f} s; see `grove doctor`")
+        self._server = server
+        if job.metrics_port:
+            self._stack.enter_context(metrics_at(server, job.metrics_port))
+        self._ready |= {"backend": backends[0].describe(), "lanes": len(backends)}
+        if job.pool != "auto" or threads is None:
+            self._ready |= {"pool": job.pool, "pool_reason": "as asked for"}
+        else:
+            fits, reason = threads.verdict(backends)
+            self._ready |= {"pool": "thread" if fits else "process", "pool_reason": reason}
+        if job.models:
+            source = ModelFiles(rows, job.network, backends)
+            self._stack.enter_context(ModelWatch(server, Path(job.models), source))
+        self._ready |= {"model": server.model_version, "epoch": server.epoch}
+        if self._ready["pool"] == "process":
+            self._ready["endpoint"] = server.bind(job.endpoint)
+        else:
+            self._threads = threads
+
+    def _load_threads(self) -> SearchThreads:
+        """Return the search threads, not yet started, with their kernels compiled, which may take minutes."""
+        from grove.workers.pool.search_threads import SearchThreads
+
+        with self._signs_of_life():
+            return SearchThreads(self._job, self._ports)
+
+    @contextmanager
+    def _signs_of_life(self) -> Iterator[None]:
+        """Let the supervisor hear meanwhile that this process lives."""
+        done = threading.Event()
+
+        def tell() -> None:
+            while not done.wait(REPORT_S):
+                self._port.send("loading")
+
+        telling = threading.Thread(target=tell, name="signs-of-life")
+        telling.start()
+        try:
+            yield
+        finally:
+            done.set()
+            telling.join()
+
+    def _look_after(self) -> None:
+        """Tell of faults that were survived; raise PoolError for one that was not."""
+        if self._server is not None:
+            self._tell_problems(self._server)
+            self._server.check()
+
+    def _tell_problems(self, server: InferenceServer) -> None:
+        for problem in server.new_problems():
+            self._port.send("problem", problem)
+
+    def _stats(self) -> dict[str, Any]:
+        stats = self._server.stats() if self._server else {}
+        return {**stats, "peak_rss_mb": peak_rss_mb()}
+
+
+def metrics_at(server: InferenceServer, port: int) -> AbstractContextManager[Any]:
+    """Tell the server's figures at /metrics of `port` until the context is left. Raises SettingError."""
+    try:
+        from grove.inference_server.metrics import Exporter
+    except ImportError:
+        why = "the package prometheus-client is not installed"
+        raise SettingError.of("metrics-port", port, why, "install it, or leave the port out") from None
+    return closing(Exporter(server.stats, port))

@@ -1,0 +1,15 @@
+"""Imported by the nursery of workers only: what every worker needs, loaded and run once. Never imports torch."""
+
+import os
+
+import grove.inference_server
+import grove.workers.selfplay.worker
+from grove.workers.pool.nursery import GAME_VARIABLE
+from grove.workers.pool.orphans import ended_with_parent
+from grove.workers.selfplay.warm import load_kernels
+
+__all__ = ["grove"]
+
+if spec := os.environ.get(GAME_VARIABLE):
+    with ended_with_parent():
+        load_kernels(spec)

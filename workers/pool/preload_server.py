@@ -1,0 +1,11 @@
+"""Imported by the nursery of servers only: torch, and all else that a server's process needs. Touches no device."""
+
+from contextlib import suppress
+
+from grove.workers.pool.orphans import ended_with_parent
+
+with ended_with_parent(), suppress(Exception):  # one that cannot be imported is left to the server, which can say so
+    import grove.inference_server.backends.backend
+    import grove.workers.pool.host
+
+__all__ = ["grove"]

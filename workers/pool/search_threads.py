@@ -1,0 +1,94 @@
+"""Search threads beside the lanes, in the server's process. One without them does without the kernels' imports."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from grove.common.errors import StorageError
+from grove.game import load_game
+from grove.inference_server import InferenceServer
+from grove.workers.pool.gil import thread_verdict
+from grove.workers.pool.process_worker import EvaluatorJob, make_evaluator, requests_at_once
+from grove.workers.selfplay.evaluators import Evaluator, ServedEvaluator
+from grove.workers.selfplay.port import Port, last_words
+from grove.workers.selfplay.warm import load_kernels
+from grove.workers.selfplay.worker import Worker, WorkerJob
+
+if TYPE_CHECKING:
+    from grove.inference_server.backends.backend import Backend
+    from grove.workers.pool.host import HostJob
+
+_PROBE_S = 0.2
+
+
+class SearchThreads:
+    """The search threads of one server's process, or of a process without one."""
+
+    def __init__(self, job: HostJob, ports: list[Port]) -> None:
+        """Load the kernels; nothing is started. `ports`: to the supervisor, one a thread."""
+        self._job, self._ports = job, ports
+        self._game = load_game(job.game_spec)
+        self._server: InferenceServer | None = None
+        self._threads: list[threading.Thread] = []
+        possible = self._game.compiled or job.pool == "thread"
+        if possible and job.evaluator == "server":  # others come from a nursery that has loaded them
+            load_kernels(job.game_spec)
+
+    def verdict(self, backends: list[Backend]) -> tuple[bool, str]:
+        """Measure whether threads will do beside these warm backends, which serve nobody yet; return it and why."""
+        from grove.inference_server.backends.backend import network_rate
+
+        first = self._job.threads[0]
+        rows = max(1, first.games // first.groups)
+        rate = network_rate(backends, _PROBE_S, self._job.server.max_batch) if self._game.compiled else 0.0
+        return thread_verdict(self._game, first.search.simulations, rate, rows)
+
+    def start(self, server: InferenceServer | None) -> None:
+        """Let the threads play, served by `server` or by evaluators of their own."""
+        self._server = server
+        for job, port in zip(self._job.threads, self._ports, strict=True):
+            thread = threading.Thread(target=self._run, args=(job, port), name=f"search-{job.worker}")
+            thread.start()
+            self._threads.append(thread)
+
+    def join(self) -> None:
+        """Wait for the threads, which the supervisor has told to stop, and close their pipes."""
+        for port, thread in zip(self._ports, self._threads, strict=False):
+            thread.join()
+            port.close()
+
+    def _run(self, job: WorkerJob, port: Port) -> None:
+        """Run one search thread; a fault is told, its games go back to the supervisor, and it starts anew."""
+        pause = 0.25
+        while True:
+            try:
+                Worker(job, self._game, self._evaluator(job), port).run()
+                return
+            except StorageError as error:
+                port.send("unwritable", last_words(error))
+            except Exception as error:
+                port.send("failed", last_words(error))
+            if not _may_start_anew(port, pause):
+                port.send("bye", {})
+                return
+            pause *= 2
+
+    def _evaluator(self, job: WorkerJob) -> Evaluator:
+        if self._server is None:
+            return make_evaluator(self._game, job, EvaluatorJob(kind=self._job.evaluator))
+        window = requests_at_once(job.groups, self._job.server.swap == "between-games")
+        client = self._server.connect(window=window, name=f"thread-{job.worker}")
+        return ServedEvaluator(client, self._game.num_actions)
+
+
+def _may_start_anew(port: Port, pause_s: float) -> bool:
+    """Wait for the supervisor's word, and a while; what it handed out before that word it has taken back."""
+    kind = ""
+    while kind not in ("again", "stop"):
+        message = port.receive(1.0)
+        kind = message[0] if message else ""
+    if kind == "stop":
+        return False
+    message = port.receive(pause_s)
+    return message is None or message[0] != "stop"

@@ -1,0 +1,297 @@
+"""A group: the games that one worker searches together, and the book of their moves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from grove.common.rng import derive
+from grove.game.contract import Game
+from grove.mcts import NONE, ROOT, EvaluationCache, Forest, Rows, SearchSettings
+from grove.records.record import GameRecord
+from grove.records.versions import VersionBook
+from grove.workers.selfplay.evaluators import Answer
+from grove.workers.selfplay.stagger import play_ahead
+
+Ints = npt.NDArray[np.int32]
+_SEARCH_STREAM = 1 << 40
+"""Sub-stream of a game's key for its search; the game itself draws from the lower ones."""
+PLAYED_TOGETHER = 1 / 16
+"""Share of a group's games whose decided moves may wait, so that one call plays several; playing one costs as much."""
+SAMPLE_EVERY = 64
+"""One decision in so many is looked into for `distinct_evaluations`."""
+
+
+@dataclass(slots=True)
+class _Play:
+    """A game in progress."""
+
+    index: int
+    seed: int
+    started: float
+    model_slot: int
+    moves: list[int] = field(default_factory=list)
+    visits: list[list[list[int]] | None] = field(default_factory=list)
+    values: list[list[float] | None] = field(default_factory=list)
+    models: list[str | None] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Monotone counts of what a worker has done; DESIGN's figures are made of their differences."""
+
+    games: int = 0
+    timeouts: int = 0
+    moves: int = 0
+    decisions: int = 0
+    simulations: int = 0
+    evaluations: int = 0
+    requests: int = 0
+    failed_rows: int = 0
+    sampled_decisions: int = 0
+    sampled_evaluations: int = 0
+    distinct_evaluations: int = 0
+
+
+class Group:
+    """Up to `slots` games of `game`, each a position of one forest."""
+
+    def __init__(
+        self, game: Game, name: str, settings: SearchSettings, slots: int, cache: EvaluationCache | None
+    ) -> None:
+        self.forest = Forest(game, slots, settings, cache)
+        self.finished: list[GameRecord] = []
+        self.free = list(range(slots - 1, -1, -1))
+        self.away = 0
+        """Requests that wait for their answers."""
+        self.tally = Tally()
+        self._versions = VersionBook()
+        self._model_slots: dict[int, int] = {}  # games by the model slot that they use
+        self._slot_of = np.zeros(slots, np.int64)  # [games] model slot
+        self._game, self._name, self._settings, self._cache = game, name, settings, cache
+        self._has_rounds = sum(game.units.values()) > 1
+        self._max_ply = min(settings.max_moves or game.max_moves, game.max_moves)
+        self._plays: list[_Play | None] = [None] * slots
+        self._states = np.zeros(slots, game.state_dtype)
+        self._plies = np.zeros(slots, np.int32)
+        self._keys = np.zeros(slots, np.uint64)
+
+    @property
+    def playing(self) -> int:
+        """Games in progress."""
+        return len(self._plays) - len(self.free)
+
+    @property
+    def model_slots(self) -> Collection[int]:
+        """Model slots that games in progress use: one as a rule, two while a new model takes over between games."""
+        return self._model_slots.keys()
+
+    def start(self, run_seed: int, indices: Sequence[int], stagger: bool = False, model_slot: int = 0) -> None:
+        """Start the games `indices` in free slots; each is a function of (run seed, index) and the evaluations.
+
+        `model_slot`: where the games' rows shall be evaluated, from start to end.
+        `stagger`: begin at a random ply of each, after random moves, whose visits are None in the record.
+        """
+        slots = []
+        if indices:
+            self._model_slots[model_slot] = self._model_slots.get(model_slot, 0) + len(indices)
+        for index in indices:
+            slot = self.free.pop()
+            seed = int(derive(np.uint64(run_seed), index))
+            self._plays[slot] = _Play(index, seed, time.monotonic(), model_slot)
+            self._slot_of[slot] = model_slot
+            self._plies[slot] = 0
+            self._keys[slot] = derive(np.uint64(seed), _SEARCH_STREAM)
+            slots.append(slot)
+        if slots:
+            chosen = np.array(slots, np.int32)
+            states = np.zeros(len(slots), self._game.state_dtype)
+            self._game.initial(np.array([self._play(s).seed for s in slots], np.uint64), states)
+            if stagger:
+                moves = play_ahead(self._game, states, self._keys[chosen], self._max_ply)
+                self._plies[chosen] = [len(played) for played in moves]
+                for slot, played in zip(slots, moves, strict=True):
+                    for action in played:
+                        self._note_unsearched(slot, action)
+            self._settle(chosen, states, np.full(len(slots), NONE, np.int32))
+
+    def play(self, decided: Ints) -> None:
+        """Choose and play the moves of the decided games; finished ones go to `finished`."""
+        visits = self.forest.root_visits(decided)
+        actions = self.forest.choose(decided, visits)
+        values = self.forest.root_values(decided).tolist()
+        offsets, pairs = visits[0].tolist(), visits[1].tolist()
+        for i, (slot, action) in enumerate(zip(decided.tolist(), actions.tolist(), strict=True)):
+            play = self._play(slot)
+            play.moves.append(action)
+            play.visits.append(pairs[offsets[i] : offsets[i + 1]])
+            play.values.append(values[i])
+            play.models.append(self._versions.played(play.model_slot, slot, self._settings.reuse))
+            self.tally.decisions += 1
+            if self.tally.decisions % SAMPLE_EVERY == 1:  # the first one too: a slow worker makes few
+                self._sample(slot)
+        self._step(decided, actions)
+
+    def grow(self) -> Ints:
+        """Let the trees grow until they wait or are decided; return the decided games."""
+        if self._cache is not None and self._cache.version:  # its hits are answers, too
+            slot = next(iter(self._model_slots), 0)
+            in_search = partial(self._begun_in, slot)
+            self._versions.heard(slot, self._cache.version, in_search, in_search)
+        return self.forest.grow()
+
+    def ask(self) -> list[Rows]:
+        """Return the rows to be evaluated, for each model slot in use its own."""
+        rows = self.forest.ask()
+        if not len(rows.ids):
+            return []
+        if len(self._model_slots) == 1:
+            return [rows._replace(slot=next(iter(self._model_slots)))]
+        slots = self._slot_of[self.forest.positions_of(rows.ids)]
+        parts = [(slot, np.flatnonzero(slots == slot)) for slot in self._model_slots]
+        return [Rows(rows.ids[mine], rows.observations[mine], slot, rows.forest) for slot, mine in parts if len(mine)]
+
+    def tell(self, ids: Ints, answer: Answer, model_slot: int = 0) -> int:
+        """Tell the forest what was answered; return how many rows failed. Those will be asked again.
+
+        A row whose answer is not finite counts as failed.
+        """
+        self._versions.heard(
+            model_slot,
+            answer.version,
+            answered=lambda: self.forest.positions_of(np.delete(ids, answer.failed)).tolist(),
+            begun=lambda: self._begun_in(model_slot),
+        )
+        self.tally.requests += 1
+        failed = len(answer.failed)
+        if not failed:
+            try:
+                self.forest.tell(ids, answer.logits, answer.values, answer.version)
+            except ValueError:  # found an answer that is not finite; nothing was told
+                failed = self._tell_partly(ids, answer)
+        else:
+            failed = self._tell_partly(ids, answer)
+        self.tally.evaluations += len(ids) - failed
+        self.tally.failed_rows += failed
+        return failed
+
+    def _begun_in(self, model_slot: int) -> list[int]:
+        begun = self.forest.begun()
+        return [int(slot) for slot in begun[self._slot_of[begun] == model_slot] if self._plays[slot] is not None]
+
+    def _tell_partly(self, ids: Ints, answer: Answer) -> int:
+        offsets, _ = self.forest.legal_of(ids)
+        by_row = np.split(answer.logits, offsets[1:-1]) if answer.logits.ndim == 1 else list(answer.logits)
+        finite = np.isfinite(answer.values).all(axis=1) & np.array([np.isfinite(row).all() for row in by_row])
+        finite[answer.failed] = False
+        good = np.flatnonzero(finite)
+        if len(good):
+            kept = [by_row[i] for i in good]
+            logits = np.concatenate(kept) if answer.logits.ndim == 1 else np.stack(kept)
+            self.forest.tell(ids[good], logits, answer.values[good], answer.version)
+        self.forest.drop(ids[~finite])
+        return len(ids) - len(good)
+
+    def may_wait(self, decided: int) -> bool:
+        """Return whether `decided` moves may wait to be played together with later ones: others still search."""
+        return decided == 0 or (decided < PLAYED_TOGETHER * len(self._plays) and decided < self.playing)
+
+    def games_in_progress(self) -> list[int]:
+        """Return the indices of the games in progress."""
+        return [play.index for play in self._plays if play is not None]
+
+    def _play(self, slot: int) -> _Play:
+        play = self._plays[slot]
+        assert play is not None, "an empty slot has no game"
+        return play
+
+    def _sample(self, slot: int) -> None:
+        states = self.forest.evaluated_states(slot)
+        self.tally.sampled_decisions += 1
+        self.tally.sampled_evaluations += len(states)
+        self.tally.distinct_evaluations += len(np.unique(states, axis=0))
+
+    def _step(self, slots: Ints, actions: Ints) -> None:
+        states = self._states[slots]
+        self._game.step(states, actions)
+        self._plies[slots] += 1
+        self.tally.moves += len(slots)
+        self._settle(slots, states, actions)
+
+    def _settle(self, slots: Ints, states: npt.NDArray[np.void], actions: Ints) -> None:
+        """Take up positions S [B] just reached by `actions`: end games, plant searches, play forced moves."""
+        self._states[slots] = states
+        done, utility = np.zeros(len(slots), np.bool_), np.zeros((len(slots), self._game.num_players))
+        self._game.outcome(states, done, utility)
+        over = done | (self._plies[slots] >= self._max_ply)
+        if over.any():
+            for i in np.flatnonzero(over):
+                self._finish(int(slots[i]), utility[i].tolist() if done[i] else None)
+            self._plant(slots[over], states[over], actions[over], 0)
+            slots, states, actions = slots[~over], states[~over], actions[~over]
+        if len(slots):
+            self._plant(slots, states, actions, self._settings.simulations)
+            self._play_forced(slots, states)
+
+    def _plant(self, slots: Ints, states: npt.NDArray[np.void], actions: Ints, target: int) -> None:
+        roots = np.zeros(len(slots), ROOT)
+        roots["tree"], roots["ply"], roots["key"] = slots, self._plies[slots], self._keys[slots]
+        roots["target"], roots["action"] = target, actions
+        roots["age"] = roots["ply"]
+        if self._has_rounds and target:
+            ages = np.empty(len(slots), np.int32)
+            self._game.age(states, ages)
+            roots["age"] = ages
+        self.forest.plant(roots, states)
+
+    def _play_forced(self, slots: Ints, states: npt.NDArray[np.void]) -> None:
+        """Play the only legal move where there is just one; nothing is searched there."""
+        offsets = np.zeros(len(slots) + 1, np.int64)
+        legal = np.zeros(len(slots) * self._game.max_legal, np.int32)
+        self._game.legal(states, offsets, legal)
+        forced = np.flatnonzero(np.diff(offsets) == 1)
+        if not len(forced):
+            return
+        actions = legal[offsets[forced]]
+        for slot, action in zip(slots[forced].tolist(), actions.tolist(), strict=True):
+            self._note_unsearched(slot, action)
+        self._step(slots[forced], actions)
+
+    def _note_unsearched(self, slot: int, action: int) -> None:
+        play = self._play(slot)
+        play.moves.append(action)
+        play.visits.append(None)
+        play.values.append(None)
+        play.models.append(None)
+
+    def _finish(self, slot: int, utilities: list[float] | None) -> None:
+        """Record the game of `slot` as finished, or as a timeout where the rules gave no utilities."""
+        play = self._play(slot)
+        self.finished.append(
+            GameRecord(
+                game=self._name,
+                index=play.index,
+                seed=play.seed,
+                moves=play.moves,
+                visits=play.visits,
+                values=play.values,
+                models=play.models,
+                utilities=utilities or [self._settings.timeout_utility] * self._game.num_players,
+                status="finished" if utilities else "timeout",
+                seconds=time.monotonic() - play.started,
+                extra=self._game.annotate(play.seed, play.moves),
+            )
+        )
+        self.tally.games += 1
+        self.tally.timeouts += not utilities
+        self._plays[slot] = None
+        self._versions.over(slot)
+        self._model_slots[play.model_slot] -= 1
+        if not self._model_slots[play.model_slot]:
+            del self._model_slots[play.model_slot]
+        self.free.append(slot)
