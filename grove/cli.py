@@ -64,7 +64,7 @@ def _command(given: list[str]) -> tuple[str, list[str]]:
 
 def _selfplay(arguments: list[str]) -> int:
     if not any(word.startswith(("-h", "--help", "--evaluator")) for word in arguments):
-        from grove.workers.pool.nursery import SERVERS
+        from grove.workers.pool.fork_server import SERVERS
 
         SERVERS.begin()  # importing torch takes longest of all: it goes on beside our own imports
     from grove.commands.selfplay import selfplay

@@ -28,7 +28,7 @@ from grove.common.machine import usable_cores
 from grove.game import load_game
 from grove.game.registry import BUILT_IN
 from grove.records.record import GameRecord, Problem, read_folder
-from grove.workers.pool.nursery import SERVERS, WORKERS
+from grove.workers.pool.fork_server import SERVERS, WORKERS
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTED = psutil.Process().create_time()
@@ -146,7 +146,8 @@ class Grove:
     sessions: ClassVar[set[int]] = set()
     """Process sessions started so far: what runs in one of them is ours."""
     preloaded: ClassVar[tuple[int | None, str]] = (None, "")
-    """Number of the nursery of workers that the last run in this process left, and the kind of game it has loaded."""
+    """Number of the fork server for workers that the last run in this process left, and the kind of game it has
+    loaded."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -184,7 +185,7 @@ class Grove:
         """Run `grove` to its end; where nothing is shown by it, without a process of its own.
 
         Its server and workers are processes all the same. What is saved are imports and, from run to run of one game,
-        the nurseries: most of the processor time of a short run.
+        the fork servers: most of the processor time of a short run.
         """
         if arguments[0] not in IN_PROCESS:
             return self.run(*arguments, cwd=cwd)
@@ -211,10 +212,10 @@ class Grove:
 
     @staticmethod
     def _preload(words: list[str], folder: Path) -> None:
-        """Let the next run start a nursery of workers of its own, unless the present one suits its game.
+        """Let the next run start a fork server for workers of its own, unless the present one suits its game.
 
         Games of one kind share their kernels. Which game a preset, a file or a server names is not known here: its
-        workers load by themselves what the nursery lacks. A user's game may be another one under a known name.
+        workers load by themselves what the fork server lacks. A user's game may be another one under a known name.
         """
         server, game = forkserver._forkserver, Grove.preloaded[1]
         if any(folder.glob("*.py")):

@@ -20,7 +20,7 @@ from grove.common.errors import GroveError, PoolError
 from grove.common.machine import gpus, usable_cores
 from grove.inference_server import RowSpec
 from grove.inference_server.interface.network_settings import NetworkSettings
-from grove.workers.pool.nursery import SERVERS
+from grove.workers.pool.fork_server import SERVERS
 from grove.workers.selfplay.port import Port
 
 if TYPE_CHECKING:

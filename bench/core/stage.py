@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from grove.common.errors import PoolError
-from grove.workers.pool.nursery import workers_of
+from grove.workers.pool.fork_server import fork_server_of
 from grove.workers.selfplay.port import Port, last_words
 
 _READY_S = 120.0
@@ -50,7 +50,7 @@ class Stage:
         """Start the process; see `wait_ready`. `game_spec` names the kernels that are loaded ahead."""
         mine, theirs = multiprocessing.Pipe()
         self._name, self._port = name, Port(mine)
-        self._child = workers_of(game_spec).start(main, (job, theirs), f"grove-{name}")
+        self._child = fork_server_of(game_spec).start(main, (job, theirs), f"grove-{name}")
         theirs.close()
 
     @property

@@ -35,17 +35,17 @@ def kill_server(trial: Trial) -> Sign:
     return sign
 
 
-def kill_server_nursery(trial: Trial) -> Sign:
+def kill_fork_server(trial: Trial) -> Sign:
     """`kill -9` of the process that servers are forked from."""
-    nursery, sign = trial.victim("server-nursery"), goes_on(trial)
-    nursery.kill()
+    fork_server, sign = trial.victim("server-fork-server"), goes_on(trial)
+    fork_server.kill()
     return sign
 
 
-def kill_server_and_nursery(trial: Trial) -> Sign:
+def kill_server_and_fork_server(trial: Trial) -> Sign:
     """`kill -9` of the server and of the process it was forked from: the next one must load everything."""
-    nursery, server, sign = trial.victim("server-nursery"), trial.victim("server"), first_batch(trial)
-    nursery.kill()
+    fork_server, server, sign = trial.victim("server-fork-server"), trial.victim("server"), first_batch(trial)
+    fork_server.kill()
     server.kill()
     return sign
 
@@ -59,10 +59,10 @@ def kill_supervisor(trial: Trial) -> Sign:
     return sign
 
 
-def kill_worker_and_nursery(trial: Trial) -> Sign:
+def kill_worker_and_fork_server(trial: Trial) -> Sign:
     """`kill -9` of a worker and of the process it was forked from."""
-    nursery, worker, sign = trial.victim("worker-nursery"), trial.victim("worker"), full_batch(trial)
-    nursery.kill()
+    fork_server, worker, sign = trial.victim("worker-fork-server"), trial.victim("worker"), full_batch(trial)
+    fork_server.kill()
     worker.kill()
     return sign
 
@@ -110,13 +110,13 @@ def release(trial: Trial) -> None:
                 process.send_signal(signal.SIGCONT)
 
 
-KILLS = ("worker", "server", "server-nursery", "supervisor")
+KILLS = ("worker", "server", "server-fork-server", "supervisor")
 """Faults of the phases in which processes are killed: kill -9 of one process, every process as likely as any other."""
 _BATCH, _FULL, _SERVES = "first new batch", "full batches again", "the model serves"
 FAULTS: dict[str, Fault] = {
     "worker": Fault("kill -9 of a worker", kill_worker, _FULL),
     "server": Fault("kill -9 of the server", kill_server, _BATCH),
-    "server-nursery": Fault("kill -9 of the nursery of servers", kill_server_nursery, "next batch"),
+    "server-fork-server": Fault("kill -9 of the fork server for servers", kill_fork_server, "next batch"),
     "supervisor": Fault("kill -9 of the supervisor, the same command again", kill_supervisor, _BATCH),
     "swap": Fault("a model pushed", swap_model, _SERVES),
     "rollback": Fault("back to the model before", roll_back, _SERVES),
@@ -125,8 +125,8 @@ FAULTS: dict[str, Fault] = {
     "full-disk": Fault("a small disk full, then room", full_disk, "its exact end", 2 * 60, impossible=no_small_disk),
     "kill-in-swap": Fault("a model pushed, kill -9 of the server at once", kill_in_swap, "the new server serves it"),
     "hang-worker": Fault("SIGSTOP of a worker", hang("worker", full_batch), _FULL),
-    "server-and-nursery": Fault("kill -9 of the server and its nursery", kill_server_and_nursery, _BATCH),
-    "worker-and-nursery": Fault("kill -9 of a worker and its nursery", kill_worker_and_nursery, _FULL),
+    "server-and-fork-server": Fault("kill -9 of the server and its fork server", kill_server_and_fork_server, _BATCH),
+    "worker-and-fork-server": Fault("kill -9 of a worker and its fork server", kill_worker_and_fork_server, _FULL),
     "hang-server": Fault("SIGSTOP of the server", hang("server", first_batch), _BATCH),
     "all-at-once": Fault("kill -9 of everything, the same command again", kill_all, _BATCH),
     "stop": Fault("SIGTERM, the same command again", stop_and_continue, _BATCH),

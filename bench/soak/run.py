@@ -20,7 +20,7 @@ from grove.common.errors import RecordError
 from grove.records.record import decode_line, log_paths
 
 Roles = dict[str, list[psutil.Process]]
-"""Processes of a run: supervisor, the nurseries of servers and of workers, server, worker (each may be empty)."""
+"""Processes of a run: supervisor, the fork servers for servers and for workers, server, worker (each may be empty)."""
 
 
 class RunUnderTest:
@@ -101,7 +101,9 @@ class RunUnderTest:
 
     def roles(self) -> Roles:
         """Return the processes by role; one that has not shown yet what it will be is in none."""
-        roles: Roles = {role: [] for role in ("supervisor", "server-nursery", "worker-nursery", "server", "worker")}
+        roles: Roles = {
+            role: [] for role in ("supervisor", "server-fork-server", "worker-fork-server", "server", "worker")
+        }
         listener = self._listener()
         for process in self.members():
             with suppress(psutil.Error, OSError):
@@ -146,7 +148,7 @@ class RunUnderTest:
         if "resource_tracker" in words:
             return "tracker"
         if "forkserver" in words and process.ppid() in self._sessions:
-            return "server-nursery" if "preload_server" in words else "worker-nursery"
+            return "server-fork-server" if "preload_server" in words else "worker-fork-server"
         logs = str(self.folder / "games")
         return "worker" if any(file.path.startswith(logs) for file in process.open_files()) else ""
 

@@ -33,10 +33,10 @@ def lines(out: Path) -> int:
 
 
 def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Return the server and the workers of a run in the order they were started: children of its nurseries."""
-    nurseries = [one for one in psutil.Process(process.pid).children() if "forkserver" in " ".join(one.cmdline())]
-    assert nurseries
-    found = [child for nursery in nurseries for child in nursery.children()]
+    """Return the server and the workers of a run in the order they were started: children of its fork servers."""
+    fork_servers = [one for one in psutil.Process(process.pid).children() if "forkserver" in " ".join(one.cmdline())]
+    assert fork_servers
+    found = [child for fork_server in fork_servers for child in fork_server.children()]
     return sorted(found, key=lambda one: (one.create_time(), one.pid))
 
 

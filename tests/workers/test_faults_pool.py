@@ -14,7 +14,7 @@ from grove.inference_server import ServerSettings
 from grove.mcts import SearchSettings
 from grove.records.record import read_folder
 from grove.workers.pool import restarts
-from grove.workers.pool.nursery import SERVERS
+from grove.workers.pool.fork_server import SERVERS
 from grove.workers.pool.plan import PoolPlan, Sizes
 from grove.workers.pool.pool import Pool
 from grove.workers.selfplay.index_book import IndexBook
@@ -67,26 +67,26 @@ def test_a_killed_server_is_replaced_and_the_games_are_those_of_an_undisturbed_r
 
 
 @pytest.mark.parametrize("ends", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_server_that_hangs_is_replaced_and_one_that_dies_with_its_nursery_too(
+def test_a_server_that_hangs_is_replaced_and_one_that_dies_with_its_fork_server_too(
     tmp_path: Path, ends: signal.Signals
 ) -> None:
     with Pool(served(tmp_path, "process"), IndexBook(range(100_000))) as pool:
         pool.start()
         pump_until(pool, lambda: pool.book.finished >= 3)
-        first, nursery = pool.host_pids[0], SERVERS.pid
+        first, fork_server = pool.host_pids[0], SERVERS.pid
         os.kill(first, signal.SIGSTOP)
         pool._host.silence.hang_s = HANG_S
         pump_until(pool, lambda: pool.server_restarted)
         pool._host.silence.hang_s = restarts.HANG_S
         assert "said nothing for" in pool.problems[0]
         pump_until(pool, lambda: "computes again" in pool.problems[-1])
-        assert (pool.host_pids[0] != first, SERVERS.pid) == (True, nursery)
-        assert nursery is not None
-        os.kill(nursery, ends)
+        assert (pool.host_pids[0] != first, SERVERS.pid) == (True, fork_server)
+        assert fork_server is not None
+        os.kill(fork_server, ends)
         os.kill(pool.host_pids[0], signal.SIGKILL)
         before = pool.book.finished
         pump_until(pool, lambda: pool.server_restarted == 2 and pool.book.finished > before)
-        assert nursery != SERVERS.pid
+        assert fork_server != SERVERS.pid
     found = indices(tmp_path)
     assert len(found) == len(set(found))
 

@@ -1,4 +1,4 @@
-"""Child processes, and how they are made to end; `nursery.py` starts them."""
+"""Child processes, and how they are made to end; `fork_server.py` starts them."""
 
 from __future__ import annotations
 

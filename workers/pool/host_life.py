@@ -14,7 +14,7 @@ from grove.game import load_game
 from grove.inference_server import private_endpoint
 from grove.workers.pool import host
 from grove.workers.pool.children import Child, Held
-from grove.workers.pool.nursery import SERVERS, Nursery, workers_of
+from grove.workers.pool.fork_server import SERVERS, ForkServer, fork_server_of
 from grove.workers.pool.plan import PoolPlan
 from grove.workers.pool.restarts import Restarts, Silence
 from grove.workers.pool.worker_life import worker_job
@@ -51,9 +51,9 @@ class HostLife:
         """When its former life ended, until it has computed a batch again; 0 = none did."""
 
     @property
-    def nursery(self) -> Nursery:
+    def fork_server(self) -> ForkServer:
         """Where it comes from."""
-        return SERVERS if self._plan.evaluator == "server" else workers_of(self._plan.game_spec)
+        return SERVERS if self._plan.evaluator == "server" else fork_server_of(self._plan.game_spec)
 
     @property
     def available(self) -> bool:
@@ -109,7 +109,7 @@ class HostLife:
                 self.fault = values[0]
             elif kind == "stats":
                 self.stats = values[0]
-                self.nursery.begin()  # anew, if it has died: the next server will not wait for it
+                self.fork_server.begin()  # anew, if it has died: the next server will not wait for it
         return ""
 
     def hangs(self, elapsed_s: float) -> str:
@@ -158,7 +158,7 @@ class HostLife:
         theirs = [other for _, other in pipes]
         held = None if self._lock is None else Held(self._lock)
         try:
-            child = self.nursery.start_unless(
+            child = self.fork_server.start_unless(
                 interrupted, host.main, (self._job, theirs[0], theirs[1:], held), "grove-server"
             )
         finally:

@@ -17,7 +17,7 @@ from multiprocessing import connection, util
 from grove.workers.pool.children import remove_socket_folder
 
 FOLDER_VARIABLE = "GROVE_NURSERY_FOLDER"
-"""Environment variable that names the folder of the nurseries' sockets."""
+"""Environment variable that names the folder of the fork servers' sockets."""
 _LOOK_S = 0.5
 GRACE_S = 3.0
 """Seconds that a child whose supervisor is gone has for an orderly end."""
@@ -56,7 +56,7 @@ def tidy_up(private: str) -> None:
     """Remove the folders that only the supervisor would have removed."""
     remove_socket_folder(private)
     if sys.platform != "win32":
-        shutil.rmtree(util.get_temp_dir(), ignore_errors=True)  # its own: with the nurseries' sockets
+        shutil.rmtree(util.get_temp_dir(), ignore_errors=True)  # its own: with the fork servers' sockets
 
 
 def _outlive(sentinel: int, private: str) -> None:

@@ -13,8 +13,8 @@ from multiprocessing import connection
 from typing import Any
 
 from grove.common.errors import PoolError, StorageError
+from grove.workers.pool.fork_server import fork_server_of
 from grove.workers.pool.host_life import HostLife, given_up
-from grove.workers.pool.nursery import workers_of
 from grove.workers.pool.plan import PoolPlan, Sizes
 from grove.workers.pool.restarts import BLINK_S
 from grove.workers.pool.worker_life import WorkerLife, add_counts, end_workers, first_life, start_process
@@ -58,7 +58,7 @@ class Pool:
         plan = self.plan
         self._interrupted = interrupted
         if not plan.threads_possible:  # search threads, if there are any, load the kernels in the server's process
-            workers_of(plan.game_spec).begin()
+            fork_server_of(plan.game_spec).begin()
         if plan.has_host:
             ports = self._host.start(interrupted)
             if ports is None:

@@ -1,10 +1,10 @@
-"""Imported by the nursery of workers only: what every worker needs, loaded and run once. Never imports torch."""
+"""Imported by the fork server for workers only: what every worker needs, loaded and run once. Never imports torch."""
 
 import os
 
 import grove.inference_server
 import grove.workers.selfplay.worker
-from grove.workers.pool.nursery import GAME_VARIABLE
+from grove.workers.pool.fork_server import GAME_VARIABLE
 from grove.workers.pool.orphans import ended_with_parent
 from grove.workers.selfplay.warm import load_kernels
 

@@ -1,4 +1,5 @@
-"""Imported by the nursery of servers only: torch, and all else that a server's process needs. Touches no device."""
+"""Imported by the fork server for servers only: torch, and all else that a server's process needs. Touches no
+device."""
 
 from contextlib import suppress
 

@@ -32,7 +32,7 @@ class SearchThreads:
         self._server: InferenceServer | None = None
         self._threads: list[threading.Thread] = []
         possible = self._game.compiled or job.pool == "thread"
-        if possible and job.evaluator == "server":  # others come from a nursery that has loaded them
+        if possible and job.evaluator == "server":  # others come from a fork server that has loaded them
             load_kernels(job.game_spec)
 
     def verdict(self, backends: list[Backend]) -> tuple[bool, str]:

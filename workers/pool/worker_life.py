@@ -10,7 +10,7 @@ from pathlib import Path
 from grove.records.record import indices_from
 from grove.workers.pool import process_worker
 from grove.workers.pool.children import Child, Held
-from grove.workers.pool.nursery import workers_of
+from grove.workers.pool.fork_server import fork_server_of
 from grove.workers.pool.plan import PoolPlan, Sizes
 from grove.workers.pool.process_worker import EvaluatorJob, client_name
 from grove.workers.pool.restarts import Restarts, Silence
@@ -135,8 +135,8 @@ def start_process(
     mine, other = multiprocessing.Pipe()
     held = None if lock is None else Held(lock)
     arguments = (worker_job(plan, worker, plan.process_sizes), evaluator_job(plan, endpoint), other, held)
-    nursery = workers_of(plan.game_spec)
-    child = nursery.start_unless(interrupted, process_worker.main, arguments, f"grove-worker-{worker}")
+    fork_server = fork_server_of(plan.game_spec)
+    child = fork_server.start_unless(interrupted, process_worker.main, arguments, f"grove-worker-{worker}")
     other.close()
     return None if child is None else (Port(mine), child)
 

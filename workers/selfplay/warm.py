@@ -1,5 +1,5 @@
 """Compile or load every kernel of a game before workers start: first-time cache writes by two processes at once can
-crash, and a nursery (`nursery.py`) whose kernels are loaded makes workers start at once.
+crash, and a fork server (`fork_server.py`) whose kernels are loaded makes workers start at once.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 _starting = threading.Lock()
 
 
-class Nursery:
+class ForkServer:
     """A process that loads something once, for all that are forked from it. It ends with the process that began it."""
 
     def __init__(self, server: forkserver.ForkServer, preload: str, loads: str) -> None:
@@ -136,11 +136,11 @@ def _is_stopped(number: int) -> bool:
     return False
 
 
-WORKERS = Nursery(forkserver._forkserver, "grove.workers.pool.preload", "the game's kernels")
-SERVERS = Nursery(forkserver.ForkServer(), "grove.workers.pool.preload_server", "torch")
+WORKERS = ForkServer(forkserver._forkserver, "grove.workers.pool.preload", "the game's kernels")
+SERVERS = ForkServer(forkserver.ForkServer(), "grove.workers.pool.preload_server", "torch")
 
 
-def workers_of(game_spec: str) -> Nursery:
+def fork_server_of(game_spec: str) -> ForkServer:
     """Return `WORKERS`; if it has not begun, it will load the kernels of this game."""
     os.environ[GAME_VARIABLE] = game_spec
     return WORKERS
