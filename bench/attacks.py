@@ -13,8 +13,8 @@ import zmq
 
 from grove.inference_server import RowSpec, ServerSettings
 from grove.inference_server.channels import wire
-from grove.inference_server.channels.door import Bounds
 from grove.inference_server.channels.keys import ClientKeys
+from grove.inference_server.channels.listener import Bounds
 
 Message = list[bytes]
 Random = np.random.Generator

@@ -34,7 +34,7 @@ from grove.common.errors import PoolError
 from grove.game import load_game
 from grove.inference_server import InferenceServer, RowSpec, ServerSettings, ZmqClient, private_endpoint
 from grove.inference_server.batching.lanes import Backend
-from grove.inference_server.channels.allowance import NO_BOUND
+from grove.inference_server.channels.rate_limiter import NO_BOUND
 from grove.inference_server.interface.network_settings import NetworkSettings, resolve_network
 from grove.mcts import SearchSettings
 from grove.workers.selfplay.evaluators import row_spec

@@ -16,9 +16,9 @@ from grove.inference_server.batching.lanes import Backend, Lane
 from grove.inference_server.batching.policy import Policy, PolicyKind
 from grove.inference_server.batching.slots import DEFAULT
 from grove.inference_server.batching.watchdog import Watchdog
-from grove.inference_server.channels.allowance import Shares
 from grove.inference_server.channels.inproc import InprocClient
 from grove.inference_server.channels.keys import ServerKeys
+from grove.inference_server.channels.rate_limiter import RateLimits
 from grove.inference_server.channels.zmq_channel import ZmqChannel
 from grove.inference_server.interface.rows import RowSpec
 from grove.inference_server.interface.settings import ServerSettings
@@ -132,7 +132,7 @@ class InferenceServer:
             self._names += 1
             return InprocClient(self._batcher, name or f"thread-{self._names}", window)
 
-    def bind(self, endpoint: str, keys: ServerKeys | None = None, shares: Shares | None = None) -> str:
+    def bind(self, endpoint: str, keys: ServerKeys | None = None, shares: RateLimits | None = None) -> str:
         """Open `endpoint` (``ipc://PATH`` or ``tcp://127.0.0.1:PORT``, PORT may be ``*``); return the one clients use.
 
         With `keys` only clients of their list are let in, and other machines may be served: ``tcp://ADDRESS:PORT``.
@@ -144,7 +144,7 @@ class InferenceServer:
         """
         if self._batcher.closed:
             raise ServerGone("the inference server has closed; make another one")
-        channel = ZmqChannel(self._batcher, endpoint, self.epoch, self._about_models, keys, shares or Shares())
+        channel = ZmqChannel(self._batcher, endpoint, self.epoch, self._about_models, keys, shares or RateLimits())
         self._channels.append(channel)
         return channel.endpoint
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from grove.inference_server.batching.batcher import Batcher
 from grove.inference_server.batching.request import Port, Request
 from grove.inference_server.channels import wire
-from grove.inference_server.channels.door import answer_bytes
+from grove.inference_server.channels.listener import answer_bytes
 from grove.inference_server.interface.rows import RowSpec
 
 Frames = list[bytes | memoryview]

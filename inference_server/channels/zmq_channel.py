@@ -2,8 +2,8 @@
 
 The thread receives in bounded bursts, puts rows into the forming batch straight from the received frame, and sends
 replies that the lanes left in a queue. A fault in a message is answered to its sender, counted, and touches nobody
-else; `allowance.py` bounds what faults and the like may cost. A client whose connection breaks stops counting at once;
-it may return and ask again.
+else; `rate_limiter.py` bounds what faults and the like may cost. A client whose connection breaks stops counting at
+once; it may return and ask again.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from grove.common.errors import MessageError, ServerGone
 from grove.inference_server.batching.batcher import Batcher
 from grove.inference_server.batching.request import Request
 from grove.inference_server.channels import wire
-from grove.inference_server.channels.allowance import Allowance, Shares
-from grove.inference_server.channels.door import Bounds, Door
 from grove.inference_server.channels.keys import ServerKeys
+from grove.inference_server.channels.listener import Bounds, Listener
+from grove.inference_server.channels.rate_limiter import RateLimiter, RateLimits
 from grove.inference_server.channels.sessions import PROVEN, Frames, Session, Sessions
 
 _BURST = 64
@@ -49,7 +49,7 @@ class ZmqChannel:
         epoch: str,
         about: Callable[[], dict[str, Any]],
         keys: ServerKeys | None,
-        shares: Shares,
+        shares: RateLimits,
     ) -> None:
         """Bind `endpoint` and start the thread; with `keys` only clients of their list are let in.
 
@@ -64,14 +64,14 @@ class ZmqChannel:
         bounds = Bounds.of(batcher.spec, batcher.settings)
         self._sessions = Sessions(batcher, bounds.unsent)
         self._outbox: deque[tuple[Session, Request]] = deque()
-        self._allowance = Allowance(_TICK_MS * 1_000_000, shares)
+        self._allowance = RateLimiter(_TICK_MS * 1_000_000, shares)
         self._thrown_out: set[bytes] = set()  # senders in this tick
         self._unread = self._unanswered = 0  # messages in this tick
         self._stopping = False
         self._signalled = False
-        self._door = Door(endpoint, keys, bounds, batcher.count_error)
-        self._router = self._door.router
-        self.endpoint = self._door.endpoint
+        self._listener = Listener(endpoint, keys, bounds, batcher.count_error)
+        self._router = self._listener.router
+        self.endpoint = self._listener.endpoint
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
@@ -110,7 +110,7 @@ class ZmqChannel:
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        for source in (self._router, self._wake_out, self._door.events):
+        for source in (self._router, self._wake_out, self._listener.events):
             poller.register(source, zmq.POLLIN)
         next_tick_ns = 0
         try:
@@ -119,7 +119,7 @@ class ZmqChannel:
                 if self._wake_out.fileno() in ready:
                     self._wake_out.recv(4096)
                 self._send_replies()
-                if self._door.events in ready:
+                if self._listener.events in ready:
                     self._see_who_went()
                 if self._router in ready:
                     self._receive()
@@ -130,7 +130,7 @@ class ZmqChannel:
         except Exception as error:  # nobody would answer any more
             self._batcher.break_down(f"the channel at {self.endpoint} has ended: {type(error).__name__}: {error}")
         finally:
-            self._door.close()
+            self._listener.close()
             self._wake_in.close()
             self._wake_out.close()
 
@@ -148,7 +148,7 @@ class ZmqChannel:
         self._thrown_out.clear()
 
     def _see_who_went(self) -> None:
-        for fd in self._door.gone():
+        for fd in self._listener.gone():
             self._sessions.ended(fd)
 
     # Receiving
@@ -176,7 +176,7 @@ class ZmqChannel:
         fd = _connection(frames)
         other = self._sessions.on(fd)
         if other is None or other.routing == routing:  # otherwise the descriptor is another client's by now
-            self._door.end(fd)
+            self._listener.end(fd)
             self._batcher.count_error("thrown_out")
 
     def _next_message(self) -> list[zmq.Frame]:

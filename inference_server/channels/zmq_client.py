@@ -19,8 +19,8 @@ import zmq
 
 from grove.common.errors import ChannelError, HandshakeError, MessageError, ServerGone
 from grove.inference_server.channels import wire
+from grove.inference_server.channels.connection_monitor import ConnectionMonitor, connect
 from grove.inference_server.channels.keys import ClientKeys
-from grove.inference_server.channels.line import Line, connect
 from grove.inference_server.interface.client import Legal, Reply, Rows, check_rows
 from grove.inference_server.interface.rows import RowSpec
 
@@ -94,9 +94,9 @@ class ZmqClient:
         self._slots: dict[str, int] = {}
         self._released: deque[int] = deque(maxlen=_KEPT_RELEASES)
         self._context = zmq.Context()
-        self._socket, self._line = self._open(endpoint, keys)
+        self._socket, self._monitor = self._open(endpoint, keys)
         self._poller = zmq.Poller()
-        for source in (self._socket, self._line.events):
+        for source in (self._socket, self._monitor.events):
             self._poller.register(source, zmq.POLLIN)
         try:
             self._shake_hands()
@@ -104,7 +104,7 @@ class ZmqClient:
             self.close()
             raise
 
-    def _open(self, endpoint: str, keys: ClientKeys | None) -> tuple[zmq.Socket[bytes], Line]:
+    def _open(self, endpoint: str, keys: ClientKeys | None) -> tuple[zmq.Socket[bytes], ConnectionMonitor]:
         dealer = self._context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, _LINGER_MS)
         dealer.setsockopt(zmq.ROUTING_ID, b"c" + self._sender[1].to_bytes(8, "big"))  # kept over reconnections
@@ -129,7 +129,7 @@ class ZmqClient:
     @property
     def connected(self) -> bool:
         """Whether there is a connection to a server, as far as `collect` has noticed."""
-        return self._line.up
+        return self._monitor.up
 
     @property
     def slots(self) -> dict[str, int]:
@@ -193,7 +193,7 @@ class ZmqClient:
         self._closed = True
         if self._ready:
             self._send([wire.pack_header(wire.BYE, self._sender)])
-        self._line.close()
+        self._monitor.close()
         self._socket.close()
         self._context.term()
 
@@ -216,19 +216,19 @@ class ZmqClient:
 
     def _keep_alive(self) -> None:
         """Ping, repeat what is overdue, and give up on a server that shows no sign of life."""
-        if self._line.broke():
+        if self._monitor.broke():
             self._greet()  # waits in the socket for the next connection
         now_ns = time.monotonic_ns()
         if self._asked_ns and now_ns - self._asked_ns > self._patience.give_up_after_s * _SECOND:
             raise ServerGone(
                 f"no sign of the inference server for {self._patience.give_up_after_s:g} s; "
-                f"is it running?{self._line.hint}"
+                f"is it running?{self._monitor.hint}"
             )
         if now_ns - self._ping_ns > self._patience.ping_interval_s * _SECOND:
             if self._ping_ns:
                 if self._ready:
                     self._send([wire.pack_header(wire.PING, self._sender)])
-                elif self._line.up:
+                elif self._monitor.up:
                     self._greet()
             self._ping_ns = now_ns
         for request in self._outstanding.values():
@@ -285,7 +285,7 @@ class ZmqClient:
         self.server_epoch, self.model_version = fields["server_epoch"], fields["model_version"]
         self._slots = fields["slots"]
         self._ready = True
-        self._line.hint = ""
+        self._monitor.hint = ""
         for slot in self._released:  # in case it was lost with a connection
             self._send([wire.pack_header(wire.RELEASE, self._sender, slot=slot)])
         if self._promised != self._window:

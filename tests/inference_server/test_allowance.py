@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grove.inference_server.channels.allowance import FIRST, MOST, MOST_IN_FLOOD, NO_BOUND, Allowance, Shares
+from grove.inference_server.channels.rate_limiter import FIRST, MOST, MOST_IN_FLOOD, NO_BOUND, RateLimiter, RateLimits
 
-SHARES = Shares(later=0.05, first=0.1)
+SHARES = RateLimits(later=0.05, first=0.1)
 TICK_NS = 1000  # 50 for later messages, 100 for first ones
 
 
 def test_a_sender_is_read_up_to_a_bound() -> None:
-    allowance = Allowance(TICK_NS, SHARES)
+    allowance = RateLimiter(TICK_NS, SHARES)
     for _ in range(MOST):
         assert allowance.reads(b"a")
         assert allowance.answers(b"a")
@@ -24,7 +24,7 @@ def test_a_sender_is_read_up_to_a_bound() -> None:
 
 
 def test_in_a_flood_first_messages_are_answered_and_later_ones_are_not() -> None:
-    allowance = Allowance(TICK_NS, SHARES)
+    allowance = RateLimiter(TICK_NS, SHARES)
     for _ in range(FIRST + 5):
         assert allowance.answers(b"a")
         allowance.charge(b"a", 10)
@@ -37,7 +37,7 @@ def test_in_a_flood_first_messages_are_answered_and_later_ones_are_not() -> None
 
 
 def test_in_a_flood_a_sender_is_read_less() -> None:
-    allowance = Allowance(TICK_NS, SHARES)
+    allowance = RateLimiter(TICK_NS, SHARES)
     for _ in range(MOST_IN_FLOOD):
         allowance.charge(b"quiet", 0)
     assert allowance.reads(b"quiet")
@@ -48,7 +48,7 @@ def test_in_a_flood_a_sender_is_read_less() -> None:
 
 
 def test_a_flood_of_new_senders_runs_out_of_answers_too() -> None:
-    allowance = Allowance(TICK_NS, SHARES)
+    allowance = RateLimiter(TICK_NS, SHARES)
     for number in range(10):
         sender = bytes([number])
         assert allowance.answers(sender)
@@ -59,7 +59,7 @@ def test_a_flood_of_new_senders_runs_out_of_answers_too() -> None:
 
 
 def test_without_a_bound_everything_is_answered() -> None:
-    allowance = Allowance(TICK_NS, NO_BOUND)
+    allowance = RateLimiter(TICK_NS, NO_BOUND)
     for number in range(TICK_NS - 1):
         assert allowance.answers(bytes([number % 20]))
         allowance.charge(bytes([number % 20]), 1)
@@ -67,7 +67,7 @@ def test_without_a_bound_everything_is_answered() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 20)), max_size=200))
 def test_answers_never_cost_more_than_the_shares_and_one_message_each(messages: list[tuple[int, int]]) -> None:
-    allowance, spent = Allowance(TICK_NS, SHARES), 0
+    allowance, spent = RateLimiter(TICK_NS, SHARES), 0
     for number, cost in messages:
         sender = bytes([number])
         if allowance.reads(sender):

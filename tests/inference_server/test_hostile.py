@@ -16,8 +16,8 @@ import zmq
 
 from grove.bench import attacks
 from grove.inference_server import InferenceServer, Patience, RowSpec, ServerSettings, ZmqClient, private_endpoint
-from grove.inference_server.channels import door, wire
-from grove.inference_server.channels.allowance import NO_BOUND, Shares
+from grove.inference_server.channels import listener, wire
+from grove.inference_server.channels.rate_limiter import NO_BOUND, RateLimits
 from tests.support.arithmetic_network import SPEC, THREE_SEATS, ArithmeticBackend, compute, random_rows
 
 KNOWN = {
@@ -49,7 +49,7 @@ def serve(
     stack: ExitStack,
     endpoint: str = "tcp://127.0.0.1:*",
     spec: RowSpec = SPEC,
-    shares: Shares | None = None,
+    shares: RateLimits | None = None,
     **settings: int,
 ) -> tuple[InferenceServer, str]:
     server = stack.enter_context(InferenceServer(spec, [ArithmeticBackend(spec)], ServerSettings(**settings)))
@@ -208,7 +208,7 @@ def test_memory_is_reserved_until_the_last_row_has_left(stack: ExitStack) -> Non
 
 
 def test_connections_that_say_nothing_are_ended(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "_HANDSHAKE_MS", 500)
+    monkeypatch.setattr(listener, "_HANDSHAKE_MS", 500)
     server, endpoint = serve(stack)
     honest = Honest(endpoint)
     stack.callback(honest.close)

@@ -64,7 +64,7 @@ def answer_bytes(spec: RowSpec) -> int:
     return 4 * (spec.num_actions + spec.value_size)
 
 
-class Door:
+class Listener:
     """A bound ROUTER socket; used by one thread once it is made."""
 
     def __init__(self, endpoint: str, keys: ServerKeys | None, bounds: Bounds, count: Callable[[str], None]) -> None:
@@ -132,7 +132,7 @@ class Door:
                 yield int(event["value"])
 
     def end(self, fd: int) -> None:
-        """End the connection with that descriptor, if it is one of this door; its client may come again.
+        """End the connection with that descriptor, if it is one of this listener; its client may come again.
 
         The descriptor may have become another connection's a moment ago: that client comes again, too.
         """

@@ -24,7 +24,7 @@ FIRST = 2
 """Messages of each sender that have a share of their own."""
 
 
-class Shares(NamedTuple):
+class RateLimits(NamedTuple):
     """Of the thread's time, for messages without new rows."""
 
     later: float = 0.05
@@ -33,14 +33,14 @@ class Shares(NamedTuple):
     """What the first ones of each sender may take besides."""
 
 
-NO_BOUND = Shares(1.0, 1.0)
+NO_BOUND = RateLimits(1.0, 1.0)
 """For tests and measurements that want every message answered, whatever it costs; of one sender 128 are read still."""
 
 
-class Allowance:
+class RateLimiter:
     """Who is still read, and who is answered; told of every message without new rows and of every tick."""
 
-    def __init__(self, tick_ns: int, shares: Shares) -> None:
+    def __init__(self, tick_ns: int, shares: RateLimits) -> None:
         """`tick_ns`: nanoseconds between two calls of `renew`."""
         self._most_ns = int(shares.later * tick_ns)
         self._most_first_ns = int(shares.first * tick_ns)

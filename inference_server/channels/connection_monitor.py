@@ -12,7 +12,7 @@ _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 _WATCHED = _REFUSED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 
 
-class Line:
+class ConnectionMonitor:
     """What a connecting socket's monitor tells; used by the socket's thread."""
 
     def __init__(self, dealer: zmq.Socket[bytes]) -> None:
@@ -48,7 +48,7 @@ class Line:
         self.events.close(0)
 
 
-def connect(dealer: zmq.Socket[bytes], endpoint: str, keys: ClientKeys | None) -> Line:
+def connect(dealer: zmq.Socket[bytes], endpoint: str, keys: ClientKeys | None) -> ConnectionMonitor:
     """Connect and return what listens to the line.
 
     Raises:
@@ -56,12 +56,12 @@ def connect(dealer: zmq.Socket[bytes], endpoint: str, keys: ClientKeys | None) -
     """
     if keys is not None:
         keys.lock(dealer)
-    line = Line(dealer)
+    monitor = ConnectionMonitor(dealer)
     try:
         dealer.connect(endpoint)
     except zmq.ZMQError as error:
-        line.close()
+        monitor.close()
         raise HandshakeError(
             f"cannot connect to {endpoint!r} ({error}); use what the server said it listens on"
         ) from None
-    return line
+    return monitor
