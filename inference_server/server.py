@@ -159,8 +159,8 @@ class InferenceServer:
 
     def client_gone(self, name: str) -> None:
         """A supervisor knows that the client of that name is dead: it stops counting at once."""
-        for port in self._batcher.find(name):
-            self._batcher.quiet(port)
+        for client in self._batcher.find(name):
+            self._batcher.quiet(client)
 
     # Lanes
 

@@ -18,7 +18,7 @@ import numpy as np
 from grove.common.errors import ServerGone
 from grove.inference_server.batching.forming import Batch, FormingRows
 from grove.inference_server.batching.policy import Limits, Policy, PolicyKind, Wait
-from grove.inference_server.batching.request import Port, Request
+from grove.inference_server.batching.request import ClientHandle, Request
 from grove.inference_server.batching.results import NOT_FINITE, Floats, Results
 from grove.inference_server.batching.slots import SlotTable
 from grove.inference_server.interface.client import Rows
@@ -62,7 +62,7 @@ class Batcher:
         self._policy = policy(limits)
         self._slots = SlotTable(settings.swap == "between-games")
         self._rows = FormingRows(buckets[-1], new_buffer)
-        self._ports: dict[int, Port] = {}
+        self._clients: dict[int, ClientHandle] = {}
         self._next_key = 0
         self._lanes = [threading.Condition(self.lock) for _ in range(lanes)]
         self._assigned: list[Batch | None] = [None] * lanes
@@ -74,21 +74,21 @@ class Batcher:
 
     # Clients
 
-    def join(self, port: Port, window: int) -> None:
+    def join(self, client: ClientHandle, window: int) -> None:
         """Admit a client that keeps up to `window` requests outstanding.
 
         Raises:
             ServerGone: the server is ending.
         """
         with self.lock:
-            self._check_open(port)
-            port.key = self._next_key
+            self._check_open(client)
+            client.key = self._next_key
             self._next_key += 1
-            self._ports[port.key] = port
-            self._policy.client_joined(port.key, window)
+            self._clients[client.key] = client
+            self._policy.client_joined(client.key, window)
 
-    def _check_open(self, port: Port) -> None:
-        if self.closed or self.draining or port.left:
+    def _check_open(self, client: ClientHandle) -> None:
+        if self.closed or self.draining or client.left:
             raise ServerGone("the inference server is ending and takes no more rows; start it again")
 
     def check_slot(self, slot: int) -> None:
@@ -106,51 +106,51 @@ class Batcher:
             ServerGone: the server is ending.
             Exception: whatever a new host buffer raises; nothing was taken.
         """
-        port, now_ns = request.port, request.arrived_ns
+        client, now_ns = request.client, request.arrived_ns
         with self.lock:
-            self._check_open(port)
-            key = self._slots.key_of(slot, port.key)
+            self._check_open(client)
+            key = self._slots.key_of(slot, client.key)
             self._rows.add(request, rows, key)
-            port.outstanding += 1
-            self._policy.rows_arrived(port.key, request.rows, key, now_ns)
+            client.outstanding += 1
+            self._policy.rows_arrived(client.key, request.rows, key, now_ns)
             self._run_policy(now_ns)
 
-    def set_window(self, port: Port, window: int) -> None:
+    def set_window(self, client: ClientHandle, window: int) -> None:
         """The client will keep up to `window` requests outstanding from now on."""
         with self.lock:
-            self._policy.window_changed(port.key, window)
+            self._policy.window_changed(client.key, window)
             self._run_policy(time.monotonic_ns())
 
-    def blocked_locked(self, port: Port, blocked: bool) -> None:
+    def blocked_locked(self, client: ClientHandle, blocked: bool) -> None:
         """The client waits for an answer and sends nothing before it (or no longer). The caller holds the lock."""
-        self._policy.client_blocked(port.key, blocked)
+        self._policy.client_blocked(client.key, blocked)
         if blocked:
             self._run_policy(time.monotonic_ns())
 
-    def quiet(self, port: Port) -> None:
+    def quiet(self, client: ClientHandle) -> None:
         """The client's connection is lost; its replies are still made, in case it returns."""
         with self.lock:
-            self._policy.client_quiet(port.key)
+            self._policy.client_quiet(client.key)
             self._run_policy(time.monotonic_ns())
 
-    def leave(self, port: Port) -> None:
+    def leave(self, client: ClientHandle) -> None:
         """The client is gone for good; nothing is delivered to it any more."""
         with self.lock:
-            port.left = True
-            self._ports.pop(port.key, None)
-            self._policy.client_left(port.key)
-            self._slots.leave(port.key)
+            client.left = True
+            self._clients.pop(client.key, None)
+            self._policy.client_left(client.key)
+            self._slots.leave(client.key)
             self._run_policy(time.monotonic_ns())
 
-    def release(self, port: Port, slot: int) -> None:
+    def release(self, client: ClientHandle, slot: int) -> None:
         """The client sends no more rows for the pinned number `slot` (see `slots.py`)."""
         with self.lock:
-            self._slots.release(port.key, slot)
+            self._slots.release(client.key, slot)
 
-    def find(self, name: str) -> list[Port]:
+    def find(self, name: str) -> list[ClientHandle]:
         """Return the clients of that name."""
         with self.lock:
-            return [port for port in self._ports.values() if port.name == name]
+            return [client for client in self._clients.values() if client.name == name]
 
     # Lanes
 
@@ -227,11 +227,11 @@ class Batcher:
         request.slot = self._slots.announced(batch.slot)
         request.queue_us = max(batch.dispatched_ns - request.arrived_ns, 0) // 1000
         self.stats.request_done(request.queue_us)
-        port = request.port
-        port.outstanding -= 1
-        self._policy.reply_delivered(port.key, time.monotonic_ns())
-        if not port.left:
-            port.deliver(request)
+        client = request.client
+        client.outstanding -= 1
+        self._policy.reply_delivered(client.key, time.monotonic_ns())
+        if not client.left:
+            client.deliver(request)
 
     def _settle(self, batch: Batch) -> None:
         self._rows.recycle(batch)
@@ -275,8 +275,8 @@ class Batcher:
             self.closed = True
             for condition in self._lanes:
                 condition.notify_all()
-            for port in self._ports.values():
-                port.wake()
+            for client in self._clients.values():
+                client.wake()
 
     def snapshot(self) -> dict[str, Any]:
         """Return all counters and the gauges."""
@@ -284,7 +284,7 @@ class Batcher:
             return {
                 **self.stats.snapshot(),
                 "reasons": dict(self._policy.reasons),
-                "clients": len(self._ports),
+                "clients": len(self._clients),
                 "live_clients": self._policy.live_clients,
                 "waiting_rows": self._policy.waiting_rows,
                 "largest_batch": self._policy.buckets[-1],

@@ -17,12 +17,12 @@ Floats = npt.NDArray[np.float32]
 _NONE_FAILED = np.zeros(0, np.int32)
 
 
-def _nobody() -> None:
-    """Nobody waits: the wake-up of a client that does not block."""
+def _no_wake_up() -> None:
+    """No-op wake-up for clients that do not block."""
 
 
-class Port:
-    """One client's place at the batcher. All fields are guarded by the batcher's lock."""
+class ClientHandle:
+    """One client at the batcher. All fields are guarded by the batcher's lock."""
 
     __slots__ = ("deliver", "key", "left", "name", "outstanding", "spec", "wake")
 
@@ -31,7 +31,7 @@ class Port:
         self.name = name
         self.spec = spec
         self.deliver = deliver  # called under the lock with each answered request
-        self.wake: Callable[[], None] = _nobody  # called under the lock when the server closes
+        self.wake: Callable[[], None] = _no_wake_up  # called under the lock when the server closes
         self.outstanding = 0
         self.left = False
 
@@ -49,12 +49,12 @@ class Request:
     """Rows of one client on their way through one or more batches."""
 
     __slots__ = (
-        "arrived_ns", "batch_rows", "compute_us", "error", "failed", "id", "legal", "logits", "port", "queue_us",
+        "arrived_ns", "batch_rows", "client", "compute_us", "error", "failed", "id", "legal", "logits", "queue_us",
         "remaining", "rows", "slot", "values", "version",
     )  # fmt: skip
 
-    def __init__(self, port: Port, number: int, rows: int, legal: Legal | None) -> None:
-        self.port = port
+    def __init__(self, client: ClientHandle, number: int, rows: int, legal: Legal | None) -> None:
+        self.client = client
         self.id = number
         self.rows = rows
         self.legal = legal
@@ -102,7 +102,7 @@ class Request:
 
     def _room(self) -> tuple[Floats, Floats]:
         if self.logits is None or self.values is None:
-            spec = self.port.spec
+            spec = self.client.spec
             shape = (self.rows, spec.num_actions) if self.legal is None else (len(self.legal[1]),)
             self.logits = np.zeros(shape, np.float32)
             self.values = np.zeros((self.rows, spec.value_size), np.float32)

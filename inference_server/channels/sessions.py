@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from grove.inference_server.batching.batcher import Batcher
-from grove.inference_server.batching.request import Port, Request
+from grove.inference_server.batching.request import ClientHandle, Request
 from grove.inference_server.channels import wire
 from grove.inference_server.channels.listener import answer_bytes
 from grove.inference_server.interface.rows import RowSpec
@@ -32,7 +32,7 @@ class Session:
         self.sender = sender
         self.hello = hello
         self.reserved = reserved  # bytes
-        self.port: Port  # given when the session is admitted
+        self.client: ClientHandle  # given when the session is admitted
         self.promised = hello.window  # requests that it will keep outstanding
         self.taken = 0  # requests
         self.in_flight: set[int] = set()  # requests whose reply was not sent yet
@@ -110,7 +110,7 @@ class Sessions:
         """Give back what was reserved for those whose last row has left."""
         leaving, self._leaving = self._leaving, []
         for session in leaving:
-            if session.port.outstanding:
+            if session.client.outstanding:
                 self._leaving.append(session)
             else:
                 self._reserved -= session.reserved
@@ -124,8 +124,8 @@ class Sessions:
             ServerGone: the server is ending.
         """
         session = Session(routing, sender, hello, reservation(hello, self._batcher.spec, self._unsent))
-        session.port = Port(sender[0], hello.spec, lambda request: deliver(session, request))
-        self._batcher.join(session.port, 0)
+        session.client = ClientHandle(sender[0], hello.spec, lambda request: deliver(session, request))
+        self._batcher.join(session.client, 0)
         self._by_routing[routing] = session
         self._reserved += session.reserved
         return session
@@ -152,16 +152,16 @@ class Sessions:
         """Nobody waits for the client's rows any more; it may return."""
         session.lost = True
         self._lost.setdefault(session.routing, session)
-        self._batcher.quiet(session.port)
+        self._batcher.quiet(session.client)
 
     def forget(self, session: Session) -> None:
         """The client is gone for good."""
-        self._batcher.leave(session.port)
+        self._batcher.leave(session.client)
         self._by_routing.pop(session.routing, None)
         self._lost.pop(session.routing, None)
         if self._by_fd.get(session.fd) is session:
             del self._by_fd[session.fd]
-        if session.port.outstanding:
+        if session.client.outstanding:
             self._leaving.append(session)
         else:
             self._reserved -= session.reserved

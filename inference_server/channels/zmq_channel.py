@@ -233,9 +233,9 @@ class ZmqChannel:
         elif header.kind == wire.WINDOW:
             session.promised = min(header.rows, session.hello.window)
             if session.proven:
-                self._batcher.set_window(session.port, session.promised)
+                self._batcher.set_window(session.client, session.promised)
         elif header.kind == wire.RELEASE:
-            self._batcher.release(session.port, header.slot)
+            self._batcher.release(session.client, header.slot)
         elif header.kind == wire.BYE:
             self._sessions.forget(session)
         else:
@@ -256,7 +256,7 @@ class ZmqChannel:
         spec = self._batcher.spec
         self._batcher.check_slot(header.slot)
         rows = wire.rows_of(header, frames, spec, session.hello.max_rows)
-        request = Request(session.port, header.request, header.rows, wire.legal_of(header, frames, spec))
+        request = Request(session.client, header.request, header.rows, wire.legal_of(header, frames, spec))
         session.in_flight.add(header.request)
         try:
             self._batcher.submit(request, rows, header.slot)
@@ -265,7 +265,7 @@ class ZmqChannel:
             raise
         session.taken += 1
         if session.taken == PROVEN:
-            self._batcher.set_window(session.port, session.promised)
+            self._batcher.set_window(session.client, session.promised)
         return True
 
     # Clients come and go

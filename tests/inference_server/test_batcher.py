@@ -13,7 +13,7 @@ from grove.common.errors import ServerGone
 from grove.inference_server import ServerSettings
 from grove.inference_server.batching.batcher import Batcher
 from grove.inference_server.batching.forming import Batch, FormingRows
-from grove.inference_server.batching.request import Port, Request
+from grove.inference_server.batching.request import ClientHandle, Request
 from grove.inference_server.batching.results import Results
 from grove.inference_server.interface.stats import difference, percentile, slot_microseconds, summary, time_slot
 from tests.support.arithmetic_network import SPEC, ArithmeticBackend, compute, random_legal, random_rows
@@ -26,14 +26,14 @@ class Bench:
         backend = ArithmeticBackend(SPEC)
         self.batcher = Batcher(SPEC, ServerSettings(**settings), backend.buckets, lanes, backend.new_host_buffer)
         self.answered: list[Request] = []
-        self.port = Port("hand", SPEC, self.answered.append)
-        self.batcher.join(self.port, window)
+        self.client = ClientHandle("hand", SPEC, self.answered.append)
+        self.batcher.join(self.client, window)
         self.sent: dict[int, np.ndarray] = {}
 
     def submit(self, rows: int, ragged: bool = False) -> Request:
         number = len(self.sent)
         self.sent[number] = random_rows(SPEC, rows, number)
-        request = Request(self.port, number, rows, random_legal(SPEC, rows, number) if ragged else None)
+        request = Request(self.client, number, rows, random_legal(SPEC, rows, number) if ragged else None)
         observations = self.sent[number].copy()
         self.batcher.submit(request, observations, 0)
         observations[:] = 0  # the caller may use its array again at once
@@ -131,7 +131,7 @@ def test_a_batch_is_cut_once_a_buffer_is_there() -> None:
         bench.submit(20)
     del bench.sent[2]
     assert bench.batcher.snapshot()["waiting_rows"] == 20
-    bench.batcher.set_window(bench.port, 1)
+    bench.batcher.set_window(bench.client, 1)
     bench.batcher._rows._spare.clear()
     assert bench.batcher.next_batch(1, 0) is None
     assert bench.batcher.fault == ""
@@ -211,7 +211,7 @@ def test_answers_that_cannot_be_handed_out_end_the_server() -> None:
     def deliver(request: Request) -> None:
         raise MemoryError("no room")
 
-    bench.port.deliver = deliver
+    bench.client.deliver = deliver
     bench.run(bench.batcher.next_batch(0, 60))
     assert bench.batcher.fault == "answers cannot be handed out (MemoryError: no room)"
     assert bench.batcher.drain(0)
@@ -245,7 +245,7 @@ def test_draining_answers_what_came_and_takes_no_more() -> None:
 def test_the_answers_of_a_client_that_left_are_dropped() -> None:
     bench = Bench(window=1)
     bench.submit(4)
-    bench.batcher.leave(bench.port)
+    bench.batcher.leave(bench.client)
     bench.run(bench.batcher.next_batch(0, 60))
     assert not bench.answered
     assert bench.batcher.snapshot()["clients"] == 0

@@ -78,7 +78,7 @@ def test_few_releases_are_said_again_and_none_to_another_server(
     stack: ExitStack, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[int] = []
-    monkeypatch.setattr(Batcher, "release", lambda batcher, port, slot: told.append(slot))
+    monkeypatch.setattr(Batcher, "release", lambda batcher, client, slot: told.append(slot))
     former, endpoint = serve(stack, stack.enter_context(private_endpoint()))
     client = ZmqClient(endpoint, SPEC, window=1)
     stack.callback(client.close)

@@ -13,7 +13,7 @@ from grove.inference_server import ServerSettings
 from grove.inference_server.batching.batcher import Batcher
 from grove.inference_server.batching.forming import Batch, FormingRows
 from grove.inference_server.batching.policy import Limits, Policy, Wait
-from grove.inference_server.batching.request import Port, Request
+from grove.inference_server.batching.request import ClientHandle, Request
 from grove.inference_server.batching.results import Results
 from tests.support.arithmetic_network import SPEC
 
@@ -40,7 +40,7 @@ class RowsMachine(RuleBasedStateMachine):
         super().__init__()
         self.policy = Policy(Limits(buckets=(4, 8, 16), max_delay_ns=50, idle_after_ns=500, min_share_rows=4))
         self.forming = FormingRows(16, lambda: np.zeros((16, *SPEC.observation_shape), np.uint8))
-        self.port = Port("client", SPEC, lambda request: None)
+        self.client = ClientHandle("client", SPEC, lambda request: None)
         self.clients = [0, 1]
         self.policy.client_joined(0, 3)
         self.policy.client_joined(1, 1)
@@ -54,7 +54,7 @@ class RowsMachine(RuleBasedStateMachine):
         self.now += step
         numbers = range(self.next_row, self.next_row + count)
         self.next_row += count
-        request = Request(self.port, numbers[0], count, None)
+        request = Request(self.client, numbers[0], count, None)
         self.waiting[slot] += [(number, self.now) for number in numbers]
         self.forming.add(request, numbered(numbers[0], count), slot)
         self.policy.rows_arrived(self.clients[client], count, slot, self.now)
@@ -146,9 +146,10 @@ class BatcherMachine(RuleBasedStateMachine):
         self.memory = True
         self.batcher = Batcher(SPEC, limits, (4, 8, 16), LANES, self.new_buffer)
         self.batcher.move_slot("second", SLOTS[1])
-        self.ports: list[Port] = []
+        self.clients: list[ClientHandle] = []
         self.waiting: dict[int, list[int]] = {slot: [] for slot in SLOTS}
-        self.due: dict[int, tuple[Port, list[int], set[int]]] = {}  # request -> its rows, and which of them failed
+        # request -> its rows, and which of them failed
+        self.due: dict[int, tuple[ClientHandle, list[int], set[int]]] = {}
         self.running: list[Batch] = []
         self.parked = 0
         self.next_row = self.next_request = 0
@@ -164,16 +165,16 @@ class BatcherMachine(RuleBasedStateMachine):
 
     @rule(window=st.integers(1, 3))
     def join(self, window: int) -> None:
-        port = Port("client", SPEC, self.answer)
-        self.batcher.join(port, window)
-        self.ports.append(port)
+        client = ClientHandle("client", SPEC, self.answer)
+        self.batcher.join(client, window)
+        self.clients.append(client)
 
-    @precondition(lambda self: self.ports)
+    @precondition(lambda self: self.clients)
     @rule(data=st.data(), count=st.integers(1, 40), slot=st.sampled_from(SLOTS))
     def submit(self, data: st.DataObject, count: int, slot: int) -> None:
-        port = data.draw(st.sampled_from(self.ports))
+        client = data.draw(st.sampled_from(self.clients))
         numbers = list(range(self.next_row, self.next_row + count))
-        request = Request(port, self.next_request, count, None)
+        request = Request(client, self.next_request, count, None)
         try:
             self.batcher.submit(request, numbered(numbers[0], count), slot)
         except MemoryError:
@@ -181,13 +182,13 @@ class BatcherMachine(RuleBasedStateMachine):
             return
         self.next_row += count
         self.next_request += 1
-        self.due[request.id] = port, numbers, set()
+        self.due[request.id] = client, numbers, set()
         self.waiting[slot] += numbers
 
     def answer(self, request: Request) -> None:
-        port, numbers, failed = self.due.pop(request.id)  # a second answer has nothing to pop
-        assert port is request.port
-        assert port in self.ports
+        client, numbers, failed = self.due.pop(request.id)  # a second answer has nothing to pop
+        assert client is request.client
+        assert client in self.clients
         reply = request.reply()
         good = [index for index, number in enumerate(numbers) if number not in failed]
         assert list(reply.failed) == [index for index, number in enumerate(numbers) if number in failed]
@@ -218,18 +219,18 @@ class BatcherMachine(RuleBasedStateMachine):
             failed.update(set(theirs) & {numbers[row] for row in bad})
         self.batcher.complete(batch, self.results(batch, bad))
 
-    @precondition(lambda self: self.ports)
+    @precondition(lambda self: self.clients)
     @rule(data=st.data(), event=st.sampled_from(["quiet", "window", "leave"]), window=st.integers(0, 3))
     def change(self, data: st.DataObject, event: str, window: int) -> None:
-        port = data.draw(st.sampled_from(self.ports))
+        client = data.draw(st.sampled_from(self.clients))
         if event == "quiet":
-            self.batcher.quiet(port)
+            self.batcher.quiet(client)
         elif event == "window":
-            self.batcher.set_window(port, window)
+            self.batcher.set_window(client, window)
         else:
-            self.ports.remove(port)
-            self.batcher.leave(port)
-            self.due = {number: due for number, due in self.due.items() if due[0] is not port}
+            self.clients.remove(client)
+            self.batcher.leave(client)
+            self.due = {number: due for number, due in self.due.items() if due[0] is not client}
 
     @rule()
     def park(self) -> None:
