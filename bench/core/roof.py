@@ -21,7 +21,7 @@ from grove.common.machine import gpus, usable_cores
 from grove.inference_server import RowSpec
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.workers.pool.fork_server import SERVERS
-from grove.workers.selfplay.port import Port
+from grove.workers.selfplay.control_pipe import ControlPipe
 
 if TYPE_CHECKING:
     from grove.inference_server.backends.backend import Backend
@@ -65,7 +65,7 @@ class Roof:
     def __init__(self, job: RoofJob) -> None:
         """Start the process; see `wait_ready`."""
         mine, theirs = multiprocessing.Pipe()
-        self._port = Port(mine)
+        self._pipe = ControlPipe(mine)
         self._child = SERVERS.start(main, (job, theirs), "grove-roof")
         theirs.close()
         self.found: dict[str, Any] = {}
@@ -84,7 +84,7 @@ class Roof:
     def measure(self, seconds: float) -> tuple[float, float]:
         """Return the network's rows per second over `seconds`, and the processor seconds each row took."""
         used, began = cpu_seconds(self.processes), time.perf_counter()
-        self._port.send("measure", seconds)
+        self._pipe.send("measure", seconds)
         rate = float(self._expect("rate", seconds + 60.0))
         rows = rate * (time.perf_counter() - began)
         return rate, (cpu_seconds(self.processes) - used) / rows
@@ -93,12 +93,12 @@ class Roof:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._port.send("stop")
+        self._pipe.send("stop")
         self._child.end(_EXIT_S)
-        self._port.close()
+        self._pipe.close()
 
     def _expect(self, kind: str, limit_s: float) -> Any:
-        message = self._port.receive(limit_s)
+        message = self._pipe.receive(limit_s)
         if message is None:
             raise PoolError(f"the network alone gave no {kind} within {limit_s:.0f} s; see `grove doctor`")
         if message[0] != kind:
@@ -109,30 +109,30 @@ class Roof:
 def main(job: RoofJob, connection: Connection) -> None:
     """Sweep, then measure on demand until told to stop or the supervisor is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    port = Port(connection)
+    pipe = ControlPipe(connection)
     try:
-        _serve(job, port)
+        _serve(job, pipe)
     except GroveError as error:
-        port.send("failed", str(error))
+        pipe.send("failed", str(error))
     except Exception as error:
-        port.send("failed", f"{type(error).__name__}: {error}")
+        pipe.send("failed", f"{type(error).__name__}: {error}")
         raise
     finally:
-        port.close()
+        pipe.close()
 
 
-def _serve(job: RoofJob, port: Port) -> None:
+def _serve(job: RoofJob, pipe: ControlPipe) -> None:
     from grove.inference_server.backends.backend import network_rate
 
     backends, found = _sweep(job)
-    port.send("ready", found)
+    pipe.send("ready", found)
     while True:
-        message = port.receive(_IDLE_S)
+        message = pipe.receive(_IDLE_S)
         if message is None:
             continue
         if message[0] == "stop":
             return
-        port.send("rate", network_rate(backends, message[1], found["bucket"]))
+        pipe.send("rate", network_rate(backends, message[1], found["bucket"]))
 
 
 class _Sweep:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from grove.common.errors import PoolError
 from grove.workers.pool.fork_server import fork_server_of
-from grove.workers.selfplay.port import Port, last_words
+from grove.workers.selfplay.control_pipe import ControlPipe, error_line
 
 _READY_S = 120.0
 """Longest wait for a part to be ready: kernels of a new game may have to be compiled."""
@@ -49,7 +49,7 @@ class Stage:
     def __init__(self, name: str, job: Job, game_spec: str) -> None:
         """Start the process; see `wait_ready`. `game_spec` names the kernels that are loaded ahead."""
         mine, theirs = multiprocessing.Pipe()
-        self._name, self._port = name, Port(mine)
+        self._name, self._pipe = name, ControlPipe(mine)
         self._child = fork_server_of(game_spec).start(main, (job, theirs), f"grove-{name}")
         theirs.close()
 
@@ -64,7 +64,7 @@ class Stage:
 
     def begin(self, what: str, seconds: float) -> None:
         """Let it measure; several stages may measure at once."""
-        self._port.send("measure", what, seconds)
+        self._pipe.send("measure", what, seconds)
 
     def end(self, seconds: float) -> Figures:
         """Return the figures of what was begun, `seconds` of it. Raises PoolError when the process failed."""
@@ -79,12 +79,12 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._port.send("stop")
+        self._pipe.send("stop")
         self._child.end(_EXIT_S)
-        self._port.close()
+        self._pipe.close()
 
     def _expect(self, kind: str, limit_s: float) -> Any:
-        message = self._port.receive(limit_s)
+        message = self._pipe.receive(limit_s)
         if message is None:
             raise PoolError(f"the {self._name} alone gave no {kind} within {limit_s:.0f} s")
         if message[0] != kind:
@@ -95,18 +95,18 @@ class Stage:
 def main(job: Job, connection: Connection) -> None:
     """Make the part, then measure on demand until told to stop or the supervisor is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    port = Port(connection)
+    pipe = ControlPipe(connection)
     try:
         with job.make() as part:
-            port.send("ready", part.ready())
+            pipe.send("ready", part.ready())
             while True:
-                message = port.receive(_IDLE_S)
+                message = pipe.receive(_IDLE_S)
                 if message is None:
                     continue
                 if message[0] == "stop":
                     return
-                port.send("figures", dict(part.measure(*message[1:])))
+                pipe.send("figures", dict(part.measure(*message[1:])))
     except Exception as error:
-        port.send("failed", last_words(error))
+        pipe.send("failed", error_line(error))
     finally:
-        port.close()
+        pipe.close()

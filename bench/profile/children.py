@@ -23,9 +23,9 @@ from grove.workers.pool import host, process_worker, search_threads
 from grove.workers.pool.children import Held
 from grove.workers.pool.host import HostJob
 from grove.workers.pool.process_worker import EvaluatorJob
+from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.evaluators import Evaluator, OwnEvaluator
 from grove.workers.selfplay.group import Group
-from grove.workers.selfplay.port import Port
 from grove.workers.selfplay.worker import Worker, WorkerJob
 
 PROFILED_WORKER = 0
@@ -72,8 +72,8 @@ def replaced(module: ModuleType, name: str, value: Any) -> Iterator[None]:
 
 
 def _timed_workers(recorder: Recorder) -> MakeWorker:
-    def make(job: WorkerJob, game: Game, evaluator: Evaluator, port: Port) -> Worker:
-        worker = Worker(job, game, evaluator, port)
+    def make(job: WorkerJob, game: Game, evaluator: Evaluator, pipe: ControlPipe) -> Worker:
+        worker = Worker(job, game, evaluator, pipe)
         _time_worker(recorder, worker)
         _time_evaluator(recorder, evaluator)
         for group in worker._groups:
@@ -175,18 +175,18 @@ def watched_host_main(
 
 
 def _watched_workers(path: str) -> MakeWorker:
-    def make(job: WorkerJob, game: Game, evaluator: Evaluator, port: Port) -> Worker:
+    def make(job: WorkerJob, game: Game, evaluator: Evaluator, pipe: ControlPipe) -> Worker:
         if job.worker == PROFILED_WORKER:
-            _watch(port, path)
-        return Worker(job, game, evaluator, port)
+            _watch(pipe, path)
+        return Worker(job, game, evaluator, pipe)
 
     return make
 
 
-def _watch(port: Port, path: str) -> None:
+def _watch(pipe: ControlPipe, path: str) -> None:
     """Run cProfile in the worker's thread from each `resume` on until the worker is at rest, then write its file."""
     profiler = cProfile.Profile()
-    receive, send = port.receive, port.send
+    receive, send = pipe.receive, pipe.send
 
     def receiving(timeout_s: float = 0.0) -> list[Any] | None:
         message = receive(timeout_s)
@@ -203,4 +203,4 @@ def _watch(port: Port, path: str) -> None:
 
     replace: dict[str, Callable[..., Any]] = {"receive": receiving, "send": sending}
     for name, function in replace.items():
-        setattr(port, name, function)
+        setattr(pipe, name, function)

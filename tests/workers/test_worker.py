@@ -16,8 +16,8 @@ from grove.common.errors import ChannelError
 from grove.game import load_game
 from grove.mcts import Rows, SearchSettings
 from grove.records.record import read_log
+from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.evaluators import Answer, Evaluator, HashEvaluator, row_spec
-from grove.workers.selfplay.port import Port
 from grove.workers.selfplay.worker import MOST_FAILURES, Worker, WorkerJob
 
 WAIT_S = 100.0
@@ -58,7 +58,7 @@ class Supervised:
 
     def __init__(self, folder: Path, evaluator: Evaluator, games: int, groups: int, simulations: int) -> None:
         mine, theirs = multiprocessing.Pipe()
-        self.port = Port(mine)
+        self.pipe = ControlPipe(mine)
         self.log = folder / "worker-000.jsonl"
         job = WorkerJob(
             worker=0,
@@ -69,7 +69,7 @@ class Supervised:
             groups=groups,
             log_path=str(self.log),
         )
-        self.worker = Worker(job, load_game("connect_four"), evaluator, Port(theirs))
+        self.worker = Worker(job, load_game("connect_four"), evaluator, ControlPipe(theirs))
         self.fault: BaseException | None = None
         self._theirs = theirs
         self._thread = threading.Thread(target=self._run)
@@ -87,7 +87,7 @@ class Supervised:
         """Return the values of the next message of `kind`."""
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
-            message = self.port.receive(0.1)
+            message = self.pipe.receive(0.1)
             if message is not None and message[0] == kind:
                 return message[1:]
             assert message is None or message[0] != "stop", f"the worker ended before it said {kind}"
@@ -116,7 +116,7 @@ def supervise(tmp_path: Path) -> Iterator[Any]:
 
     yield start
     for one in started:
-        one.port.close()
+        one.pipe.close()
         one.join()
 
 
@@ -125,10 +125,10 @@ def test_a_worker_plays_what_it_is_given_and_ends_when_told(supervise: Any) -> N
     worker = supervise(evaluator)
     (thread,) = worker.wait_for("ready")
     assert thread > 0
-    worker.port.send("indices", [4, 1, 7])
-    worker.port.send("indices", list(range(10, 20)))
+    worker.pipe.send("indices", [4, 1, 7])
+    worker.pipe.send("indices", list(range(10, 20)))
     assert sorted(worker.finished(13)) == [1, 4, 7, *range(10, 20)]
-    worker.port.send("stop")
+    worker.pipe.send("stop")
     (totals,) = worker.wait_for("bye")
     worker.join()
     assert totals["games"] == 13
@@ -142,9 +142,9 @@ def test_a_worker_plays_what_it_is_given_and_ends_when_told(supervise: Any) -> N
 def test_never_more_rows_than_games_and_no_more_tickets_than_groups(supervise: Any) -> None:
     evaluator = Watched()
     worker = supervise(evaluator, games=6, groups=3)
-    worker.port.send("indices", list(range(20)))
+    worker.pipe.send("indices", list(range(20)))
     worker.finished(20)
-    worker.port.send("stop")
+    worker.pipe.send("stop")
     worker.join()
     assert evaluator.most_rows <= 2
     assert evaluator.most_outstanding <= 3
@@ -155,7 +155,7 @@ def test_never_more_rows_than_games_and_no_more_tickets_than_groups(supervise: A
 def test_a_worker_with_fewer_games_than_groups(supervise: Any) -> None:
     evaluator = Watched()
     worker = supervise(evaluator, games=1, groups=4)
-    worker.port.send("indices", [3, 9])
+    worker.pipe.send("indices", [3, 9])
     assert worker.finished(2) == [3, 9]
     assert max(evaluator.windows) == 1
 
@@ -163,36 +163,36 @@ def test_a_worker_with_fewer_games_than_groups(supervise: Any) -> None:
 def test_a_pause_stops_the_search_and_keeps_the_trees(supervise: Any) -> None:
     evaluator = Watched()
     worker = supervise(evaluator, simulations=400)
-    worker.port.send("indices", list(range(200)))
+    worker.pipe.send("indices", list(range(200)))
     worker.wait_for("stats")
-    worker.port.send("pause")
+    worker.pipe.send("pause")
     (still,) = worker.wait_for("rest")
     assert evaluator.outstanding == 0
     assert still["in_progress"] > 0
-    assert worker.port.receive(1.0) is None  # not a word, not a game
-    worker.port.send("resume")
+    assert worker.pipe.receive(1.0) is None  # not a word, not a game
+    worker.pipe.send("resume")
     worker.finished(1)
-    worker.port.send("stop")
+    worker.pipe.send("stop")
     assert worker.wait_for("bye")[0]["evaluations"] > still["evaluations"]
 
 
 def test_every_pause_is_answered_also_one_right_after_a_resume(supervise: Any) -> None:
     worker = supervise(Watched(), simulations=400)
-    worker.port.send("indices", list(range(200)))
-    worker.port.send("pause")
+    worker.pipe.send("indices", list(range(200)))
+    worker.pipe.send("pause")
     worker.wait_for("rest")
     for _ in range(50):  # as a rule both are read in one turn
-        worker.port.send("resume")
-        worker.port.send("pause")
+        worker.pipe.send("resume")
+        worker.pipe.send("pause")
         worker.wait_for("rest")
 
 
 def test_a_worker_whose_supervisor_is_gone_ends_with_its_games_on_disk(supervise: Any) -> None:
     evaluator = Watched()
     worker = supervise(evaluator)
-    worker.port.send("indices", list(range(100_000, 100_400)))
+    worker.pipe.send("indices", list(range(100_000, 100_400)))
     worker.finished(3)
-    worker.port.close()
+    worker.pipe.close()
     worker.join()
     assert evaluator.closed
     contents = read_log(worker.log)
@@ -202,9 +202,9 @@ def test_a_worker_whose_supervisor_is_gone_ends_with_its_games_on_disk(supervise
 
 def test_stopping_in_mid_game_leaves_only_whole_lines(supervise: Any) -> None:
     worker = supervise(Watched(), simulations=100)
-    worker.port.send("indices", list(range(50)))
+    worker.pipe.send("indices", list(range(50)))
     worker.wait_for("stats")
-    worker.port.send("stop")
+    worker.pipe.send("stop")
     worker.wait_for("bye")
     worker.join()
     assert not worker.log.exists() or not read_log(worker.log).problems
@@ -213,7 +213,7 @@ def test_stopping_in_mid_game_leaves_only_whole_lines(supervise: Any) -> None:
 def test_a_worker_gives_up_when_every_answer_fails(supervise: Any) -> None:
     evaluator = Watched(fail_every_row=True)
     worker = supervise(evaluator)
-    worker.port.send("indices", [0, 1])
+    worker.pipe.send("indices", [0, 1])
     worker.join()
     assert isinstance(worker.fault, ChannelError)
     assert str(MOST_FAILURES + 1) in str(worker.fault)

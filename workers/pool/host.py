@@ -21,7 +21,7 @@ from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.inference_server.model_watch import ModelWatch
 from grove.workers.pool.children import Held
 from grove.workers.pool.orphans import end_with_supervisor, leave_signals, supervisor_is_gone, tidy_up
-from grove.workers.selfplay.port import Port, last_words
+from grove.workers.selfplay.control_pipe import ControlPipe, error_line
 
 if TYPE_CHECKING:
     from grove.workers.pool.search_threads import SearchThreads
@@ -65,12 +65,12 @@ def main(job: HostJob, connection: Connection, worker_connections: list[Connecti
     """Serve until the supervisor says stop or is gone. Faults go to the supervisor as one line."""
     leave_signals()
     end_with_supervisor(job.endpoint)
-    port = Port(connection)
+    pipe = ControlPipe(connection)
     try:
         with ExitStack() as stack:
-            _Host(job, port, worker_connections, stack).run()
+            _Host(job, pipe, worker_connections, stack).run()
     except Exception as error:
-        port.send("failed", last_words(error))
+        pipe.send("failed", error_line(error))
         if supervisor_is_gone():
             tidy_up(job.endpoint)
         os._exit(FAULT_STATUS)  # a lane that hangs, or a search thread, would keep the process for ever
@@ -79,9 +79,9 @@ def main(job: HostJob, connection: Connection, worker_connections: list[Connecti
 
 
 class _Host:
-    def __init__(self, job: HostJob, port: Port, connections: list[Connection], stack: ExitStack) -> None:
-        self._job, self._port, self._stack = job, port, stack
-        self._ports = [Port(connection) for connection in connections]
+    def __init__(self, job: HostJob, pipe: ControlPipe, connections: list[Connection], stack: ExitStack) -> None:
+        self._job, self._pipe, self._stack = job, pipe, stack
+        self._pipes = [ControlPipe(connection) for connection in connections]
         self._server: InferenceServer | None = None
         self._threads: SearchThreads | None = None
         self._ready: dict[str, Any] = {"pool": "thread", "pool_reason": "", "endpoint": ""}
@@ -96,19 +96,19 @@ class _Host:
         if self._threads is not None:
             self._threads.start(self._server)
         gc.freeze()  # as in a worker process
-        self._port.send("ready", self._ready)
+        self._pipe.send("ready", self._ready)
         self._serve()
         if self._threads is not None:
             self._threads.join()
         if self._server is not None:
             self._tell_problems(self._server)
-        self._port.send("bye", self._stats())
+        self._pipe.send("bye", self._stats())
 
     def _serve(self) -> None:
         """Report, and do what the supervisor says, until it says stop."""
         began, reported = False, 0.0
         while True:
-            message = self._port.receive(REPORT_S if began else _FIRST_S)
+            message = self._pipe.receive(REPORT_S if began else _FIRST_S)
             kind, *values = message or ("",)
             if kind == "stop":
                 return
@@ -118,7 +118,7 @@ class _Host:
             begins = not began and bool(stats.get("batches", True))
             if message is not None or begins or now - reported >= REPORT_S / 2:
                 began, reported = began or begins, now
-                self._port.send("stats", stats)
+                self._pipe.send("stats", stats)
             self._look_after()
 
     def _start_server(self) -> None:
@@ -153,7 +153,7 @@ class _Host:
         from grove.workers.pool.search_threads import SearchThreads
 
         with self._signs_of_life():
-            return SearchThreads(self._job, self._ports)
+            return SearchThreads(self._job, self._pipes)
 
     @contextmanager
     def _signs_of_life(self) -> Iterator[None]:
@@ -162,7 +162,7 @@ class _Host:
 
         def tell() -> None:
             while not done.wait(REPORT_S):
-                self._port.send("loading")
+                self._pipe.send("loading")
 
         telling = threading.Thread(target=tell, name="signs-of-life")
         telling.start()
@@ -180,7 +180,7 @@ class _Host:
 
     def _tell_problems(self, server: InferenceServer) -> None:
         for problem in server.new_problems():
-            self._port.send("problem", problem)
+            self._pipe.send("problem", problem)
 
     def _stats(self) -> dict[str, Any]:
         stats = self._server.stats() if self._server else {}

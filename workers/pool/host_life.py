@@ -18,8 +18,8 @@ from grove.workers.pool.fork_server import SERVERS, ForkServer, fork_server_of
 from grove.workers.pool.plan import PoolPlan
 from grove.workers.pool.restarts import Restarts, Silence
 from grove.workers.pool.worker_life import worker_job
+from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.evaluators import row_spec
-from grove.workers.selfplay.port import Port
 
 
 class HostLife:
@@ -35,7 +35,7 @@ class HostLife:
         self._stack = ExitStack()
         self._job: host.HostJob
         self.child: Child | None = None
-        self.port: Port | None = None
+        self.pipe: ControlPipe | None = None
         self.running = False
         """Whether its pipe is open."""
         self.serving = False
@@ -60,7 +60,7 @@ class HostLife:
         """Whether it serves, or there is none to wait for."""
         return self.serving or self.child is None
 
-    def start(self, interrupted: Callable[[], bool]) -> list[Port] | None:
+    def start(self, interrupted: Callable[[], bool]) -> list[ControlPipe] | None:
         """Start the first life; return the pipes to its search threads, if it may have any. None: interrupted."""
         plan = self._plan
         numbers = range(plan.thread_sizes.workers if plan.threads_possible else 0)
@@ -81,22 +81,22 @@ class HostLife:
         )
         return self._make(interrupted)
 
-    def start_again(self) -> list[Port]:
+    def start_again(self) -> list[ControlPipe]:
         """Start the next life, as the former one said it was."""
         self.restarts.due = 0.0
-        ports = self._make(lambda: False)
-        assert ports is not None, "nothing interrupts a restart"
-        return ports
+        pipes = self._make(lambda: False)
+        assert pipes is not None, "nothing interrupts a restart"
+        return pipes
 
     def send(self, kind: str, *values: Any) -> None:
         """Send one message to a running server."""
-        if self.port is not None and self.running:
-            self.port.send(kind, *values)
+        if self.pipe is not None and self.running:
+            self.pipe.send(kind, *values)
 
     def read(self) -> str:
         """Take all waiting messages; return how it ended, if it did."""
-        assert self.port is not None
-        while (message := self.port.receive()) is not None:
+        assert self.pipe is not None
+        while (message := self.pipe.receive()) is not None:
             kind, *values = message
             self.silence.broken()
             if kind == "stop":
@@ -138,8 +138,8 @@ class HostLife:
         """End the process and remove the socket's folder."""
         if self.child is not None:
             self.child.end(patience_s)
-        if self.port is not None:
-            self.port.close()
+        if self.pipe is not None:
+            self.pipe.close()
         self._stack.close()
 
     def _is_ready(self, said: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ class HostLife:
             network = replace(network, device=device, dtype=backend["dtype"])
         self._job = replace(self._job, pool=said["pool"], endpoint=said["endpoint"], threads=threads, network=network)
 
-    def _make(self, interrupted: Callable[[], bool]) -> list[Port] | None:
+    def _make(self, interrupted: Callable[[], bool]) -> list[ControlPipe] | None:
         """Start a process; return the pipes to its search threads. None: interrupted."""
         pipes = [multiprocessing.Pipe() for _ in range(1 + len(self._job.threads))]
         theirs = [other for _, other in pipes]
@@ -166,10 +166,10 @@ class HostLife:
                 end.close()
         if child is None:
             return None
-        if self.port is not None:
-            self.port.close()
-        port, *threads = [Port(mine) for mine, _ in pipes]
-        self.child, self.port, self.fault = child, port, ""
+        if self.pipe is not None:
+            self.pipe.close()
+        pipe, *threads = [ControlPipe(mine) for mine, _ in pipes]
+        self.child, self.pipe, self.fault = child, pipe, ""
         self.running, self.serving = True, False
         self.silence.broken()
         return threads

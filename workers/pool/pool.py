@@ -60,10 +60,10 @@ class Pool:
         if not plan.threads_possible:  # search threads, if there are any, load the kernels in the server's process
             fork_server_of(plan.game_spec).begin()
         if plan.has_host:
-            ports = self._host.start(interrupted)
-            if ports is None:
+            pipes = self._host.start(interrupted)
+            if pipes is None:
                 return
-            self._workers = {worker: first_life(plan, worker, port, None) for worker, port in enumerate(ports)}
+            self._workers = {worker: first_life(plan, worker, pipe, None) for worker, pipe in enumerate(pipes)}
             self._wait_for_host()
             if not self.host_ready:
                 return
@@ -161,15 +161,15 @@ class Pool:
         """
         now = time.monotonic()
         elapsed_s, self._pumped = now - self._pumped, now
-        ports: list[Any] = [life.port for life in self._workers.values() if life.running]
-        ports += [self._host.port] if self._host.running else []
-        ready: list[Any] = connection.wait(ports, timeout_s) if ports else []
-        if not ports:  # everything waits for its restart
+        pipes: list[Any] = [life.pipe for life in self._workers.values() if life.running]
+        pipes += [self._host.pipe] if self._host.running else []
+        ready: list[Any] = connection.wait(pipes, timeout_s) if pipes else []
+        if not pipes:  # everything waits for its restart
             time.sleep(timeout_s)
         for life in list(self._workers.values()):
-            if life.running and life.port in ready:
+            if life.running and life.pipe in ready:
                 self._read(life)
-        if self._host.running and self._host.port in ready:
+        if self._host.running and self._host.pipe in ready:
             self._read_host()
         if not self._stopping:
             self._look_for_hung(elapsed_s)
@@ -236,10 +236,10 @@ class Pool:
     def _tell_all(self, kind: str, *values: Any) -> None:
         for life in self._workers.values():
             if life.running:
-                life.port.send(kind, *values)
+                life.pipe.send(kind, *values)
 
     def _read(self, life: WorkerLife) -> None:
-        while (message := life.port.receive()) is not None:
+        while (message := life.pipe.receive()) is not None:
             kind, *values = message
             life.heard()
             if kind == "stop":
@@ -260,7 +260,7 @@ class Pool:
     def _is_ready(self, life: WorkerLife, thread: int) -> None:
         life.ready, life.thread, self._ever_ready = True, thread, True
         if self._paused or self.draining:
-            life.port.send("drain" if self.draining else "pause")
+            life.pipe.send("drain" if self.draining else "pause")
 
     def _read_host(self) -> None:
         former = self.host_ready
@@ -304,7 +304,7 @@ class Pool:
             self._take_back(life)
             again = self._may_restart(life, text)
             self.restarted += again
-            life.port.send("again" if again else "stop")
+            life.pipe.send("again" if again else "stop")
 
     def _lost(self, life: WorkerLife, why: str) -> None:
         """A worker's process ended; the end of a search thread's pipe is that of the server's process."""
@@ -374,8 +374,8 @@ class Pool:
         now = time.monotonic()
         if self.alive and self._host.restarts.is_due(now):  # also while draining: workers wait for it in their games
             self.server_restarted += 1
-            for worker, port in enumerate(self._host.start_again()):
-                self._workers[worker] = self._workers[worker].reborn(port, None)
+            for worker, pipe in enumerate(self._host.start_again()):
+                self._workers[worker] = self._workers[worker].reborn(pipe, None)
         if self.draining:
             return
         for life in list(self._workers.values()):

@@ -17,6 +17,7 @@ from grove.inference_server.channels.keys import ClientKeys
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.workers.pool.children import Held
 from grove.workers.pool.orphans import end_with_supervisor, leave_signals, supervisor_is_gone, tidy_up
+from grove.workers.selfplay.control_pipe import ControlPipe, error_line
 from grove.workers.selfplay.evaluators import (
     Evaluator,
     HashEvaluator,
@@ -25,7 +26,6 @@ from grove.workers.selfplay.evaluators import (
     ServedEvaluator,
     row_spec,
 )
-from grove.workers.selfplay.port import Port, last_words
 from grove.workers.selfplay.worker import Worker, WorkerJob
 
 
@@ -53,16 +53,16 @@ def main(job: WorkerJob, evaluator_job: EvaluatorJob, connection: Connection, _l
     leave_signals()
     private = evaluator_job.endpoint if evaluator_job.private else ""
     end_with_supervisor(private)
-    port = Port(connection)
+    pipe = ControlPipe(connection)
     try:
         game = load_game(job.game_spec)
         evaluator = make_evaluator(game, job, evaluator_job)
         gc.freeze()  # what is loaded now stays: the collector need not look through it again and again
-        Worker(job, game, evaluator, port).run()
+        Worker(job, game, evaluator, pipe).run()
     except StorageError as error:
-        port.send("unwritable", last_words(error))
+        pipe.send("unwritable", error_line(error))
     except Exception as error:
-        port.send("failed", last_words(error))
+        pipe.send("failed", error_line(error))
     if supervisor_is_gone():
         tidy_up(private)
 

@@ -10,8 +10,8 @@ from grove.game import load_game
 from grove.inference_server import InferenceServer
 from grove.workers.pool.gil import thread_verdict
 from grove.workers.pool.process_worker import EvaluatorJob, make_evaluator, requests_at_once
+from grove.workers.selfplay.control_pipe import ControlPipe, error_line
 from grove.workers.selfplay.evaluators import Evaluator, ServedEvaluator
-from grove.workers.selfplay.port import Port, last_words
 from grove.workers.selfplay.warm import load_kernels
 from grove.workers.selfplay.worker import Worker, WorkerJob
 
@@ -25,9 +25,9 @@ _PROBE_S = 0.2
 class SearchThreads:
     """The search threads of one server's process, or of a process without one."""
 
-    def __init__(self, job: HostJob, ports: list[Port]) -> None:
-        """Load the kernels; nothing is started. `ports`: to the supervisor, one a thread."""
-        self._job, self._ports = job, ports
+    def __init__(self, job: HostJob, pipes: list[ControlPipe]) -> None:
+        """Load the kernels; nothing is started. `pipes`: to the supervisor, one a thread."""
+        self._job, self._pipes = job, pipes
         self._game = load_game(job.game_spec)
         self._server: InferenceServer | None = None
         self._threads: list[threading.Thread] = []
@@ -47,30 +47,30 @@ class SearchThreads:
     def start(self, server: InferenceServer | None) -> None:
         """Let the threads play, served by `server` or by evaluators of their own."""
         self._server = server
-        for job, port in zip(self._job.threads, self._ports, strict=True):
-            thread = threading.Thread(target=self._run, args=(job, port), name=f"search-{job.worker}")
+        for job, pipe in zip(self._job.threads, self._pipes, strict=True):
+            thread = threading.Thread(target=self._run, args=(job, pipe), name=f"search-{job.worker}")
             thread.start()
             self._threads.append(thread)
 
     def join(self) -> None:
         """Wait for the threads, which the supervisor has told to stop, and close their pipes."""
-        for port, thread in zip(self._ports, self._threads, strict=False):
+        for pipe, thread in zip(self._pipes, self._threads, strict=False):
             thread.join()
-            port.close()
+            pipe.close()
 
-    def _run(self, job: WorkerJob, port: Port) -> None:
+    def _run(self, job: WorkerJob, pipe: ControlPipe) -> None:
         """Run one search thread; a fault is told, its games go back to the supervisor, and it starts anew."""
         pause = 0.25
         while True:
             try:
-                Worker(job, self._game, self._evaluator(job), port).run()
+                Worker(job, self._game, self._evaluator(job), pipe).run()
                 return
             except StorageError as error:
-                port.send("unwritable", last_words(error))
+                pipe.send("unwritable", error_line(error))
             except Exception as error:
-                port.send("failed", last_words(error))
-            if not _may_start_anew(port, pause):
-                port.send("bye", {})
+                pipe.send("failed", error_line(error))
+            if not _may_start_anew(pipe, pause):
+                pipe.send("bye", {})
                 return
             pause *= 2
 
@@ -82,13 +82,13 @@ class SearchThreads:
         return ServedEvaluator(client, self._game.num_actions)
 
 
-def _may_start_anew(port: Port, pause_s: float) -> bool:
+def _may_start_anew(pipe: ControlPipe, pause_s: float) -> bool:
     """Wait for the supervisor's word, and a while; what it handed out before that word it has taken back."""
     kind = ""
     while kind not in ("again", "stop"):
-        message = port.receive(1.0)
+        message = pipe.receive(1.0)
         kind = message[0] if message else ""
     if kind == "stop":
         return False
-    message = port.receive(pause_s)
+    message = pipe.receive(pause_s)
     return message is None or message[0] != "stop"

@@ -14,8 +14,8 @@ from grove.workers.pool.fork_server import fork_server_of
 from grove.workers.pool.plan import PoolPlan, Sizes
 from grove.workers.pool.process_worker import EvaluatorJob, client_name
 from grove.workers.pool.restarts import Restarts, Silence
+from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.index_book import IndexBook
-from grove.workers.selfplay.port import Port
 from grove.workers.selfplay.worker import WorkerJob
 
 Counts = dict[str, float]
@@ -28,7 +28,7 @@ class WorkerLife:
     """One worker, from its first start until it is given up."""
 
     worker: int
-    port: Port
+    pipe: ControlPipe
     log: Path
     """Where it appends its games."""
     child: Child | None
@@ -82,8 +82,8 @@ class WorkerLife:
 
     def hand_out(self, book: IndexBook, count: int) -> None:
         """Give it up to `count` games to play, as many as its pipe takes without waiting for it."""
-        if count and self.port.has_room():
-            self.port.send("indices", book.hand_out(self.worker, min(count, _MOST_INDICES)))
+        if count and self.pipe.has_room():
+            self.pipe.send("indices", book.hand_out(self.worker, min(count, _MOST_INDICES)))
 
     def pause(self) -> None:
         """Its pipe is closed; it does nothing until it is started again."""
@@ -99,12 +99,12 @@ class WorkerLife:
         self.stats.pop("in_progress", None)  # its games are handed out again
         self.earlier, self.stats = self.counts, {}
 
-    def reborn(self, port: Port, child: Child | None) -> WorkerLife:
+    def reborn(self, pipe: ControlPipe, child: Child | None) -> WorkerLife:
         """Return the next life, which remembers the counts and restarts of this one."""
-        self.port.close()
+        self.pipe.close()
         self.restarts.due = 0.0
         return WorkerLife(
-            self.worker, port, self.log, child, earlier=self.counts, restarts=self.restarts, log_read=self.log_read
+            self.worker, pipe, self.log, child, earlier=self.counts, restarts=self.restarts, log_read=self.log_read
         )
 
 
@@ -117,15 +117,15 @@ def add_counts(parts: Iterable[Counts]) -> Counts:
     return out
 
 
-def first_life(plan: PoolPlan, worker: int, port: Port, child: Child | None) -> WorkerLife:
+def first_life(plan: PoolPlan, worker: int, pipe: ControlPipe, child: Child | None) -> WorkerLife:
     """Return the first life of a worker; what its log holds already is known to the book."""
     log = log_path(plan, worker)
-    return WorkerLife(worker, port, log, child, log_read=log.stat().st_size if log.exists() else 0)
+    return WorkerLife(worker, pipe, log, child, log_read=log.stat().st_size if log.exists() else 0)
 
 
 def start_process(
     plan: PoolPlan, worker: int, endpoint: str, lock: int | None, interrupted: Callable[[], bool]
-) -> tuple[Port, Child] | None:
+) -> tuple[ControlPipe, Child] | None:
     """Start the process of worker number `worker`; None when `interrupted` said so first.
 
     `endpoint`: of the pool's own server. `lock`: descriptor that the process shall hold open, too.
@@ -138,7 +138,7 @@ def start_process(
     fork_server = fork_server_of(plan.game_spec)
     child = fork_server.start_unless(interrupted, process_worker.main, arguments, f"grove-worker-{worker}")
     other.close()
-    return None if child is None else (Port(mine), child)
+    return None if child is None else (ControlPipe(mine), child)
 
 
 def end_workers(lives: Iterable[WorkerLife], patience: Callable[[], float]) -> None:
@@ -150,7 +150,7 @@ def end_workers(lives: Iterable[WorkerLife], patience: Callable[[], float]) -> N
     for life in lives:
         if life.child is not None:
             life.child.end(0.0)
-        life.port.close()
+        life.pipe.close()
 
 
 def log_path(plan: PoolPlan, worker: int) -> Path:

@@ -19,9 +19,9 @@ from grove.common.usage import peak_rss_mb
 from grove.game.contract import Game
 from grove.mcts import SearchSettings, make_cache
 from grove.records.log import FSYNC_EVERY_S, GameLog
+from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.evaluators import Answer, Evaluator
 from grove.workers.selfplay.group import Group, Ints, Tally
-from grove.workers.selfplay.port import Port
 
 REPORT_S = 0.5
 """Seconds between a worker's reports; often enough for a live view, seldom enough to cost nothing."""
@@ -57,10 +57,10 @@ class WorkerJob:
 
 
 class Worker:
-    """Plays the games whose indices come through `port`, until told to stop."""
+    """Plays the games whose indices come through `pipe`, until told to stop."""
 
-    def __init__(self, job: WorkerJob, game: Game, evaluator: Evaluator, port: Port) -> None:
-        self._job, self._evaluator, self._port = job, evaluator, port
+    def __init__(self, job: WorkerJob, game: Game, evaluator: Evaluator, pipe: ControlPipe) -> None:
+        self._job, self._evaluator, self._pipe = job, evaluator, pipe
         self._cache = make_cache(game, job.search)
         sizes = [len(part) for part in np.array_split(np.arange(job.games), job.groups) if len(part)]
         self._groups = [Group(game, job.game_spec, job.search, size, self._cache) for size in sizes]
@@ -78,7 +78,7 @@ class Worker:
 
     def run(self) -> None:
         """Play until told to stop or until the supervisor is gone; finished games are on disk then."""
-        self._port.send("ready", threading.get_native_id())
+        self._pipe.send("ready", threading.get_native_id())
         try:
             while not self._stopping and not (self._draining and not self._playing):
                 self._listen()
@@ -90,7 +90,7 @@ class Worker:
         finally:
             self._log.close()
             self._evaluator.close()
-        self._port.send("bye", self._stats())
+        self._pipe.send("bye", self._stats())
 
     @property
     def _playing(self) -> bool:
@@ -103,7 +103,7 @@ class Worker:
             return
         self._listened = now
         busy = self._away or (not self._paused and any(g.playing or (g.free and self._indices) for g in self._idle))
-        message = self._port.receive(0.0 if busy else REST_S if self._at_rest else WAIT_S)
+        message = self._pipe.receive(0.0 if busy else REST_S if self._at_rest else WAIT_S)
         while message is not None:
             kind, *values = message
             if kind == "indices":
@@ -120,7 +120,7 @@ class Worker:
             else:
                 self._paused = kind == "pause"
                 self._at_rest = self._at_rest and self._paused  # each pause is answered, also one right after a resume
-            message = self._port.receive()
+            message = self._pipe.receive()
 
     def _turn(self, group: Group) -> None:
         """Let `group` search until every tree waits for an answer, and send its rows."""
@@ -160,7 +160,7 @@ class Worker:
         records, group.finished = group.finished, []
         for record in records:
             self._log.append(record)
-        self._port.send("finished", [record.index for record in records])
+        self._pipe.send("finished", [record.index for record in records])
 
     def _set_window(self) -> None:
         """Tell the evaluator how many groups still play, so that nobody waits for one that does not."""
@@ -198,11 +198,11 @@ class Worker:
         now = time.monotonic()
         if self._at_rest:
             if not was_at_rest:
-                self._port.send("rest", self._stats())
+                self._pipe.send("rest", self._stats())
         elif now - self._reported >= REPORT_S:
             self._reported = now
             self._log.sync_if_due()
-            self._port.send("stats", self._stats())
+            self._pipe.send("stats", self._stats())
 
     def _stats(self) -> dict[str, float]:
         """Return the worker's monotone counts, and its peak memory in MB."""

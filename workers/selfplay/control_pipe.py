@@ -23,7 +23,7 @@ import msgpack
 from grove.common.errors import GroveError
 
 
-class Port:
+class ControlPipe:
     """One end of the pipe."""
 
     def __init__(self, connection: Connection) -> None:
@@ -60,7 +60,7 @@ class Port:
         self._connection.close()
 
 
-def last_words(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """Return `error` as one line for the supervisor; where it comes from, too, unless Grove raised it on purpose."""
     text = " ".join(str(error).split())
     if isinstance(error, GroveError):
