@@ -86,7 +86,7 @@ def _summary(mode: Measured, played: figures.Counters, outcome: Outcome, records
     row["games_this_start"], row["games_left"] = row["games"], 0
     row["games_recorded"] = len(records)
     row["lane_idle"] = [max(0.0, 1 - lane["busy_s"] / played["seconds"]) for lane in played["server"].get("lanes", ())]
-    if not pool.host_ready.get("backend"):
+    if not pool.server_ready.get("backend"):
         row |= _own_network(mode, outcome)
     row["model_version"] = row["model_version"] or _models(records)
     return row

@@ -117,7 +117,7 @@ class WarmPool:
             self._pump_for(seconds)
             ended = self._rest()
         used = cpu_seconds(self.pool.processes) - used
-        workers, server = self.pool.totals(), dict(self.pool.host_stats)
+        workers, server = self.pool.totals(), dict(self.pool.server_stats)
         before = self._workers, self._server
         self._workers, self._server = workers, server
         if before[1].get("epoch") != server.get("epoch"):
@@ -145,12 +145,12 @@ class WarmPool:
         self._until(lambda: self.pool.at_rest, _REST_S, "come to rest")
         ended = time.perf_counter()
         self.pool.pump(0)
-        if self.pool.host_stats:
-            former = self.pool.host_stats
+        if self.pool.server_stats:
+            former = self.pool.server_stats
             self.pool.ask_report()
-            self._until(lambda: self.pool.host_stats is not former, _REST_S, "report its counters")
+            self._until(lambda: self.pool.server_stats is not former, _REST_S, "report its counters")
         self._workers = self._workers or self.pool.totals()
-        self._server = self._server or dict(self.pool.host_stats)
+        self._server = self._server or dict(self.pool.server_stats)
         return ended
 
     def _wait_until_quiet(self) -> None:

@@ -228,7 +228,7 @@ class _Bench:
         return Found(
             measured=self._measured([done.parts for done in counted(rounds)]),
             network=self._roof.found,
-            backend=self._whole.pool.host_ready["backend"],
+            backend=self._whole.pool.server_ready["backend"],
             rounds=rounds,
             slice_s=slice_s,
             pool_kind=self._whole.pool.pool_kind,
@@ -326,7 +326,7 @@ class _Bench:
             workers=chosen.workers,
             games_per_worker=chosen.games,
             groups=min(chosen.groups, chosen.games),
-            lanes=int(pool.host_ready["lanes"]),
+            lanes=int(pool.server_ready["lanes"]),
             max_batch=pool.plan.server.max_batch,
             threads=pool.pool_kind == "thread",
             compiled=game.compiled,

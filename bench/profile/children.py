@@ -19,10 +19,10 @@ from grove.bench.profile.stages import PAUSED, Recorder
 from grove.game.contract import Game
 from grove.inference_server import InferenceServer, server
 from grove.inference_server.channels import zmq_channel
-from grove.workers.pool import host, process_worker, search_threads
+from grove.workers.pool import search_threads, server_entry, worker_entry
 from grove.workers.pool.children import Held
-from grove.workers.pool.host import HostJob
-from grove.workers.pool.process_worker import EvaluatorJob
+from grove.workers.pool.server_entry import ServerJob
+from grove.workers.pool.worker_entry import EvaluatorJob
 from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.evaluators import Evaluator, OwnEvaluator
 from grove.workers.selfplay.group import Group
@@ -40,11 +40,11 @@ MakeWorker = Callable[..., Worker]
 def timed_worker_main(job: WorkerJob, evaluator_job: EvaluatorJob, connection: Connection, lock: Held | None) -> None:
     """Be a worker process whose stages are timed."""
     recorder = Recorder()
-    with replaced(process_worker, "Worker", _timed_workers(recorder)):
-        process_worker.main(job, evaluator_job, connection, lock)
+    with replaced(worker_entry, "Worker", _timed_workers(recorder)):
+        worker_entry.main(job, evaluator_job, connection, lock)
 
 
-def timed_host_main(job: HostJob, connection: Connection, workers: list[Connection], lock: Held | None) -> None:
+def timed_host_main(job: ServerJob, connection: Connection, workers: list[Connection], lock: Held | None) -> None:
     """Be the server's process with its lanes, its I/O thread and any search threads timed."""
     recorder = Recorder()
     clock = SimpleNamespace(**vars(zmq))
@@ -52,12 +52,12 @@ def timed_host_main(job: HostJob, connection: Connection, workers: list[Connecti
     with ExitStack() as stack:
         for module, name, value in (
             (search_threads, "Worker", _timed_workers(recorder)),
-            (host, "InferenceServer", _timed_servers(recorder)),
+            (server_entry, "InferenceServer", _timed_servers(recorder)),
             (server, "ZmqChannel", _timed_channel(recorder)),
             (zmq_channel, "zmq", clock),
         ):
             stack.enter_context(replaced(module, name, value))
-        host.main(job, connection, workers, lock)
+        server_entry.main(job, connection, workers, lock)
 
 
 @contextmanager
@@ -162,16 +162,16 @@ def watched_worker_main(
     path: str, job: WorkerJob, evaluator_job: EvaluatorJob, connection: Connection, lock: Held | None
 ) -> None:
     """Be a worker process; the first one writes what cProfile saw of its slices to `path`."""
-    with replaced(process_worker, "Worker", _watched_workers(path)):
-        process_worker.main(job, evaluator_job, connection, lock)
+    with replaced(worker_entry, "Worker", _watched_workers(path)):
+        worker_entry.main(job, evaluator_job, connection, lock)
 
 
 def watched_host_main(
-    path: str, job: HostJob, connection: Connection, workers: list[Connection], lock: Held | None
+    path: str, job: ServerJob, connection: Connection, workers: list[Connection], lock: Held | None
 ) -> None:
     """Be the server's process; its first search thread writes what cProfile saw of its slices to `path`."""
     with replaced(search_threads, "Worker", _watched_workers(path)):
-        host.main(job, connection, workers, lock)
+        server_entry.main(job, connection, workers, lock)
 
 
 def _watched_workers(path: str) -> MakeWorker:

@@ -22,7 +22,7 @@ from grove.bench.profile import children
 from grove.bench.profile.children import replaced
 from grove.bench.profile.spy import Sampled, Sampling, find_py_spy, gil_shares
 from grove.bench.profile.stages import switch_seconds
-from grove.workers.pool import host, process_worker
+from grove.workers.pool import server_entry, worker_entry
 from grove.workers.pool.plan import PoolPlan
 
 SETTLE_S = 0.3
@@ -91,7 +91,7 @@ def _pass_stages(plan: PoolPlan, out: Path, seconds: float, found: Profiled) -> 
     with _mains(children.timed_worker_main, children.timed_host_main), _warm("stages", plan, out) as warm:
         done = _play(warm, seconds, found, SETTLE_S)
         pool = warm.pool
-        found.pool, found.ready = pool.pool_kind, dict(pool.host_ready)
+        found.pool, found.ready = pool.pool_kind, dict(pool.server_ready)
         found.workers, found.games_per_worker = pool.sizes.workers, pool.sizes.games
         found.groups = pool.sizes.groups
     return done
@@ -146,15 +146,15 @@ def _sample(warm: WarmPool, program: str, out: Path, seconds: int, gil: bool) ->
 
 def _processes(warm: WarmPool) -> dict[str, int]:
     """Return the first worker's and the server's process; search threads live in the server's."""
-    numbers, has_host = list(warm.pool.processes), bool(warm.pool.host_ready)
-    out = {"server": numbers[-1]} if has_host else {}
-    return {"worker": numbers[0], **out} if len(numbers) > has_host else out
+    numbers, has_server = list(warm.pool.processes), bool(warm.pool.server_ready)
+    out = {"server": numbers[-1]} if has_server else {}
+    return {"worker": numbers[0], **out} if len(numbers) > has_server else out
 
 
 @contextmanager
 def _mains(worker_main: Callable[..., None], host_main: Callable[..., None]) -> Iterator[None]:
     """Let pools start their processes with these main functions."""
-    with replaced(process_worker, "main", worker_main), replaced(host, "main", host_main):
+    with replaced(worker_entry, "main", worker_main), replaced(server_entry, "main", host_main):
         yield
 
 

@@ -214,19 +214,19 @@ def _describe(warm: WarmPool, before: Sequence[float], roof: Roof) -> dict[str, 
     """Return what a pool says of itself once its slices are over."""
     pool, totals = warm.pool, warm.pool.totals()
     records = list(read_folder(pool.plan.games_folder))
-    backend = pool.host_ready.get("backend") or roof.found["backend"]
+    backend = pool.server_ready.get("backend") or roof.found["backend"]
     return {
         **asdict(pool.sizes),
-        "lanes": pool.host_ready.get("lanes", 0),
+        "lanes": pool.server_ready.get("lanes", 0),
         "device": backend["device"],
-        "dtype": backend["dtype"] if pool.host_ready else pool.plan.network.dtype,
+        "dtype": backend["dtype"] if pool.server_ready else pool.plan.network.dtype,
         "evaluations_by_worker": [b - a for a, b in zip(before, pool.by_worker("evaluations"), strict=True)],
         "played": Played.of(totals, [len(record.moves) for record in records]),
         "mean_visit_entropy": mean_visit_entropy(record.visits for record in records),
         "mean_game_moves": _mean([len(record.moves) for record in records]),
         "mean_game_examples": _mean([len(record.moves) - record.visits.count(None) for record in records]),
         "worker_peak_rss_mb": totals.get("peak_rss_mb"),
-        "server_peak_rss_mb": pool.host_stats.get("peak_rss_mb"),
+        "server_peak_rss_mb": pool.server_stats.get("peak_rss_mb"),
         "workers_restarted": pool.restarted,
     }
 

@@ -31,10 +31,10 @@ from grove.run.summary import print_summary
 from grove.workers.pool import figures
 from grove.workers.pool.plan import PoolPlan, Sizes
 from grove.workers.pool.pool import Pool
-from grove.workers.pool.process_worker import requests_at_once
 from grove.workers.pool.sampler import INTERVAL_S, Sampler
 from grove.workers.pool.settings import PoolSettings
 from grove.workers.pool.sizing import check_memory, check_requests, sizes
+from grove.workers.pool.worker_entry import requests_at_once
 from grove.workers.selfplay.evaluators import row_spec
 from grove.workers.selfplay.index_book import IndexBook
 
@@ -177,7 +177,7 @@ def _folder(settings: SelfPlay | Work, out: str | None, game: Game) -> RunFolder
 
 def _head(pool: Pool, game: str, folder: str, network_reason: str) -> Snapshot:
     """Return what does not change while a run goes on: device, dtype, network, pool and their reasons."""
-    backend = pool.host_ready.get("backend", {})
+    backend = pool.server_ready.get("backend", {})
     evaluator, endpoint = pool.plan.evaluator, pool.plan.endpoint
     where = f"a server at {endpoint}" if endpoint else f"the {evaluator} evaluator"
     own = pool.plan.network.model or pool.plan.network.network
@@ -194,7 +194,7 @@ def _head(pool: Pool, game: str, folder: str, network_reason: str) -> Snapshot:
         pool=pool.pool_kind,
         cores=usable_cores(),
         games_per_worker=pool.sizes.games,
-        pool_reason=str(pool.host_ready.get("pool_reason") or f"{where} runs in worker processes"),
+        pool_reason=str(pool.server_ready.get("pool_reason") or f"{where} runs in worker processes"),
     )
 
 

@@ -21,7 +21,7 @@ from grove.inference_server.interface.network_settings import resolve_network
 from grove.inference_server.model_watch import ModelWatch
 from grove.run.interrupts import STOPPED, Interrupts
 from grove.run.settings import Serve
-from grove.workers.pool.host import FAULT_STATUS, READY_S, metrics_at
+from grove.workers.pool.server_entry import FAULT_STATUS, READY_S, metrics_at
 from grove.workers.selfplay.evaluators import row_spec
 
 REPORT_S = 5.0

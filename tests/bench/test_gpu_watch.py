@@ -94,5 +94,5 @@ def test_only_gpus_that_cuda_shows_are_looked_at(
 def test_a_pool_uses_the_gpus_of_its_lanes(device: str | None, evaluator: str, wanted: str, used: int | None) -> None:
     plan = SimpleNamespace(evaluator=evaluator, network=SimpleNamespace(device=wanted))
     ready = {} if device is None else {"backend": {"device": device}, "lanes": 2}
-    pool: Any = SimpleNamespace(plan=plan, host_ready=ready)
+    pool: Any = SimpleNamespace(plan=plan, server_ready=ready)
     assert gpus_used(pool) == used

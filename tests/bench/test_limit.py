@@ -42,7 +42,7 @@ def test_rounds_whose_probe_moved_are_dropped_and_played_again(
 ) -> None:
     delivered = iter(speeds)
     monkeypatch.setattr(limit, "burn_probe", lambda _: Probe(1e9, 2e9 * next(delivered), 2))
-    pool = SimpleNamespace(host_ready={"backend": {}}, pool_kind="thread")
+    pool = SimpleNamespace(server_ready={"backend": {}}, pool_kind="thread")
     whole: Any = SimpleNamespace(pool=pool)
     asked: Any = SimpleNamespace(seconds=1.0)
     lines: list[str] = []

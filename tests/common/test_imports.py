@@ -17,8 +17,8 @@ WITHOUT_TORCH = [
     "grove.inference_server.channels.zmq_client",
     "grove.workers.pool.pool",
     "grove.workers.selfplay.worker",
-    "grove.workers.pool.process_worker",
-    "grove.workers.pool.host",
+    "grove.workers.pool.worker_entry",
+    "grove.workers.pool.server_entry",
     "grove.workers.pool.search_threads",
     "grove.workers.pool.preload",
     "grove.workers.pool.figures",
@@ -50,7 +50,7 @@ def test_rooms_import_without_torch(tmp_path: Path) -> None:
 
 
 def test_a_server_without_search_threads_imports_no_kernels(tmp_path: Path) -> None:
-    python(["-c", "import sys, grove.inference_server.backends.backend, grove.workers.pool.host\n"
+    python(["-c", "import sys, grove.inference_server.backends.backend, grove.workers.pool.server_entry\n"
             "assert 'numba' not in sys.modules"], tmp_path)
 
 
@@ -61,12 +61,12 @@ from pathlib import Path
 from grove.inference_server import ServerSettings
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.mcts import SearchSettings
-from grove.workers.pool import process_worker
+from grove.workers.pool import worker_entry
 from grove.workers.selfplay.index_book import IndexBook
 from grove.workers.pool.plan import PoolPlan, Sizes
 from grove.workers.pool.pool import Pool
 
-played = process_worker.main
+played = worker_entry.main
 
 
 def main(*arguments):
@@ -75,7 +75,7 @@ def main(*arguments):
 
 
 if __name__ == "__main__":
-    process_worker.main = main
+    worker_entry.main = main
     plan = PoolPlan(
         game_spec="connect_four",
         run_seed=1,

@@ -52,9 +52,9 @@ def test_a_killed_server_is_replaced_and_the_games_are_those_of_an_undisturbed_r
 ) -> None:
     with Pool(served(tmp_path, kind), IndexBook(range(COUNT))) as pool:
         pool.start()
-        model = pool.host_ready["model"]
+        model = pool.server_ready["model"]
         pump_until(pool, lambda: pool.book.finished >= 3)
-        os.kill(pool.host_pids[0], signal.SIGKILL)
+        os.kill(pool.server_pids[0], signal.SIGKILL)
         pump_until(pool, lambda: not pool.book.left)
         assert pool.server_restarted == 1
         assert (pool.restarted, pool.lost) == (0, 0)  # worker processes kept their trees
@@ -73,17 +73,17 @@ def test_a_server_that_hangs_is_replaced_and_one_that_dies_with_its_fork_server_
     with Pool(served(tmp_path, "process"), IndexBook(range(100_000))) as pool:
         pool.start()
         pump_until(pool, lambda: pool.book.finished >= 3)
-        first, fork_server = pool.host_pids[0], SERVERS.pid
+        first, fork_server = pool.server_pids[0], SERVERS.pid
         os.kill(first, signal.SIGSTOP)
-        pool._host.silence.hang_s = HANG_S
+        pool._server.silence.hang_s = HANG_S
         pump_until(pool, lambda: pool.server_restarted)
-        pool._host.silence.hang_s = restarts.HANG_S
+        pool._server.silence.hang_s = restarts.HANG_S
         assert "said nothing for" in pool.problems[0]
         pump_until(pool, lambda: "computes again" in pool.problems[-1])
-        assert (pool.host_pids[0] != first, SERVERS.pid) == (True, fork_server)
+        assert (pool.server_pids[0] != first, SERVERS.pid) == (True, fork_server)
         assert fork_server is not None
         os.kill(fork_server, ends)
-        os.kill(pool.host_pids[0], signal.SIGKILL)
+        os.kill(pool.server_pids[0], signal.SIGKILL)
         before = pool.book.finished
         pump_until(pool, lambda: pool.server_restarted == 2 and pool.book.finished > before)
         assert fork_server != SERVERS.pid
@@ -95,9 +95,9 @@ def test_a_server_that_hangs_before_it_is_ready_is_not_waited_for(tmp_path: Path
     with Pool(served(tmp_path, "process"), IndexBook(range(COUNT))) as pool:
 
         def stop_it() -> bool:
-            for process in pool.host_pids:
+            for process in pool.server_pids:
                 os.kill(process, signal.SIGSTOP)
-            pool._host.silence.hang_s = HANG_S
+            pool._server.silence.hang_s = HANG_S
             return False
 
         with pytest.raises(PoolError, match="said nothing for"):
@@ -112,9 +112,9 @@ def test_a_server_that_keeps_dying_is_given_up_with_its_last_error_once(
     with Pool(slow, IndexBook(range(COUNT))) as pool:
         pool.start()
         pump_until(pool, lambda: pool.ready == 2)
-        os.kill(pool.host_pids[0], signal.SIGKILL)
+        os.kill(pool.server_pids[0], signal.SIGKILL)
         pump_until(pool, lambda: pool.server_restarted)
-        os.kill(pool.host_pids[0], signal.SIGKILL)
+        os.kill(pool.server_pids[0], signal.SIGKILL)
         with pytest.raises(PoolError, match="server is given up after 1 restarts: it was killed"):
             pump_until(pool, lambda: False)
     assert [line for line in pool.problems if "given up" in line] == []
@@ -159,8 +159,8 @@ def hang_once():
     with Pool(job, IndexBook(range(200))) as pool:
         pool.start()
         pump_until(pool, (tmp_path / "hung").exists)
-        for life in pool._workers.values():  # whoever of them hangs: the process is the same
-            life.silence.hang_s = HANG_S
+        for process in pool._workers.values():  # whoever of them hangs: the process is the same
+            process.silence.hang_s = HANG_S
         pump_until(pool, lambda: not pool.book.left)
         assert pool.server_restarted == 1
         assert "hangs: it said nothing for" in pool.problems[0]
@@ -186,7 +186,7 @@ def test_draining_waits_for_a_server_that_is_about_to_be_started_again(tmp_path:
     with Pool(served(tmp_path, "process"), IndexBook(range(100_000))) as pool:
         pool.start()
         pump_until(pool, lambda: pool.book.finished >= 3)
-        os.kill(pool.host_pids[0], signal.SIGKILL)
+        os.kill(pool.server_pids[0], signal.SIGKILL)
         pump_until(pool, lambda: pool.problems)
         pool.drain()
         pump_until(pool, lambda: pool.drained)

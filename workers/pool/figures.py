@@ -17,7 +17,7 @@ _RATE = "_per_minute"
 
 def counters(pool: Pool, seconds: float) -> Counters:
     """Return the pool's monotone counters at `seconds` of playing: workers' totals and the server's snapshot."""
-    return {"seconds": seconds, "workers": pool.totals(), "server": dict(pool.host_stats)}
+    return {"seconds": seconds, "workers": pool.totals(), "server": dict(pool.server_stats)}
 
 
 def rates(later: Counters, earlier: Counters | None, units: Units) -> dict[str, Any]:
@@ -92,9 +92,9 @@ def summary(pool: Pool, played: Counters, sizes: dict[str, Any], units: Units) -
     """Return the keys of summary.json: figures of the playing time `played`, warm-up left out."""
     totals = pool.totals()
     figures = rates(played, None, units)
-    backend = pool.host_ready.get("backend", {})
+    backend = pool.server_ready.get("backend", {})
     sampled = totals.get("sampled_evaluations", 0)
-    host_rss = pool.host_stats.get("peak_rss_mb")
+    server_rss = pool.server_stats.get("peak_rss_mb")
     return {
         "games": pool.book.finished,
         "games_left": pool.book.left,
@@ -114,9 +114,11 @@ def summary(pool: Pool, played: Counters, sizes: dict[str, Any], units: Units) -
         "dispatch_reasons": figures.get("dispatch_reasons", {}),
         "lane_idle": figures.get("lane_idle", []),
         "cache_hit_rate": figures["cache_hit_rate"],
-        "model_version": pool.host_ready.get("model", ""),
-        "worker_peak_rss_mb": round(host_rss if pool.pool_kind == "thread" and host_rss else totals["peak_rss_mb"], 1),
-        "server_peak_rss_mb": round(host_rss, 1) if host_rss else None,
+        "model_version": pool.server_ready.get("model", ""),
+        "worker_peak_rss_mb": round(
+            server_rss if pool.pool_kind == "thread" and server_rss else totals["peak_rss_mb"], 1
+        ),
+        "server_peak_rss_mb": round(server_rss, 1) if server_rss else None,
         "device": backend.get("device", "none"),
         "dtype": backend.get("dtype", "none"),
         "pool": pool.pool_kind,

@@ -63,6 +63,6 @@ class PoolPlan:
         return self.pool != "process" and not self.endpoint and self.evaluator not in ("local", "direct")
 
     @property
-    def has_host(self) -> bool:
+    def has_server(self) -> bool:
         """Whether there is a process beside the workers': that of the server, of search threads, or of both."""
         return self.threads_possible or (self.evaluator == "server" and not self.endpoint)

@@ -7,6 +7,6 @@ from grove.workers.pool.orphans import ended_with_parent
 
 with ended_with_parent(), suppress(Exception):  # one that cannot be imported is left to the server, which can say so
     import grove.inference_server.backends.backend
-    import grove.workers.pool.host
+    import grove.workers.pool.server_entry
 
 __all__ = ["grove"]

@@ -21,9 +21,9 @@ _BY_WORKER = (
 
 def gpus_used(pool: Pool) -> int | None:
     """Return how many of the visible GPUs a pool that is ready computes on; None where any of them may be."""
-    if "backend" in pool.host_ready:
-        on_cpu = str(pool.host_ready["backend"]["device"]).startswith("cpu")
-        return 0 if on_cpu else int(pool.host_ready["lanes"])
+    if "backend" in pool.server_ready:
+        on_cpu = str(pool.server_ready["backend"]["device"]).startswith("cpu")
+        return 0 if on_cpu else int(pool.server_ready["lanes"])
     own = pool.plan.evaluator in ("local", "direct") and pool.plan.network.device != "cpu"
     return None if own else 0
 
@@ -46,7 +46,7 @@ class Sampler:
         """Look at processes and GPUs now and return what was seen; cores are those since the last look."""
         pool = self._pool
         groups = {
-            "server": pool.host_pids,
+            "server": pool.server_pids,
             "workers": pool.worker_pids,
             "supervisor": [os.getpid()],
         }

@@ -9,7 +9,7 @@ from grove.common.errors import StorageError
 from grove.game import load_game
 from grove.inference_server import InferenceServer
 from grove.workers.pool.gil import thread_verdict
-from grove.workers.pool.process_worker import EvaluatorJob, make_evaluator, requests_at_once
+from grove.workers.pool.worker_entry import EvaluatorJob, make_evaluator, requests_at_once
 from grove.workers.selfplay.control_pipe import ControlPipe, error_line
 from grove.workers.selfplay.evaluators import Evaluator, ServedEvaluator
 from grove.workers.selfplay.warm import load_kernels
@@ -17,7 +17,7 @@ from grove.workers.selfplay.worker import Worker, WorkerJob
 
 if TYPE_CHECKING:
     from grove.inference_server.backends.backend import Backend
-    from grove.workers.pool.host import HostJob
+    from grove.workers.pool.server_entry import ServerJob
 
 _PROBE_S = 0.2
 
@@ -25,7 +25,7 @@ _PROBE_S = 0.2
 class SearchThreads:
     """The search threads of one server's process, or of a process without one."""
 
-    def __init__(self, job: HostJob, pipes: list[ControlPipe]) -> None:
+    def __init__(self, job: ServerJob, pipes: list[ControlPipe]) -> None:
         """Load the kernels; nothing is started. `pipes`: to the supervisor, one a thread."""
         self._job, self._pipes = job, pipes
         self._game = load_game(job.game_spec)

@@ -8,8 +8,8 @@ from grove.game.contract import Game
 from grove.inference_server import ServerSettings
 from grove.mcts import SearchSettings, forest_capacity
 from grove.workers.pool.plan import Sizes
-from grove.workers.pool.process_worker import requests_at_once
 from grove.workers.pool.settings import PoolSettings
+from grove.workers.pool.worker_entry import requests_at_once
 
 _FEWEST_TREES, _FEWEST_GAMES = 64, 16
 """Trees and games of a worker at least, so that each call of a kernel and each move played serves many."""

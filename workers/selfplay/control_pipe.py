@@ -4,8 +4,8 @@
                        again (a failed thread may start anew) | server epoch (it was started again)
     from a worker      ready thread | finished [..] | stats {..} | rest {..} | bye {..}
                        failed text | unwritable text (its games cannot be saved)
-    to the host        report | gone client | stop
-    from the host      loading (it lives) | ready {..} | stats {..} | problem text | failed text
+    to the server      report | gone client | stop
+    from the server    loading (it lives) | ready {..} | stats {..} | problem text | failed text
 
 One whose pipe ends has lost its supervisor and stops.
 """

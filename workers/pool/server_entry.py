@@ -38,7 +38,7 @@ READY_S = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class HostJob:
+class ServerJob:
     """What the process shall do; plain values."""
 
     game_spec: str
@@ -61,14 +61,14 @@ class HostJob:
     """Rule by which the server sends batches off."""
 
 
-def main(job: HostJob, connection: Connection, worker_connections: list[Connection], _lock: Held | None) -> None:
+def main(job: ServerJob, connection: Connection, worker_connections: list[Connection], _lock: Held | None) -> None:
     """Serve until the supervisor says stop or is gone. Faults go to the supervisor as one line."""
     leave_signals()
     end_with_supervisor(job.endpoint)
     pipe = ControlPipe(connection)
     try:
         with ExitStack() as stack:
-            _Host(job, pipe, worker_connections, stack).run()
+            _Server(job, pipe, worker_connections, stack).run()
     except Exception as error:
         pipe.send("failed", error_line(error))
         if supervisor_is_gone():
@@ -78,8 +78,8 @@ def main(job: HostJob, connection: Connection, worker_connections: list[Connecti
         tidy_up(job.endpoint)
 
 
-class _Host:
-    def __init__(self, job: HostJob, pipe: ControlPipe, connections: list[Connection], stack: ExitStack) -> None:
+class _Server:
+    def __init__(self, job: ServerJob, pipe: ControlPipe, connections: list[Connection], stack: ExitStack) -> None:
         self._job, self._pipe, self._stack = job, pipe, stack
         self._pipes = [ControlPipe(connection) for connection in connections]
         self._server: InferenceServer | None = None

@@ -1,4 +1,5 @@
-"""What the supervisor knows of one worker, over all its lives: its pipe, its process, what it counted, its faults."""
+"""What the supervisor knows of one worker, over all its restarts: its pipe, its process, what it counted, its
+faults."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grove.records.record import indices_from
-from grove.workers.pool import process_worker
+from grove.workers.pool import worker_entry
 from grove.workers.pool.children import Child, Held
 from grove.workers.pool.fork_server import fork_server_of
 from grove.workers.pool.plan import PoolPlan, Sizes
-from grove.workers.pool.process_worker import EvaluatorJob, client_name
 from grove.workers.pool.restarts import Restarts, Silence
+from grove.workers.pool.worker_entry import EvaluatorJob, client_name
 from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.index_book import IndexBook
 from grove.workers.selfplay.worker import WorkerJob
@@ -24,7 +25,7 @@ _MOST_INDICES = 1024
 
 
 @dataclass
-class WorkerLife:
+class WorkerProcess:
     """One worker, from its first start until it is given up."""
 
     worker: int
@@ -56,7 +57,7 @@ class WorkerLife:
 
     @property
     def counts(self) -> Counts:
-        """The monotone counts of all its lives."""
+        """The monotone counts over all its restarts."""
         return add_counts((self.earlier, self.stats))
 
     @property
@@ -68,12 +69,12 @@ class WorkerLife:
         """It said something."""
         self.silence.broken()
 
-    def hangs(self, elapsed_s: float, host: Child | None, served: bool) -> str:
+    def hangs(self, elapsed_s: float, server: Child | None, served: bool) -> str:
         """Count silence in which it should have reported; return how it is known to hang, or nothing.
 
         `served`: whether its server is known to serve; until then a worker that starts waits for it and does nothing.
         """
-        child = self.child or host
+        child = self.child or server
         if not self.running or self.at_rest or (self.child is None and not self.ready):
             self.silence.broken()
             return ""
@@ -99,11 +100,11 @@ class WorkerLife:
         self.stats.pop("in_progress", None)  # its games are handed out again
         self.earlier, self.stats = self.counts, {}
 
-    def reborn(self, pipe: ControlPipe, child: Child | None) -> WorkerLife:
+    def restart(self, pipe: ControlPipe, child: Child | None) -> WorkerProcess:
         """Return the next life, which remembers the counts and restarts of this one."""
         self.pipe.close()
         self.restarts.due = 0.0
-        return WorkerLife(
+        return WorkerProcess(
             self.worker, pipe, self.log, child, earlier=self.counts, restarts=self.restarts, log_read=self.log_read
         )
 
@@ -117,10 +118,10 @@ def add_counts(parts: Iterable[Counts]) -> Counts:
     return out
 
 
-def first_life(plan: PoolPlan, worker: int, pipe: ControlPipe, child: Child | None) -> WorkerLife:
-    """Return the first life of a worker; what its log holds already is known to the book."""
+def first_start(plan: PoolPlan, worker: int, pipe: ControlPipe, child: Child | None) -> WorkerProcess:
+    """Return a worker that starts for the first time; what its log holds already is known to the book."""
     log = log_path(plan, worker)
-    return WorkerLife(worker, pipe, log, child, log_read=log.stat().st_size if log.exists() else 0)
+    return WorkerProcess(worker, pipe, log, child, log_read=log.stat().st_size if log.exists() else 0)
 
 
 def start_process(
@@ -136,21 +137,21 @@ def start_process(
     held = None if lock is None else Held(lock)
     arguments = (worker_job(plan, worker, plan.process_sizes), evaluator_job(plan, endpoint), other, held)
     fork_server = fork_server_of(plan.game_spec)
-    child = fork_server.start_unless(interrupted, process_worker.main, arguments, f"grove-worker-{worker}")
+    child = fork_server.start_unless(interrupted, worker_entry.main, arguments, f"grove-worker-{worker}")
     other.close()
     return None if child is None else (ControlPipe(mine), child)
 
 
-def end_workers(lives: Iterable[WorkerLife], patience: Callable[[], float]) -> None:
+def end_workers(processes: Iterable[WorkerProcess], patience: Callable[[], float]) -> None:
     """Kill the processes that do not end within `patience`, which is asked before each, and close all pipes."""
-    lives = list(lives)
-    for life in lives:
-        if life.child is not None and not life.child.has_ended(patience()):
-            life.child.kill()
-    for life in lives:
-        if life.child is not None:
-            life.child.end(0.0)
-        life.pipe.close()
+    processes = list(processes)
+    for process in processes:
+        if process.child is not None and not process.child.has_ended(patience()):
+            process.child.kill()
+    for process in processes:
+        if process.child is not None:
+            process.child.end(0.0)
+        process.pipe.close()
 
 
 def log_path(plan: PoolPlan, worker: int) -> Path:

@@ -1,4 +1,5 @@
-"""What the supervisor knows of the server's process, over all its lives: its pipe, what it said, counted and broke."""
+"""What the supervisor knows of the server's process, over all its restarts: its pipe, what it said, counted and
+broke."""
 
 from __future__ import annotations
 
@@ -12,17 +13,17 @@ from typing import Any
 from grove.common.errors import PoolError
 from grove.game import load_game
 from grove.inference_server import private_endpoint
-from grove.workers.pool import host
+from grove.workers.pool import server_entry
 from grove.workers.pool.children import Child, Held
 from grove.workers.pool.fork_server import SERVERS, ForkServer, fork_server_of
 from grove.workers.pool.plan import PoolPlan
 from grove.workers.pool.restarts import Restarts, Silence
-from grove.workers.pool.worker_life import worker_job
+from grove.workers.pool.worker_process import worker_job
 from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.evaluators import row_spec
 
 
-class HostLife:
+class ServerProcess:
     """The server's process, which also runs the search threads of a thread pool."""
 
     def __init__(self, plan: PoolPlan, lock: int | None, problems: list[str]) -> None:
@@ -33,7 +34,7 @@ class HostLife:
         """
         self._plan, self._lock = plan, lock
         self._stack = ExitStack()
-        self._job: host.HostJob
+        self._job: server_entry.ServerJob
         self.child: Child | None = None
         self.pipe: ControlPipe | None = None
         self.running = False
@@ -66,7 +67,7 @@ class HostLife:
         numbers = range(plan.thread_sizes.workers if plan.threads_possible else 0)
         jobs = tuple(worker_job(plan, worker, plan.thread_sizes) for worker in numbers)
         endpoint = "" if plan.evaluator != "server" else self._stack.enter_context(private_endpoint())
-        self._job = host.HostJob(
+        self._job = server_entry.ServerJob(
             game_spec=plan.game_spec,
             row_spec=row_spec(load_game(plan.game_spec)),
             evaluator=plan.evaluator,
@@ -159,7 +160,7 @@ class HostLife:
         held = None if self._lock is None else Held(self._lock)
         try:
             child = self.fork_server.start_unless(
-                interrupted, host.main, (self._job, theirs[0], theirs[1:], held), "grove-server"
+                interrupted, server_entry.main, (self._job, theirs[0], theirs[1:], held), "grove-server"
             )
         finally:
             for end in theirs:
@@ -175,6 +176,6 @@ class HostLife:
         return threads
 
 
-def given_up(life: HostLife, why: str) -> PoolError:
+def given_up(process: ServerProcess, why: str) -> PoolError:
     """Return the error of a server that only ever ends."""
-    return PoolError(f"the inference server is given up after {life.restarts.count - 1} restarts: {why}")
+    return PoolError(f"the inference server is given up after {process.restarts.count - 1} restarts: {why}")
