@@ -2,7 +2,7 @@
 
 One lock guards everything; there is no thread of its own. Whoever causes an event runs the policy, and a lane that
 waits for work also keeps the policy's clock. Rows are copied once, from the client's array or the received frame
-straight into the forming batch's host buffer.
+straight into the pending batch's host buffer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from grove.common.errors import ServerGone
-from grove.inference_server.batching.forming import Batch, FormingRows
+from grove.inference_server.batching.pending_batches import Batch, PendingBatches
 from grove.inference_server.batching.policy import Limits, Policy, PolicyKind, Wait
 from grove.inference_server.batching.request import ClientHandle, Request
 from grove.inference_server.batching.results import NOT_FINITE, Floats, Results
@@ -61,7 +61,7 @@ class Batcher:
         self.lock = threading.Lock()
         self._policy = policy(limits)
         self._slots = SlotTable(settings.swap == "between-games")
-        self._rows = FormingRows(buckets[-1], new_buffer)
+        self._rows = PendingBatches(buckets[-1], new_buffer)
         self._clients: dict[int, ClientHandle] = {}
         self._next_key = 0
         self._lanes = [threading.Condition(self.lock) for _ in range(lanes)]
@@ -100,7 +100,7 @@ class Batcher:
         self._slots.check(slot)
 
     def submit(self, request: Request, rows: Rows, slot: int) -> None:
-        """Copy the checked rows of a new request into the forming batch of `slot`.
+        """Copy the checked rows of a new request into the pending batch of `slot`.
 
         Raises:
             ServerGone: the server is ending.

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from grove.inference_server.batching.batcher import Batcher
-from grove.inference_server.batching.forming import Batch
+from grove.inference_server.batching.pending_batches import Batch
 from grove.inference_server.batching.repair import Repair
 from grove.inference_server.batching.results import NOT_FINITE, Results, rows_not_finite
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from grove.inference_server.batching.batcher import Batcher
-from grove.inference_server.batching.forming import Batch
+from grove.inference_server.batching.pending_batches import Batch
 from grove.inference_server.batching.results import Floats, Results, rows_not_finite
 from grove.inference_server.interface.client import Rows
 

@@ -12,7 +12,7 @@ from grove.inference_server.interface.client import Legal, Reply, Rows, check_ro
 
 
 class InprocClient:
-    """A `Client` whose rows go straight into the forming batch; used by one thread.
+    """A `Client` whose rows go straight into the pending batch; used by one thread.
 
     `collect` waits on a condition without the GIL. A client that waits while requests are outstanding can send nothing
     before its next answer, so the batching policy is told exactly that.

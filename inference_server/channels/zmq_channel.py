@@ -1,6 +1,6 @@
 """The server's end of the ZeroMQ channel: one ROUTER socket and the thread that owns it.
 
-The thread receives in bounded bursts, puts rows into the forming batch straight from the received frame, and sends
+The thread receives in bounded bursts, puts rows into the pending batch straight from the received frame, and sends
 replies that the lanes left in a queue. A fault in a message is answered to its sender, counted, and touches nobody
 else; `rate_limiter.py` bounds what faults and the like may cost. A client whose connection breaks stops counting at
 once; it may return and ask again.
@@ -243,7 +243,7 @@ class ZmqChannel:
         return False
 
     def _take_rows(self, session: Session, header: wire.Header, frames: list[memoryview]) -> bool:
-        """Put rows into the forming batch; return False for a request that came again."""
+        """Put rows into the pending batch; return False for a request that came again."""
         if header.request in session.in_flight:
             self._batcher.count_resend()
             return False

@@ -12,7 +12,7 @@ import pytest
 from grove.common.errors import ServerGone
 from grove.inference_server import ServerSettings
 from grove.inference_server.batching.batcher import Batcher
-from grove.inference_server.batching.forming import Batch, FormingRows
+from grove.inference_server.batching.pending_batches import Batch, PendingBatches
 from grove.inference_server.batching.request import ClientHandle, Request
 from grove.inference_server.batching.results import Results
 from grove.inference_server.interface.stats import difference, percentile, slot_microseconds, summary, time_slot
@@ -123,7 +123,7 @@ def test_a_batch_is_cut_once_a_buffer_is_there() -> None:
             raise MemoryError("no room")
         return np.empty((32, *SPEC.observation_shape), np.uint8)
 
-    bench.batcher._rows = FormingRows(32, new_buffer)
+    bench.batcher._rows = PendingBatches(32, new_buffer)
     bench.submit(32)
     running = bench.batcher.next_batch(0, 0)
     bench.submit(20)

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from grove.inference_server import ServerSettings
 from grove.inference_server.batching.batcher import Batcher
-from grove.inference_server.batching.forming import Batch, FormingRows
+from grove.inference_server.batching.pending_batches import Batch, PendingBatches
 from grove.inference_server.batching.policy import Limits, Policy, Wait
 from grove.inference_server.batching.request import ClientHandle, Request
 from grove.inference_server.batching.results import Results
@@ -34,12 +34,12 @@ def numbers_of(rows: np.ndarray) -> list[int]:
 
 
 class RowsMachine(RuleBasedStateMachine):
-    """Policy and forming batches together: rows with numbers leave once, oldest first, shared among free lanes."""
+    """Policy and pending batches together: rows with numbers leave once, oldest first, shared among free lanes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.policy = Policy(Limits(buckets=(4, 8, 16), max_delay_ns=50, idle_after_ns=500, min_share_rows=4))
-        self.forming = FormingRows(16, lambda: np.zeros((16, *SPEC.observation_shape), np.uint8))
+        self.pending = PendingBatches(16, lambda: np.zeros((16, *SPEC.observation_shape), np.uint8))
         self.client = ClientHandle("client", SPEC, lambda request: None)
         self.clients = [0, 1]
         self.policy.client_joined(0, 3)
@@ -56,7 +56,7 @@ class RowsMachine(RuleBasedStateMachine):
         self.next_row += count
         request = Request(self.client, numbers[0], count, None)
         self.waiting[slot] += [(number, self.now) for number in numbers]
-        self.forming.add(request, numbered(numbers[0], count), slot)
+        self.pending.add(request, numbered(numbers[0], count), slot)
         self.policy.rows_arrived(self.clients[client], count, slot, self.now)
         self.decide()
 
@@ -79,7 +79,7 @@ class RowsMachine(RuleBasedStateMachine):
         if rows < self.top:
             self.top = rows
             self.policy.limit_rows(rows)
-            self.forming.limit_rows(rows)
+            self.pending.limit_rows(rows)
             self.decide()
 
     @rule(client=st.integers(0, 1), event=st.sampled_from(["delivered", "quiet", "blocked"]))
@@ -107,11 +107,11 @@ class RowsMachine(RuleBasedStateMachine):
         self.decide()
 
     def decide(self) -> None:
-        self.forming.reserve(LANES)
+        self.pending.reserve(LANES)
         while not isinstance(decision := self.policy.decide(self.now), Wait):
             self.free.remove(decision.lane)
             assert decision.rows <= decision.bucket <= self.top
-            self.leave(self.forming.take(decision.slot, decision.rows))
+            self.leave(self.pending.take(decision.slot, decision.rows))
         oldest = min((rows[0][1] for rows in self.waiting.values() if rows), default=None)
         if self.free and oldest is not None:
             assert decision.until_ns is not None, "rows and a lane wait, and nobody wakes them"
@@ -127,7 +127,7 @@ class RowsMachine(RuleBasedStateMachine):
         assert [part.at for part in batch.parts] == list(
             np.cumsum([0, *(part.rows for part in batch.parts)])[:-1]
         )  # fmt: skip
-        self.forming.recycle(batch)
+        self.pending.recycle(batch)
 
     def teardown(self) -> None:
         self.policy.drain()

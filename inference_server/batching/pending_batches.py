@@ -1,4 +1,4 @@
-"""Batches in the making: rows gathered in host buffers, one row of batches per model slot."""
+"""Pending batches: rows gathered in host buffers, one row of batches per model slot."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Batch:
         self.dispatched_ns = 0
 
 
-class FormingRows:
+class PendingBatches:
     """The waiting rows of all model slots; not thread-safe."""
 
     def __init__(self, top: int, new_buffer: Callable[[], Rows]) -> None:
         self._top = top
         self._new_buffer = new_buffer
         self._spare: list[Rows] = []  # buffers are kept for good: pinned memory is dear to allocate
-        self._forming: dict[int, deque[Batch]] = {}
+        self._pending: dict[int, deque[Batch]] = {}
 
     def limit_rows(self, rows: int) -> None:
         """Begin no batch of more than `rows` rows any more; those that have more are cut when they leave."""
@@ -39,7 +39,7 @@ class FormingRows:
 
     def forget(self, slot: int) -> None:
         """`slot` gets no rows any more, and none wait."""
-        self._forming.pop(slot, None)
+        self._pending.pop(slot, None)
 
     def reserve(self, buffers: int = 1) -> None:
         """Have that many spare buffers, so that what follows cannot fail half-way; raises what `new_buffer` raises."""
@@ -51,16 +51,16 @@ class FormingRows:
 
         Raises what `new_buffer` raises; then nothing was added.
         """
-        forming = self._forming.get(slot)
-        room = max(self._top - forming[-1].rows, 0) if forming else 0
+        pending = self._pending.get(slot)
+        room = max(self._top - pending[-1].rows, 0) if pending else 0
         start, total = 0, request.rows
         self.reserve(-(-max(total - room, 0) // self._top))
-        if forming is None:
-            forming = self._forming[slot] = deque()
+        if pending is None:
+            pending = self._pending[slot] = deque()
         while start < total:
-            if not forming or forming[-1].rows >= self._top:
-                forming.append(self._open(slot))
-            batch = forming[-1]
+            if not pending or pending[-1].rows >= self._top:
+                pending.append(self._open(slot))
+            batch = pending[-1]
             at = batch.rows
             count = min(total - start, self._top - at)
             batch.buffer[at : at + count] = rows[start : start + count]
@@ -72,20 +72,20 @@ class FormingRows:
         """Return a batch of exactly the `rows` oldest rows of `slot` (at most the top bucket, and that many wait).
 
         Rows are moved only when a batch is shared among lanes, which needs a spare buffer (`reserve`); otherwise the
-        first forming batch leaves as it is.
+        first pending batch leaves as it is.
         """
-        forming = self._forming[slot]
-        batch = forming[0]
+        pending = self._pending[slot]
+        batch = pending[0]
         if batch.rows > rows:
             batch = self._open(slot)
-            self._move(forming[0], batch, rows)
+            self._move(pending[0], batch, rows)
             return batch
         while batch.rows < rows:
-            self._move(forming[1], batch, min(rows - batch.rows, forming[1].rows))
-            if not forming[1].rows:
-                self.recycle(forming[1])
-                del forming[1]
-        forming.popleft()
+            self._move(pending[1], batch, min(rows - batch.rows, pending[1].rows))
+            if not pending[1].rows:
+                self.recycle(pending[1])
+                del pending[1]
+        pending.popleft()
         return batch
 
     def recycle(self, batch: Batch) -> None:
