@@ -12,7 +12,7 @@ JOINT = "+"
 """Stands between the models of one decision, oldest first."""
 
 
-class VersionBook:
+class ModelVersions:
     """The models of a group's decisions. Positions are numbers of the group's games; slots are model slots."""
 
     def __init__(self) -> None:

@@ -18,10 +18,10 @@ from grove.inference_server.interface import stats as server_stats
 from grove.workers.pool.plan import PoolPlan
 from grove.workers.pool.pool import Pool
 from grove.workers.pool.sampler import gpus_used
-from grove.workers.selfplay.index_book import IndexBook
+from grove.workers.selfplay.game_scheduler import GameScheduler
 
 ENDLESS = 1 << 40
-"""Games of a mode's index book: more than any measurement plays."""
+"""Games of a mode's scheduler: more than any measurement plays."""
 WARM_S = 1.0
 """Seconds of playing before a mode counts as warm, from its first evaluations on."""
 _START_S = 600.0
@@ -88,7 +88,7 @@ class WarmPool:
     def __init__(self, name: str, plan: PoolPlan) -> None:
         """Nothing is started; games go to `plan.games_folder`."""
         self.name = name
-        self.pool = Pool(plan, IndexBook(range(ENDLESS)))
+        self.pool = Pool(plan, GameScheduler(range(ENDLESS)))
         self._workers: dict[str, float] = {}
         self._server: dict[str, Any] = {}
 

@@ -36,7 +36,7 @@ from grove.workers.pool.settings import PoolSettings
 from grove.workers.pool.sizing import check_memory, check_requests, sizes
 from grove.workers.pool.worker_entry import requests_at_once
 from grove.workers.selfplay.evaluators import row_spec
-from grove.workers.selfplay.index_book import IndexBook
+from grove.workers.selfplay.game_scheduler import GameScheduler
 
 _LAST_S = 1.0
 """Shortest last interval worth a line of metrics.jsonl; the rates of a shorter one say little."""
@@ -217,7 +217,7 @@ class _Run:
         for problem in done.problems:
             folder.log(str(problem))
         self._torn = len(done.problems)
-        self._pool = Pool(plan, IndexBook(wanted, done.indices), folder.lock)
+        self._pool = Pool(plan, GameScheduler(wanted, done.indices), folder.lock)
         asked.hurry = self._pool.hurry
         self._unit = next(iter(game.units))
         self._said = 0  # of the pool's problems
@@ -232,12 +232,12 @@ class _Run:
 
         Raises PoolError or StorageError when the run cannot go on; its figures are written and told first.
         """
-        book, failure = self._pool.book, None
-        with LiveView(len(book.wanted)) as view:
-            view.update({"state": "starting", "game": self._game.name, "games": book.finished, "unit": self._unit})
+        scheduler, failure = self._pool.scheduler, None
+        with LiveView(len(scheduler.wanted)) as view:
+            view.update({"state": "starting", "game": self._game.name, "games": scheduler.finished, "unit": self._unit})
             if self._torn:
                 view.message(f"{self._torn} torn or damaged lines skipped; see {self._folder.path / 'log.txt'}")
-            if book.left:
+            if scheduler.left:
                 try:
                     self._play(view)
                 except (PoolError, StorageError) as error:
@@ -274,7 +274,7 @@ class _Run:
     def _watch(self, view: LiveView) -> None:
         pool = self._pool
         last = None
-        while pool.book.left and not self._over(view):
+        while pool.scheduler.left and not self._over(view):
             pool.pump(_TICK_S)
             self._say_problems(view)
             now = self._counters()
@@ -287,7 +287,7 @@ class _Run:
                 view.update(cast(Snapshot, self._sample()))
                 self._write_metrics(now)
         self._sample()
-        view.update({"state": "finishing", "games": pool.book.finished})
+        view.update({"state": "finishing", "games": pool.scheduler.finished})
 
     def _over(self, view: LiveView) -> bool:
         """Return whether the user wants to stop and, where asked for, the games in progress have ended."""
@@ -340,7 +340,7 @@ class _Run:
     def _snapshot(self, now: figures.Counters, last: figures.Counters | None) -> Any:
         return {
             "state": "",
-            "games": self._pool.book.finished,
+            "games": self._pool.scheduler.finished,
             "workers_alive": self._pool.alive,
             "workers_restarted": self._pool.restarted,
             "server_restarted": self._pool.server_restarted,
@@ -354,7 +354,7 @@ class _Run:
         self._keep(self._folder.log, text)
 
     def _close(self) -> int:
-        book = self._pool.book
+        scheduler = self._pool.scheduler
         if self._began is not None:
             chosen = asdict(self._pool.sizes)
             played = figures.counters(self._pool, self._seconds)  # with the workers' last words
@@ -371,9 +371,9 @@ class _Run:
         for problem in self._pool.problems[self._said :]:
             print(problem)
             self._keep(self._folder.log, problem)
-        if book.left:
+        if scheduler.left:
             again = f"the same command with --out {self._folder.path} plays them"
-            print(f"{book.finished} {self._unit} are saved, {book.left} are left: {again}.")
+            print(f"{scheduler.finished} {self._unit} are saved, {scheduler.left} are left: {again}.")
         elif self._began is None:
-            print(f"All {book.finished} {self._unit} are there already: {self._folder.path}")
+            print(f"All {scheduler.finished} {self._unit} are there already: {self._folder.path}")
         return 0 if self._asked.count < 2 else STOPPED

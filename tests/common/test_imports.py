@@ -62,7 +62,7 @@ from grove.inference_server import ServerSettings
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.mcts import SearchSettings
 from grove.workers.pool import worker_entry
-from grove.workers.selfplay.index_book import IndexBook
+from grove.workers.selfplay.game_scheduler import GameScheduler
 from grove.workers.pool.plan import PoolPlan, Sizes
 from grove.workers.pool.pool import Pool
 
@@ -88,7 +88,7 @@ if __name__ == "__main__":
         thread_sizes=Sizes(workers=1, games=4),
         process_sizes=Sizes(workers=2, games=4),
     )
-    with Pool(plan, IndexBook(range(12))) as pool:
+    with Pool(plan, GameScheduler(range(12))) as pool:
         pool.start()
         while pool.book.left:
             pool.pump(0.1)

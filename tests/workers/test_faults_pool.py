@@ -17,7 +17,7 @@ from grove.workers.pool import restarts
 from grove.workers.pool.fork_server import SERVERS
 from grove.workers.pool.plan import PoolPlan, Sizes
 from grove.workers.pool.pool import Pool
-from grove.workers.selfplay.index_book import IndexBook
+from grove.workers.selfplay.game_scheduler import GameScheduler
 from tests.grove.test_bad_input import SOUND
 from tests.support.pool_tools import games, indices, plan, pump_until
 
@@ -40,9 +40,9 @@ def served(folder: Path, pool: str, **changes: object) -> PoolPlan:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[int]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    with Pool(served(folder, "thread"), IndexBook(range(COUNT))) as pool:
+    with Pool(served(folder, "thread"), GameScheduler(range(COUNT))) as pool:
         pool.start()
-        pump_until(pool, lambda: not pool.book.left)
+        pump_until(pool, lambda: not pool.scheduler.left)
     return games(folder)
 
 
@@ -50,12 +50,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[int]
 def test_a_killed_server_is_replaced_and_the_games_are_those_of_an_undisturbed_run(
     tmp_path: Path, kind: str, undisturbed: dict[int, list[int]]
 ) -> None:
-    with Pool(served(tmp_path, kind), IndexBook(range(COUNT))) as pool:
+    with Pool(served(tmp_path, kind), GameScheduler(range(COUNT))) as pool:
         pool.start()
         model = pool.server_ready["model"]
-        pump_until(pool, lambda: pool.book.finished >= 3)
+        pump_until(pool, lambda: pool.scheduler.finished >= 3)
         os.kill(pool.server_pids[0], signal.SIGKILL)
-        pump_until(pool, lambda: not pool.book.left)
+        pump_until(pool, lambda: not pool.scheduler.left)
         assert pool.server_restarted == 1
         assert (pool.restarted, pool.lost) == (0, 0)  # worker processes kept their trees
         assert pool.problems[0] == "the inference server is started again: it was killed"
@@ -70,9 +70,9 @@ def test_a_killed_server_is_replaced_and_the_games_are_those_of_an_undisturbed_r
 def test_a_server_that_hangs_is_replaced_and_one_that_dies_with_its_fork_server_too(
     tmp_path: Path, ends: signal.Signals
 ) -> None:
-    with Pool(served(tmp_path, "process"), IndexBook(range(100_000))) as pool:
+    with Pool(served(tmp_path, "process"), GameScheduler(range(100_000))) as pool:
         pool.start()
-        pump_until(pool, lambda: pool.book.finished >= 3)
+        pump_until(pool, lambda: pool.scheduler.finished >= 3)
         first, fork_server = pool.server_pids[0], SERVERS.pid
         os.kill(first, signal.SIGSTOP)
         pool._server.silence.hang_s = HANG_S
@@ -84,15 +84,15 @@ def test_a_server_that_hangs_is_replaced_and_one_that_dies_with_its_fork_server_
         assert fork_server is not None
         os.kill(fork_server, ends)
         os.kill(pool.server_pids[0], signal.SIGKILL)
-        before = pool.book.finished
-        pump_until(pool, lambda: pool.server_restarted == 2 and pool.book.finished > before)
+        before = pool.scheduler.finished
+        pump_until(pool, lambda: pool.server_restarted == 2 and pool.scheduler.finished > before)
         assert fork_server != SERVERS.pid
     found = indices(tmp_path)
     assert len(found) == len(set(found))
 
 
 def test_a_server_that_hangs_before_it_is_ready_is_not_waited_for(tmp_path: Path) -> None:
-    with Pool(served(tmp_path, "process"), IndexBook(range(COUNT))) as pool:
+    with Pool(served(tmp_path, "process"), GameScheduler(range(COUNT))) as pool:
 
         def stop_it() -> bool:
             for process in pool.server_pids:
@@ -109,7 +109,7 @@ def test_a_server_that_keeps_dying_is_given_up_with_its_last_error_once(
 ) -> None:
     monkeypatch.setattr("grove.workers.pool.restarts.MOST_RESTARTS", 1)
     slow = served(tmp_path, "process", search=SearchSettings(simulations=20_000))  # no game ends in between
-    with Pool(slow, IndexBook(range(COUNT))) as pool:
+    with Pool(slow, GameScheduler(range(COUNT))) as pool:
         pool.start()
         pump_until(pool, lambda: pool.ready == 2)
         os.kill(pool.server_pids[0], signal.SIGKILL)
@@ -121,12 +121,12 @@ def test_a_server_that_keeps_dying_is_given_up_with_its_last_error_once(
 
 
 def test_a_worker_that_hangs_is_ended_and_replaced(tmp_path: Path) -> None:
-    with Pool(plan(tmp_path, search=SearchSettings(simulations=60)), IndexBook(range(COUNT))) as pool:
+    with Pool(plan(tmp_path, search=SearchSettings(simulations=60)), GameScheduler(range(COUNT))) as pool:
         pool.start()
-        pump_until(pool, lambda: pool.book.finished >= 3 and pool.ready == 2)
+        pump_until(pool, lambda: pool.scheduler.finished >= 3 and pool.ready == 2)
         os.kill(pool.worker_pids[0], signal.SIGSTOP)
         pool._workers[0].silence.hang_s = HANG_S
-        pump_until(pool, lambda: not pool.book.left)
+        pump_until(pool, lambda: not pool.scheduler.left)
         assert pool.lost == 1
         assert re.fullmatch(
             r"worker 0 is started again: it said nothing for \d+ s and used no processor time", pool.problems[0]
@@ -156,12 +156,12 @@ def hang_once():
     folder = tmp_path / "games"
     folder.mkdir()
     job = plan(folder, "thread", game_spec="hanging_race:Race", thread_sizes=Sizes(workers=2, games=2))
-    with Pool(job, IndexBook(range(200))) as pool:
+    with Pool(job, GameScheduler(range(200))) as pool:
         pool.start()
         pump_until(pool, (tmp_path / "hung").exists)
         for process in pool._workers.values():  # whoever of them hangs: the process is the same
             process.silence.hang_s = HANG_S
-        pump_until(pool, lambda: not pool.book.left)
+        pump_until(pool, lambda: not pool.scheduler.left)
         assert pool.server_restarted == 1
         assert "hangs: it said nothing for" in pool.problems[0]
     assert (tmp_path / "hung").exists()
@@ -170,26 +170,26 @@ def hang_once():
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
 def test_draining_plays_what_is_begun_and_starts_nothing(tmp_path: Path, kind: str) -> None:
-    with Pool(plan(tmp_path, kind, search=SearchSettings(simulations=200)), IndexBook(range(100_000))) as pool:
+    with Pool(plan(tmp_path, kind, search=SearchSettings(simulations=200)), GameScheduler(range(100_000))) as pool:
         pool.start()
-        pump_until(pool, lambda: pool.book.finished >= 3 and pool.totals().get("in_progress", 0) == 8)
-        before = pool.book.finished
+        pump_until(pool, lambda: pool.scheduler.finished >= 3 and pool.totals().get("in_progress", 0) == 8)
+        before = pool.scheduler.finished
         pool.drain()
         pump_until(pool, lambda: pool.drained)
         assert pool.totals()["in_progress"] == 0
-        assert before + 8 <= pool.book.finished <= before + 12  # those in progress; four more wait to be begun
+        assert before + 8 <= pool.scheduler.finished <= before + 12  # those in progress; four more wait to be begun
         assert pool.problems == []
-    assert len(indices(tmp_path)) == pool.book.finished
+    assert len(indices(tmp_path)) == pool.scheduler.finished
 
 
 def test_draining_waits_for_a_server_that_is_about_to_be_started_again(tmp_path: Path) -> None:
-    with Pool(served(tmp_path, "process"), IndexBook(range(100_000))) as pool:
+    with Pool(served(tmp_path, "process"), GameScheduler(range(100_000))) as pool:
         pool.start()
-        pump_until(pool, lambda: pool.book.finished >= 3)
+        pump_until(pool, lambda: pool.scheduler.finished >= 3)
         os.kill(pool.server_pids[0], signal.SIGKILL)
         pump_until(pool, lambda: pool.problems)
         pool.drain()
         pump_until(pool, lambda: pool.drained)
         assert pool.server_restarted == 1
         assert pool.totals()["in_progress"] == 0
-    assert len(indices(tmp_path)) == pool.book.finished
+    assert len(indices(tmp_path)) == pool.scheduler.finished

@@ -11,7 +11,7 @@ from grove.game import load_game
 from grove.game.contract import Game
 from grove.mcts import SearchSettings, make_cache
 from grove.records.record import GameRecord
-from grove.records.versions import JOINT, VersionBook
+from grove.records.versions import JOINT, ModelVersions
 from grove.workers.selfplay.group import Group
 from tests.workers.test_group import evaluated
 
@@ -98,17 +98,17 @@ def test_kept_trees_and_cached_answers_may_name_too_many_models_but_never_too_fe
 
 
 def test_the_book_alone() -> None:
-    book = VersionBook()
-    book.heard(0, "a", lambda: [1, 2, 3], lambda: [])
-    assert book.played(0, 1, kept=False) == "a"
-    book.heard(0, "b", lambda: [2], lambda: [2, 3])  # 1 was played and waits; 3 is decided already
-    assert book.played(0, 1, kept=False) == "b"
-    assert book.played(0, 3, kept=False) == "a"
-    book.heard(0, "c", lambda: [2, 3], lambda: [1, 2])
-    assert book.played(0, 2, kept=True) == "a+b+c"
-    assert book.played(0, 2, kept=False) == "a+b+c"
-    assert book.played(0, 2, kept=False) == "c"
-    assert book.played(0, 1, kept=False) == "b"
-    book.heard(0, "d", lambda: [], lambda: [3])
-    book.over(3)
-    assert book.played(0, 3, kept=False) == "d"
+    versions = ModelVersions()
+    versions.heard(0, "a", lambda: [1, 2, 3], lambda: [])
+    assert versions.played(0, 1, kept=False) == "a"
+    versions.heard(0, "b", lambda: [2], lambda: [2, 3])  # 1 was played and waits; 3 is decided already
+    assert versions.played(0, 1, kept=False) == "b"
+    assert versions.played(0, 3, kept=False) == "a"
+    versions.heard(0, "c", lambda: [2, 3], lambda: [1, 2])
+    assert versions.played(0, 2, kept=True) == "a+b+c"
+    assert versions.played(0, 2, kept=False) == "a+b+c"
+    assert versions.played(0, 2, kept=False) == "c"
+    assert versions.played(0, 1, kept=False) == "b"
+    versions.heard(0, "d", lambda: [], lambda: [3])
+    versions.over(3)
+    assert versions.played(0, 3, kept=False) == "d"

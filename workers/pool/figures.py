@@ -96,8 +96,8 @@ def summary(pool: Pool, played: Counters, sizes: dict[str, Any], units: Units) -
     sampled = totals.get("sampled_evaluations", 0)
     server_rss = pool.server_stats.get("peak_rss_mb")
     return {
-        "games": pool.book.finished,
-        "games_left": pool.book.left,
+        "games": pool.scheduler.finished,
+        "games_left": pool.scheduler.left,
         "games_this_start": int(totals.get("games", 0)),
         "timeouts": int(totals.get("timeouts", 0)),
         "moves": int(totals.get("moves", 0)),

@@ -18,7 +18,7 @@ from grove.workers.pool.plan import PoolPlan, Sizes
 from grove.workers.pool.restarts import BLINK_S
 from grove.workers.pool.server_process import ServerProcess, given_up
 from grove.workers.pool.worker_process import WorkerProcess, add_counts, end_workers, first_start, start_process
-from grove.workers.selfplay.index_book import IndexBook, share
+from grove.workers.selfplay.game_scheduler import GameScheduler, share
 
 STOP_S = 10.0
 """Longest wait for workers and server to end by themselves before they are killed."""
@@ -28,9 +28,9 @@ _EXIT_S = 1.0
 class Pool:
     """Workers and, where needed, their server; use as a context manager around `start`."""
 
-    def __init__(self, plan: PoolPlan, book: IndexBook, lock: int | None = None) -> None:
+    def __init__(self, plan: PoolPlan, scheduler: GameScheduler, lock: int | None = None) -> None:
         """`lock`: descriptor that locks the games' folder; it stays locked until all children have ended, too."""
-        self.plan, self.book = plan, book
+        self.plan, self.scheduler = plan, scheduler
         self.problems: list[str] = []
         """One line for every fault that was survived, and for what became of it."""
         self.restarted = 0
@@ -194,7 +194,7 @@ class Pool:
         self._server.close(self._patience(deadline))
         for process in self._workers.values():
             if not process.left:  # it may have written more than it could tell
-                self.book.finish(process.worker, process.written())
+                self.scheduler.finish(process.worker, process.written())
 
     def _patience(self, deadline: float) -> float:
         return 0.0 if self._hurried else max(0.0, deadline - time.monotonic())
@@ -248,7 +248,7 @@ class Pool:
             if kind == "ready":
                 self._is_ready(process, values[0])
             elif kind == "finished":
-                self.book.finish(process.worker, values[0])
+                self.scheduler.finish(process.worker, values[0])
                 process.restarts.count = self._server.restarts.count = 0
             elif kind in ("failed", "unwritable"):
                 self._failed(process, kind, values[0])
@@ -295,7 +295,7 @@ class Pool:
         Raises StorageError when it cannot write its games: no other worker could.
         """
         process.fault, process.ready = text, False
-        self.book.finish(process.worker, process.written())
+        self.scheduler.finish(process.worker, process.written())
         if self._stopping:
             self.problems.append(f"worker {process.worker} ended badly: {text}")
         elif kind == "unwritable":
@@ -332,8 +332,8 @@ class Pool:
 
     def _take_back(self, process: WorkerProcess) -> None:
         """Book the games a dead worker wrote, and let others play what it held."""
-        self.book.finish(process.worker, process.written())
-        self.book.lose(process.worker)
+        self.scheduler.finish(process.worker, process.written())
+        self.scheduler.lose(process.worker)
         process.end()
 
     def _server_lost(self, why: str) -> None:
@@ -387,10 +387,11 @@ class Pool:
             raise PoolError(f"no worker is left; the last fault: {self.problems[-1]}")
 
     def _hand_out(self) -> None:
-        if self.draining or not self.book.unassigned:
+        if self.draining or not self.scheduler.unassigned:
             return
         for process in self._workers.values():
             if process.ready and process.alive:
                 process.hand_out(
-                    self.book, share(self.book, self.alive, self.sizes.games, self.book.held_by(process.worker))
+                    self.scheduler,
+                    share(self.scheduler, self.alive, self.sizes.games, self.scheduler.held_by(process.worker)),
                 )

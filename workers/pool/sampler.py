@@ -63,8 +63,8 @@ class Sampler:
         return {
             "seconds": round(now["seconds"], 3),
             "interval_s": round(seconds, 3),
-            "games": pool.book.finished,
-            "games_wanted": len(pool.book.wanted),
+            "games": pool.scheduler.finished,
+            "games_wanted": len(pool.scheduler.wanted),
             **figures.rates(now, last, self._units),
             **self._rates_by_worker(max(seconds, 1e-9)),
             "workers_alive": self._alive,

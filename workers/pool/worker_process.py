@@ -16,7 +16,7 @@ from grove.workers.pool.plan import PoolPlan, Sizes
 from grove.workers.pool.restarts import Restarts, Silence
 from grove.workers.pool.worker_entry import EvaluatorJob, client_name
 from grove.workers.selfplay.control_pipe import ControlPipe
-from grove.workers.selfplay.index_book import IndexBook
+from grove.workers.selfplay.game_scheduler import GameScheduler
 from grove.workers.selfplay.worker import WorkerJob
 
 Counts = dict[str, float]
@@ -81,10 +81,10 @@ class WorkerProcess:
         watched = child if self.ready or served else None
         return self.silence.hangs(elapsed_s, lambda: watched.processor_seconds(self.thread) if watched else None)
 
-    def hand_out(self, book: IndexBook, count: int) -> None:
+    def hand_out(self, scheduler: GameScheduler, count: int) -> None:
         """Give it up to `count` games to play, as many as its pipe takes without waiting for it."""
         if count and self.pipe.has_room():
-            self.pipe.send("indices", book.hand_out(self.worker, min(count, _MOST_INDICES)))
+            self.pipe.send("indices", scheduler.hand_out(self.worker, min(count, _MOST_INDICES)))
 
     def pause(self) -> None:
         """Its pipe is closed; it does nothing until it is started again."""
@@ -119,7 +119,7 @@ def add_counts(parts: Iterable[Counts]) -> Counts:
 
 
 def first_start(plan: PoolPlan, worker: int, pipe: ControlPipe, child: Child | None) -> WorkerProcess:
-    """Return a worker that starts for the first time; what its log holds already is known to the book."""
+    """Return a worker that starts for the first time; what its log holds already is known to the scheduler."""
     log = log_path(plan, worker)
     return WorkerProcess(worker, pipe, log, child, log_read=log.stat().st_size if log.exists() else 0)
 

@@ -1,4 +1,4 @@
-"""A group: the games that one worker searches together, and the book of their moves."""
+"""A group: the games that one worker searches together, and the record of their moves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grove.common.rng import derive
 from grove.game.contract import Game
 from grove.mcts import NONE, ROOT, EvaluationCache, Forest, Rows, SearchSettings
 from grove.records.record import GameRecord
-from grove.records.versions import VersionBook
+from grove.records.versions import ModelVersions
 from grove.workers.selfplay.evaluators import Answer
 from grove.workers.selfplay.stagger import play_ahead
 
@@ -70,7 +70,7 @@ class Group:
         self.away = 0
         """Requests that wait for their answers."""
         self.tally = Tally()
-        self._versions = VersionBook()
+        self._versions = ModelVersions()
         self._model_slots: dict[int, int] = {}  # games by the model slot that they use
         self._slot_of = np.zeros(slots, np.int64)  # [games] model slot
         self._game, self._name, self._settings, self._cache = game, name, settings, cache

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable
 
 
-class IndexBook:
+class GameScheduler:
     """Hands out the indices of `wanted`, each to one worker at a time, lowest first, until each is finished once."""
 
     def __init__(self, wanted: range, done: Iterable[int] = ()) -> None:
@@ -71,14 +71,14 @@ class IndexBook:
         return None
 
 
-def share(book: IndexBook, workers: int, capacity: int, held: int) -> int:
+def share(scheduler: GameScheduler, workers: int, capacity: int, held: int) -> int:
     """Return how many more indices a worker with room for `capacity` games should get, of `workers` alive.
 
     It may hold a small reserve, so that a slot need not wait for the supervisor, while there is plenty; near the end
     every worker gets an even part, so that none is left with a queue while others idle.
     """
-    even = -(-book.left // workers)
+    even = -(-scheduler.left // workers)
     reserved = capacity + max(2, capacity // 8)
-    plenty = even > 2 * capacity and book.left >= workers * reserved
+    plenty = even > 2 * capacity and scheduler.left >= workers * reserved
     wanted = reserved if plenty else min(capacity, even)
-    return max(0, min(wanted - held, book.unassigned))
+    return max(0, min(wanted - held, scheduler.unassigned))

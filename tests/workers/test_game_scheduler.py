@@ -1,4 +1,5 @@
-"""The book of game indices: whatever happens to workers, every index is finished once and held by one at a time."""
+"""The scheduler of game indices: whatever happens to workers, every index is finished once and held by one at a
+time."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from grove.workers.selfplay.index_book import IndexBook, share
+from grove.workers.selfplay.game_scheduler import GameScheduler, share
 
 WORKERS = 5
 workers = st.integers(0, WORKERS - 1)
@@ -18,14 +19,14 @@ class Workers(RuleBasedStateMachine):
     @initialize(start=st.integers(0, 50), count=st.integers(1, 40), done=st.sets(st.integers(0, 100), max_size=30))
     def open(self, start: int, count: int, done: set[int]) -> None:
         self.wanted = range(start, start + count)
-        self.book = IndexBook(self.wanted, done)
+        self.scheduler = GameScheduler(self.wanted, done)
         self.done = done & set(self.wanted)
         self.held: list[set[int]] = [set() for _ in range(WORKERS)]
 
     @rule(worker=workers, count=st.integers(0, 12))
     def hand_out(self, worker: int, count: int) -> None:
         free = set(self.wanted) - self.done - set().union(*self.held)
-        given_out = self.book.hand_out(worker, count)
+        given_out = self.scheduler.hand_out(worker, count)
         assert set(given_out) == set(sorted(free)[:count])  # lowest first, nothing twice
         assert len(given_out) == len(set(given_out))
         self.held[worker] |= set(given_out)
@@ -33,33 +34,33 @@ class Workers(RuleBasedStateMachine):
     @rule(worker=workers, data=st.data())
     def finish(self, worker: int, data: st.DataObject) -> None:
         some = data.draw(st.sets(st.sampled_from(sorted(self.held[worker])))) if self.held[worker] else set()
-        self.book.finish(worker, sorted(some))
+        self.scheduler.finish(worker, sorted(some))
         self.held[worker] -= some
         self.done |= some
 
     @rule(worker=workers)
     def finish_again(self, worker: int) -> None:
         """A worker's log is read once more after its death: games that were booked already change nothing."""
-        self.book.finish(worker, sorted(self.done))
+        self.scheduler.finish(worker, sorted(self.done))
 
     @rule(worker=workers)
     def die(self, worker: int) -> None:
-        assert self.book.lose(worker) == len(self.held[worker])
+        assert self.scheduler.lose(worker) == len(self.held[worker])
         self.held[worker] = set()
 
-    @precondition(lambda self: self.book.unassigned)
+    @precondition(lambda self: self.scheduler.unassigned)
     @rule(worker=workers)
     def somebody_always_gets_what_is_left(self, worker: int) -> None:
-        assert self.book.hand_out(worker, 1)
-        assert self.book.lose(worker) == len(self.held[worker]) + 1
+        assert self.scheduler.hand_out(worker, 1)
+        assert self.scheduler.lose(worker) == len(self.held[worker]) + 1
         self.held[worker] = set()
 
     @invariant()
     def counts_agree(self) -> None:
-        assert self.book.finished == len(self.done)
-        assert self.book.left == len(self.wanted) - len(self.done)
-        assert self.book.unassigned == self.book.left - sum(map(len, self.held))
-        assert [self.book.held_by(worker) for worker in range(WORKERS)] == [len(held) for held in self.held]
+        assert self.scheduler.finished == len(self.done)
+        assert self.scheduler.left == len(self.wanted) - len(self.done)
+        assert self.scheduler.unassigned == self.scheduler.left - sum(map(len, self.held))
+        assert [self.scheduler.held_by(worker) for worker in range(WORKERS)] == [len(held) for held in self.held]
 
 
 TestWorkers = Workers.TestCase
@@ -69,24 +70,24 @@ TestWorkers = Workers.TestCase
 def test_a_run_with_deaths_finishes_every_index_once(
     games: int, count: int, capacity: int, data: st.DataObject
 ) -> None:
-    book = IndexBook(range(games))
+    scheduler = GameScheduler(range(games))
     held: list[list[int]] = [[] for _ in range(count)]
     finished: list[int] = []
     deaths = data.draw(st.lists(st.integers(0, count - 1), max_size=5))
-    while book.left:
+    while scheduler.left:
         for worker in range(count):
-            held[worker] += book.hand_out(worker, share(book, count, capacity, len(held[worker])))
+            held[worker] += scheduler.hand_out(worker, share(scheduler, count, capacity, len(held[worker])))
             # In progress: at most the worker's capacity, and all together never more than the games that are left.
-            assert sum(min(len(part), capacity) for part in held) <= book.left
+            assert sum(min(len(part), capacity) for part in held) <= scheduler.left
             assert len(held[worker]) <= capacity + max(2, capacity // 8)
         assert any(held), "somebody must play"
         if deaths:
             dead = deaths.pop()
-            book.lose(dead)
+            scheduler.lose(dead)
             held[dead] = []
         for worker in range(count):
             over, held[worker] = held[worker][: capacity // 2 + 1], held[worker][capacity // 2 + 1 :]
-            book.finish(worker, over)
+            scheduler.finish(worker, over)
             finished += over
     assert sorted(finished) == list(range(games))
 
@@ -94,8 +95,8 @@ def test_a_run_with_deaths_finishes_every_index_once(
 @given(games=st.integers(1, 300), count=st.integers(1, 12), capacity=st.integers(1, 64))
 @example(games=11, count=5, capacity=1)  # a reserve for the first must not leave the last without a game
 def test_near_the_end_all_workers_get_even_parts(games: int, count: int, capacity: int) -> None:
-    book = IndexBook(range(games))
-    parts = [len(book.hand_out(worker, share(book, count, capacity, 0))) for worker in range(count)]
+    scheduler = GameScheduler(range(games))
+    parts = [len(scheduler.hand_out(worker, share(scheduler, count, capacity, 0))) for worker in range(count)]
     if -(-games // count) <= capacity:  # all games fit into the workers' slots
         assert sum(parts) == games
         assert max(parts) == -(-games // count)
@@ -104,6 +105,6 @@ def test_near_the_end_all_workers_get_even_parts(games: int, count: int, capacit
 
 
 def test_games_done_elsewhere_do_not_count() -> None:
-    book = IndexBook(range(10, 15), [3, 11, 12, 99])
-    assert (book.finished, book.left) == (2, 3)
-    assert book.hand_out(0, 9) == [10, 13, 14]
+    scheduler = GameScheduler(range(10, 15), [3, 11, 12, 99])
+    assert (scheduler.finished, scheduler.left) == (2, 3)
+    assert scheduler.hand_out(0, 9) == [10, 13, 14]
