@@ -1,8 +1,8 @@
 """The Forest: many search trees that ask for evaluations and are told answers.
 
-    forest.plant(roots, states)          # positions to search
-    while len(decided := forest.grow()): # those whose search is complete
-        ...                              # play their moves, plant again
+    forest.set_roots(roots, states)         # positions to search
+    while len(decided := forest.search()):  # those whose search is complete
+        ...                                 # play their moves, set roots again
     rows = forest.ask()                  # one row per waiting leaf, at most L per tree
     forest.tell(rows.ids, logits, values, version)   # any subset, any order; forest.drop(ids) for rows that failed
 
@@ -24,8 +24,8 @@ from grove.mcts.kernels import cache as caches
 from grove.mcts.kernels import expand, layout, moves, rows
 from grove.mcts.kernels.bound import BoundKernels
 from grove.mcts.kernels.reroot import reroot
-from grove.mcts.scratch import Lap, Slots, bytes_of_states, observation_bytes
 from grove.mcts.settings import SearchSettings, temperature_steps
+from grove.mcts.workspace import PendingLeaves, Workspace, bytes_of_states, observation_bytes
 from grove.mcts.worlds import Worlds, check_worlds, largest_share
 
 Ints = npt.NDArray[np.int32]
@@ -71,11 +71,11 @@ class Forest:
         self._states = np.zeros((len(self._nodes), game.state_dtype.itemsize), np.uint8)
         self._explore = exploration(settings, self.capacity.nodes + settings.leaves + 1)
         self._temperatures = temperature_table(settings.temperature)
-        self._lap = Lap(game, trees * settings.leaves)
-        self._slots = Slots(game, trees, settings.leaves)
+        self._workspace = Workspace(game, trees * settings.leaves)
+        self._pending = PendingLeaves(game, trees, settings.leaves)
         self._decided = np.zeros(positions, np.int32)
         pools = (self._trees, self._nodes, self._edges, self._legal, self._states, self._explore)
-        self._kernels = BoundKernels(game, pools, self._lap, self._slots)
+        self._kernels = BoundKernels(game, pools, self._workspace, self._pending)
         self._former = 0  # descents made in trees that have been planted anew since
         self._bare = False  # some tree may lack a root
         self._still = False  # every tree waits or is decided, until something is planted, told or dropped
@@ -134,24 +134,24 @@ class Forest:
         """Grow, then return one row for every leaf that has not been asked yet."""
         if not self._still:
             self.grow()
-        slots = self._slots
-        count, slots.count = slots.count, 0
+        pending = self._pending
+        count, pending.count = pending.count, 0
         if self.cache is not None:
-            slots.table.fill(layout.NONE)
-        return Rows(slots.asked[:count], slots.observations[:count], 0, self)
+            pending.table.fill(layout.NONE)
+        return Rows(pending.asked[:count], pending.observations[:count], 0, self)
 
     def _walk_all(self) -> bool:
         """Take every tree to a leaf once; return whether a cache hit let some tree go on."""
-        lap = self._lap
+        space = self._workspace
         count = 0
         if self._bare:
             self._bare = False
-            count = self._kernels.plant(self._trees, self._nodes, lap.work)
+            count = self._kernels.plant(self._trees, self._nodes, space.work)
             self._fetch(0, count)
         going_on = True
-        while going_on and count < lap.size:
+        while going_on and count < space.size:
             found = self._kernels.descend(
-                self._trees, self._nodes, self._edges, self._legal, self._explore, lap.work[count:]
+                self._trees, self._nodes, self._edges, self._legal, self._explore, space.work[count:]
             )
             kept = self._step(count, count + found) if found else 0
             count += kept
@@ -159,52 +159,52 @@ class Forest:
         return count > 0 and self._place(count)
 
     def _fetch(self, start: int, end: int) -> None:
-        lap = self._lap
-        self._kernels.fetch(self._states, self._legal, lap.work[start:end], lap.raw[start:end], lap.actions)
+        space = self._workspace
+        self._kernels.fetch(self._states, self._legal, space.work[start:end], space.raw[start:end], space.actions)
 
     def _step(self, start: int, end: int) -> int:
         """Play the rows' moves; settle those that end the game; return how many rows are left."""
-        lap, kernels, size = self._lap, self._kernels, end - start
+        space, kernels, size = self._workspace, self._kernels, end - start
         self._fetch(start, end)
-        states, done, utility = lap.states[start:end], lap.done[:size], lap.utility[:size]
-        kernels.step(states, lap.actions[:size])
+        states, done, utility = space.states[start:end], space.done[:size], space.utility[:size]
+        kernels.step(states, space.actions[:size])
         kernels.outcome(states, done, utility)
-        kept = int(kernels.settle(self._trees, self._nodes, self._edges, lap.work[start:end], done, utility))
+        kept = int(kernels.settle(self._trees, self._nodes, self._edges, space.work[start:end], done, utility))
         if kept < size:
-            kernels.close_ranks(lap.work[start : start + kept], lap.raw[start:end])
+            kernels.close_ranks(space.work[start : start + kept], space.raw[start:end])
         return kept
 
     def _place(self, count: int) -> bool:
-        """Give `count` rows their slots and observations; return whether cache hits were settled."""
-        lap, slots, kernels = self._lap, self._slots, self._kernels
-        states = lap.states[:count]
-        ids = lap.ids[:count]
-        kernels.legal(states, lap.offsets, lap.legal)
-        kernels.to_play(states, lap.to_play[:count])
-        kernels.take_slots(slots.by_tree, lap.work[:count], lap.to_play, lap.raw, slots.raw, ids)
-        kernels.keep_legal(slots.leaves, slots.actions, ids, lap.offsets, lap.legal)
+        """Give `count` rows their leaves and observations; return whether cache hits were settled."""
+        space, pending, kernels = self._workspace, self._pending, self._kernels
+        states = space.states[:count]
+        ids = space.ids[:count]
+        kernels.legal(states, space.offsets, space.legal)
+        kernels.to_play(states, space.to_play[:count])
+        kernels.take_leaves(pending.by_tree, space.work[:count], space.to_play, space.raw, pending.raw, ids)
+        kernels.keep_legal(pending.leaves, pending.actions, ids, space.offsets, space.legal)
         if self.cache is not None:
             return self._place_cached(self.cache, ids, states)
-        end = slots.count + count
-        kernels.observe(states, slots.observations[slots.count : end])
-        slots.asked[slots.count : end] = ids
-        slots.count = end
+        end = pending.count + count
+        kernels.observe(states, pending.observations[pending.count : end])
+        pending.asked[pending.count : end] = ids
+        pending.count = end
         return False
 
     def _place_cached(self, cache: caches.EvaluationCache, ids: Ints, states: npt.NDArray[np.void]) -> bool:
-        lap, slots, count = self._lap, self._slots, len(ids)
-        raw = lap.raw_rows[:count]
-        self.game.observe(states, lap.rows[:count])
-        rows.hash_rows(raw, lap.hashes[:count])
-        rows.keep_rows(slots.leaves, ids, raw, slots.raw_rows, lap.hashes)
-        cache.find(lap.hashes[:count], raw, lap.found[:count])
-        hits = int(caches.list_hits(ids, lap.found, lap.told, lap.misses, self.game.max_legal))
-        asked = slots.asked[slots.count :]
-        new = int(caches.merge(slots.leaves, slots.raw_rows, lap.misses[: count - hits], slots.table, asked))
-        rows.gather(slots.raw_rows, asked[:new], slots.raw_observations[slots.count :])
-        slots.count += new
+        space, pending, count = self._workspace, self._pending, len(ids)
+        raw = space.raw_rows[:count]
+        self.game.observe(states, space.rows[:count])
+        rows.hash_rows(raw, space.hashes[:count])
+        rows.keep_rows(pending.leaves, ids, raw, pending.raw_rows, space.hashes)
+        cache.find(space.hashes[:count], raw, space.found[:count])
+        hits = int(caches.list_hits(ids, space.found, space.told, space.misses, self.game.max_legal))
+        asked = pending.asked[pending.count :]
+        new = int(caches.merge(pending.leaves, pending.raw_rows, space.misses[: count - hits], pending.table, asked))
+        rows.gather(pending.raw_rows, asked[:new], pending.raw_observations[pending.count :])
+        pending.count += new
         if hits:
-            self._absorb(lap.told[:hits], cache.logits.reshape(-1), cache.values, dense=False)
+            self._absorb(space.told[:hits], cache.logits.reshape(-1), cache.values, dense=False)
         return hits > 0
 
     # -- answers -------------------------------------------------------------------------------------------------
@@ -225,15 +225,15 @@ class Forest:
         values = np.ascontiguousarray(values, np.float32)
         told = self._told(ids, logits.shape[1] if dense else 0)
         flat = logits.reshape(-1)
-        broken = self._kernels.find_broken(self._slots.leaves, self._slots.actions, told, flat, values, dense)
+        broken = self._kernels.find_broken(self._pending.leaves, self._pending.actions, told, flat, values, dense)
         if broken != layout.NONE:
             row = told["row"][broken]
-            expand.unlist(self._slots.leaves, ids, told)
+            expand.unlist(self._pending.leaves, ids, told)
             raise ValueError(f"the answer to row {int(ids[row])} is not finite")
         self._absorb(told, flat, values, dense)
         if self.cache is not None:
-            slots = self._slots
-            self.cache.store(slots.leaves, slots.raw_rows, slots.actions, told, (flat, values, dense, version))
+            pending = self._pending
+            self.cache.store(pending.leaves, pending.raw_rows, pending.actions, told, (flat, values, dense, version))
 
     def _check_shapes(self, count: int, logits: npt.NDArray[np.float32], values: npt.NDArray[np.float32]) -> None:
         """Raise ValueError for what the kernels would read or write beyond: they trust these shapes."""
@@ -248,14 +248,14 @@ class Forest:
         """Take back rows `ids` [B] that will not be answered; their trees stand as before they asked."""
         told = self._told(np.ascontiguousarray(ids, np.int32), 0)
         self._bare = True
-        expand.withdraw(self._trees, self._nodes, self._edges, self._legal, self._slots.leaves, told)
-        if self._slots.count:
-            self._slots.forget_dropped()
+        expand.withdraw(self._trees, self._nodes, self._edges, self._legal, self._pending.leaves, told)
+        if self._pending.count:
+            self._pending.forget_dropped()
 
     def _told(self, ids: Ints, width: int) -> npt.NDArray[np.void]:
         self._still = False
-        told = self._slots.told
-        count = int(self._kernels.list_told(self._slots.leaves, ids, told, width))
+        told = self._pending.told
+        count = int(self._kernels.list_told(self._pending.leaves, ids, told, width))
         if count < 0:
             raise ValueError(f"row {int(ids[-1 - count])} waits for no answer")
         return told[:count]
@@ -267,13 +267,13 @@ class Forest:
         values: npt.NDArray[np.float32],
         dense: bool,
     ) -> None:
-        trees, nodes, edges, slots = self._trees, self._nodes, self._edges, self._slots
+        trees, nodes, edges, pending = self._trees, self._nodes, self._edges, self._pending
         kernels = self._kernels
-        kernels.attach(trees, nodes, self._legal, slots.leaves, slots.actions, told)
-        kernels.store_states(self._states, slots.leaves, slots.raw, told)
-        kernels.set_priors(nodes, self._legal, slots.leaves, told, logits, dense)
-        if kernels.answer(trees, nodes, edges, slots.leaves, told, values):
-            leaves = slots.leaves[told["leaf"]]
+        kernels.attach(trees, nodes, self._legal, pending.leaves, pending.actions, told)
+        kernels.store_states(self._states, pending.leaves, pending.raw, told)
+        kernels.set_priors(nodes, self._legal, pending.leaves, told, logits, dense)
+        if kernels.answer(trees, nodes, edges, pending.leaves, told, values):
+            leaves = pending.leaves[told["leaf"]]
             expand.add_noise(trees, nodes, edges, self._legal, leaves["tree"][leaves["edge"] == layout.NONE])
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -306,17 +306,17 @@ class Forest:
         """Return the ragged legal moves (offsets int64 [B + 1], actions int32) of asked rows."""
         offsets = np.empty(len(ids) + 1, np.int64)
         actions = np.empty(len(ids) * self.game.max_legal, np.int32)
-        rows.list_legal(self._slots.leaves, self._slots.actions, ids, offsets, actions)
+        rows.list_legal(self._pending.leaves, self._pending.actions, ids, offsets, actions)
         return offsets, actions[: offsets[-1]]
 
     def states_of(self, ids: Ints) -> npt.NDArray[np.void]:
         """Return copies of the game states S [B] of asked rows."""
-        states: npt.NDArray[np.void] = self._slots.states[ids]
+        states: npt.NDArray[np.void] = self._pending.states[ids]
         return states
 
     def positions_of(self, ids: Ints) -> Ints:
         """Return the positions int32 [B] whose leaves asked rows are."""
-        return np.asarray(self._slots.leaves["tree"][ids] // self._worlds.count, np.int32)
+        return np.asarray(self._pending.leaves["tree"][ids] // self._worlds.count, np.int32)
 
     def begun(self) -> Ints:
         """Return the positions whose present search was told something, ascending."""
@@ -325,7 +325,7 @@ class Forest:
 
     def waiting(self) -> Ints:
         """Return the ids of all rows, asked or about to be, that were neither told nor dropped."""
-        leaves = self._slots.leaves
+        leaves = self._pending.leaves
         return np.flatnonzero(leaves["state"] == layout.PLACED).astype(np.int32)
 
     def evaluated_states(self, position: int) -> npt.NDArray[np.uint8]:

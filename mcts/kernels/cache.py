@@ -147,7 +147,7 @@ def same_bytes(a, b):
 
 @lean_kernel
 def list_hits(ids, found, told, misses, max_legal):  # -> number of hits
-    """Sort the slots `ids[B]` into `told` records that point into the cache's tables, and `misses` int32 [B]."""
+    """Sort the leaves `ids[B]` into `told` records that point into the cache's tables, and `misses` int32 [B]."""
     hits = 0
     for i in range(ids.shape[0]):
         if found[i] != NONE:
@@ -161,24 +161,24 @@ def list_hits(ids, found, told, misses, max_legal):  # -> number of hits
 
 
 @lean_kernel
-def merge(leaves, leaf_rows, misses, table, asked):  # -> number of slots written to `asked`
+def merge(leaves, leaf_rows, misses, table, asked):  # -> number of leaves written to `asked`
     """Chain every leaf behind an earlier one of this ask with the same observation; the others go to `asked`.
 
-    `table` int32 [power of two] is an open-addressing hash table of this ask's slots, NONE where empty.
+    `table` int32 [power of two] is an open-addressing hash table of this ask's leaves, NONE where empty.
     """
     count = 0
     mask = np.uint64(table.shape[0] - 1)
     for i in range(misses.shape[0]):
-        slot = misses[i]
-        place = leaves[slot].hash & mask
-        while table[place] != NONE and not same_bytes(leaf_rows[table[place]], leaf_rows[slot]):
+        leaf = misses[i]
+        place = leaves[leaf].hash & mask
+        while table[place] != NONE and not same_bytes(leaf_rows[table[place]], leaf_rows[leaf]):
             place = (place + np.uint64(1)) & mask
         if table[place] == NONE:
-            table[place] = slot
-            asked[count] = slot
+            table[place] = leaf
+            asked[count] = leaf
             count += 1
         else:
-            leaves[slot].state = MERGED
-            leaves[slot].merged = leaves[table[place]].merged
-            leaves[table[place]].merged = slot
+            leaves[leaf].state = MERGED
+            leaves[leaf].merged = leaves[table[place]].merged
+            leaves[table[place]].merged = leaf
     return count

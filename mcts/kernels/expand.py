@@ -97,10 +97,10 @@ def unlist(leaves, ids, told):
 def find_broken(leaves, leaf_actions, told, logits, values, dense):  # -> position in `told`, or NONE
     """Find an answer that is not finite; no search can go on from one (NaN scores choose no edge)."""
     for i in range(told.shape[0]):
-        slot, base = told[i].leaf, told[i].base
+        leaf, base = told[i].leaf, told[i].base
         total = 0.0
-        for j in range(leaves[slot].legal):
-            total += logits[base + (leaf_actions[slot, j] if dense else j)]
+        for j in range(leaves[leaf].legal):
+            total += logits[base + (leaf_actions[leaf, j] if dense else j)]
         for p in range(values.shape[1]):
             total += values[told[i].row, p]
         if not math.isfinite(total):
@@ -164,7 +164,7 @@ def _normalise(nodes, legal, leaves, told, weights):
 
 @lean_kernel
 def answer(trees, nodes, edges, leaves, told, values):  # -> roots among them
-    """Back up the values of the told leaves and free their slots.
+    """Back up the values of the told leaves and free their places.
 
     `values` float32 [B, P], seat-relative with the mover first, or [B, 1] of a two-player zero-sum network.
     """

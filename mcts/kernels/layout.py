@@ -22,7 +22,7 @@ _LINE = 64
 NONE = -1
 """No node, no edge, no leaf."""
 FREE, PLACED, MERGED, NAMED = 0, 1, 2, 3
-"""States of a leaf slot: unused; waiting for its evaluation; waiting behind an identical leaf; named in a tell or drop
+"""States of a leaf: unused; waiting for its evaluation; waiting behind an identical leaf; named in a tell or drop
 that is under way."""
 
 
@@ -85,10 +85,10 @@ LEAF = np.dtype([
     ("merged", "i4"),  # next leaf of this ask with the same observation
     ("source", "i4"),  # where its game state stood before rows were moved together
 ])  # fmt: skip
-"""A leaf on its way: a row of the lap being gathered, or a slot waiting for its answer."""
+"""A leaf on its way: a row of the step being gathered, or one waiting for its answer."""
 
 TOLD = np.dtype([("leaf", "i4"), ("row", "i4"), ("base", "i8"), ("touched", "i8"), ("at", "i8")])
-"""One leaf that is being told: its slot, its row of values, where its logits start in the flat array; and how far up
+"""One leaf that is being told: its number, its row of values, where its logits start in the flat array; and how far up
 its path was touched."""
 
 
@@ -123,10 +123,10 @@ def capacity(trees: int, simulations: int, leaves: int, max_legal: int, row_byte
     state_bytes, observation_bytes, players = row_bytes
     nodes = simulations + 1 + leaves
     edges = nodes * max_legal
-    slots = trees * leaves
+    rows = trees * leaves
     node_bytes = node_dtype(players).itemsize + state_bytes + 4
-    slot_bytes = 2 * (LEAF.itemsize + state_bytes + 4 * max_legal) + 2 * observation_bytes
-    total = trees * (nodes * node_bytes + edges * (edge_dtype(players).itemsize + LEGAL.itemsize)) + slots * slot_bytes
+    leaf_bytes = 2 * (LEAF.itemsize + state_bytes + 4 * max_legal) + 2 * observation_bytes
+    total = trees * (nodes * node_bytes + edges * (edge_dtype(players).itemsize + LEGAL.itemsize)) + rows * leaf_bytes
     return Capacity(trees=trees, nodes=nodes, edges=edges, leaves=leaves, total_bytes=total)
 
 

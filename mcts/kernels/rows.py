@@ -69,8 +69,8 @@ def spread(roots, seeds, worlds):
 
 
 @lean_kernel
-def take_slots(leaves, work, to_play, work_states, leaf_states, ids):
-    """Give every row of `work[B]` a free slot of its tree (`leaves` [T, L]); write slot numbers to `ids` int32 [B]."""
+def take_leaves(leaves, work, to_play, work_states, leaf_states, ids):
+    """Give every row of `work[B]` a free leaf of its tree (`leaves` [T, L]); write leaf numbers to `ids` int32 [B]."""
     per_tree = leaves.shape[1]
     for i in range(work.shape[0]):
         t = work[i].tree
@@ -87,7 +87,7 @@ def take_slots(leaves, work, to_play, work_states, leaf_states, ids):
 
 @lean_kernel
 def keep_legal(leaves, leaf_actions, ids, offsets, actions):
-    """Store the legal moves of every row (ragged `offsets`, `actions`) beside its slot."""
+    """Store the legal moves of every row (ragged `offsets`, `actions`) beside its leaf."""
     for i in range(ids.shape[0]):
         count = offsets[i + 1] - offsets[i]
         leaves[ids[i]].legal = count
@@ -104,7 +104,7 @@ def store_states(states, leaves, leaf_states, told):
 
 @lean_kernel
 def keep_rows(leaves, ids, rows, leaf_rows, hashes):
-    """Store observations uint8 [B, K] and their hashes beside the slots `ids[B]`."""
+    """Store observations uint8 [B, K] and their hashes beside the leaves `ids[B]`."""
     for i in range(ids.shape[0]):
         leaves[ids[i]].hash = hashes[i]
         copy_bytes(rows[i], leaf_rows[ids[i]])
@@ -112,7 +112,7 @@ def keep_rows(leaves, ids, rows, leaf_rows, hashes):
 
 @lean_kernel
 def list_legal(leaves, leaf_actions, ids, offsets, actions):
-    """Write the legal moves of slots `ids[B]` as a ragged list."""
+    """Write the legal moves of leaves `ids[B]` as a ragged list."""
     offsets[0] = 0
     for i in range(ids.shape[0]):
         count = leaves[ids[i]].legal

@@ -71,7 +71,7 @@ def standing(forest: Forest) -> list:
 
 
 def everything(forest: Forest) -> list[bytes]:
-    arrays = (forest._trees, forest._nodes, forest._edges, forest._legal, forest._states, forest._slots.leaves)
+    arrays = (forest._trees, forest._nodes, forest._edges, forest._legal, forest._states, forest._pending.leaves)
     return [a.tobytes() for a in arrays]
 
 
@@ -93,7 +93,7 @@ def test_root_is_asked_alone_before_any_descent(leaves, cache):
     run_again = forest.waiting()
     forest.tell(run_again, *evaluator_of(forest).batch(np.array([observation(game, s) for s, _ in positions])))
     rows = forest.ask()
-    plies = forest._slots.leaves["ply"][rows.ids] - np.array([positions[i // leaves][1] for i in rows.ids])
+    plies = forest._pending.leaves["ply"][rows.ids] - np.array([positions[i // leaves][1] for i in rows.ids])
     assert (plies >= 1).all()
     assert forest._trees["nodes"].min() >= 1
 
@@ -243,7 +243,7 @@ def test_ids_that_wait_for_nothing_are_refused(cache, leaves):
     ids, seen = rows.ids.copy(), rows.observations.copy()
     told = ids[0]
     forest.tell(ids[:1], *evaluator.batch(seen[:1]))
-    followers = np.setdiff1d(np.flatnonzero(forest._slots.leaves["state"]), ids).tolist()
+    followers = np.setdiff1d(np.flatnonzero(forest._pending.leaves["state"]), ids).tolist()
     assert bool(followers) == (cache > 0)
     wrong = [told, -1, NONE - 5, 4 * leaves, 10**6, *followers]
     if len(ids) > 1:

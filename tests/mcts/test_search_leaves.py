@@ -140,9 +140,9 @@ def planted(name: str, trees: int, rules, rng: np.random.Generator) -> tuple[For
     return forest, twins
 
 
-def path_of(forest: Forest, slot: int) -> tuple[int, ...]:
+def path_of(forest: Forest, leaf: int) -> tuple[int, ...]:
     """Return the moves from the root to a waiting leaf."""
-    leaf, path = forest._slots.leaves[slot], ()
+    leaf, path = forest._pending.leaves[leaf], ()
     node, edge = int(leaf["parent"]), int(leaf["edge"])
     while edge != NONE:
         path = (int(forest._legal[edge]["action"]), *path)
@@ -198,9 +198,9 @@ def test_waiting_leaves_are_distinct(name, cache):
     forest, _ = planted(name, 3, search_settings(simulations=120, leaves=16, cache=cache), np.random.default_rng(8))
     evaluator = HashEvaluator(forest.game, forest.game.num_players)
     while len((rows := forest.ask()).ids):
-        waiting = np.flatnonzero(forest._slots.leaves["state"]).tolist()
+        waiting = np.flatnonzero(forest._pending.leaves["state"]).tolist()
         assert len({(i // 16, path_of(forest, i)) for i in waiting}) == len(waiting) == forest._trees["pending"].sum()
-        assert forest._edges["pending"][forest._slots.leaves["edge"][waiting]].tolist() == [1] * len(waiting)
+        assert forest._edges["pending"][forest._pending.leaves["edge"][waiting]].tolist() == [1] * len(waiting)
         forest.tell(rows.ids, *evaluator.batch(rows.observations))
     assert (forest._trees["simulations"] == 120).all()
 

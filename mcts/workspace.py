@@ -1,4 +1,4 @@
-"""What a forest keeps beside its pools: the rows of the lap under way, the leaves that wait, and views of bytes."""
+"""What a forest keeps beside its pools: the rows of the step under way, the leaves that wait, and views of bytes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from grove.game.contract import Game
 from grove.mcts.kernels import layout
 
 
-class Lap:
-    """Scratch for the rows of one lap: B <= `size` leaves that have just been reached."""
+class Workspace:
+    """Scratch arrays for the rows of one search step: B <= `size` leaves that have just been reached."""
 
     def __init__(self, game: Game, size: int) -> None:
         self.size = size
@@ -34,8 +34,8 @@ class Lap:
         self.told = np.zeros(size, layout.TOLD)
 
 
-class Slots:
-    """Leaves that wait for an answer, slot t * L + k for tree t, and the rows gathered for the next ask."""
+class PendingLeaves:
+    """Leaves that wait for an answer, number t * L + k for tree t, and the rows gathered for the next ask."""
 
     def __init__(self, game: Game, trees: int, leaves: int) -> None:
         size = trees * leaves
@@ -60,7 +60,7 @@ class Slots:
         self.observations[:kept] = self.observations[: self.count][keep]
         self.asked[:kept] = asked[keep]
         self.count = kept
-        # Leaves must not be merged with slots that are free now; the kept ones lose followers, nothing else.
+        # Leaves must not be merged with leaves that are free now; the kept ones lose followers, nothing else.
         self.table.fill(layout.NONE)
 
 
