@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from grove.common.errors import SettingError
 from grove.common.usage import GpuUse
 from grove.inference_server.channels.endpoint import is_own_host
-from grove.inference_server.interface.stats import slot_microseconds
+from grove.inference_server.interface.stats import bin_microseconds
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -135,7 +135,7 @@ def server_metrics(stats: dict[str, Any]) -> Iterator[Metric]:
     yield _histogram("grove_batch_rows", "Rows of a batch.", _size_buckets(stats["batch_sizes"]), stats["rows"])
     for key, text in (("queue", "Seconds from a request's arrival to its lane."), ("compute", "Seconds of a batch.")):
         counts = stats[f"{key}_us"]
-        total = sum(count * slot_microseconds(slot) for slot, count in enumerate(counts)) / 1e6
+        total = sum(count * bin_microseconds(number) for number, count in enumerate(counts)) / 1e6
         yield _histogram(f"grove_{key}_seconds", text, _time_buckets(counts), total)
     yield _models(stats["models"])
 
@@ -175,12 +175,12 @@ def _histogram(name: str, text: str, buckets: list[tuple[str, float]], total: fl
 
 def _size_buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
     """Return the batches of at most 1, 2, 4, ... rows."""
-    bounds = [float(2**slot) for slot in range(len(counts) - 1)]  # the last slot has no upper bound
-    return _cumulated(bounds, [sum(counts[: slot + 1]) for slot in range(len(bounds))], sum(counts))
+    bounds = [float(2**k) for k in range(len(counts) - 1)]  # the last bin has no upper bound
+    return _cumulated(bounds, [sum(counts[: k + 1]) for k in range(len(bounds))], sum(counts))
 
 
 def _time_buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
-    """Return the durations below each bound; four slots are a doubling (`stats.time_slot`)."""
+    """Return the durations below each bound; four bins are a doubling (`stats.time_bin`)."""
     bounds = [2**power / 1e6 for power in _TIME_BOUNDS]
     return _cumulated(bounds, [sum(counts[: 4 * (power - 1)]) for power in _TIME_BOUNDS], sum(counts))
 

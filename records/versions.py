@@ -13,7 +13,7 @@ JOINT = "+"
 
 
 class ModelVersions:
-    """The models of a group's decisions. Positions are numbers of the group's games; slots are model slots."""
+    """The models of a group's decisions. Positions are places of the group's games."""
 
     def __init__(self) -> None:
         self._current: dict[int, str] = {}  # slot -> the model that answered last

@@ -124,8 +124,8 @@ class AdaptiveWait(_LaneClock):
         self._alone: int | None = None  # lane that computes a single request
         self.reasons["single"] = 0
 
-    def rows_arrived(self, client: int, rows: int, slot: int, now_ns: int) -> None:
-        super().rows_arrived(client, rows, slot, now_ns)
+    def rows_arrived(self, client: int, rows: int, weights_id: int, now_ns: int) -> None:
+        super().rows_arrived(client, rows, weights_id, now_ns)
         if self._alone is not None:
             self._wait_ns += MORE_NS
 

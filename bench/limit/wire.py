@@ -81,8 +81,8 @@ class NullBackend:
         """Every batch is done at once."""
         return True
 
-    def version_of(self, slot: int = 0) -> str:
-        """Every slot has the same: no weights."""
+    def version_of(self, weights_id: int = 0) -> str:
+        """All have the same: no weights."""
         return "0" * 16
 
     def prepare(self, model: Any) -> None:
@@ -91,16 +91,16 @@ class NullBackend:
     def try_out(self, weights: None) -> None:
         """Nothing to try."""
 
-    def install(self, slot: int, weights: None) -> None:
+    def install(self, weights_id: int, weights: None) -> None:
         """Nothing to keep."""
 
-    def remove(self, slot: int) -> None:
+    def remove(self, weights_id: int) -> None:
         """Nothing was kept."""
 
     def close(self) -> None:
         """Nothing to give back."""
 
-    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, slot: int = 0) -> Any:
+    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, weights_id: int = 0) -> Any:
         """Return how many rows were asked for."""
         return rows
 

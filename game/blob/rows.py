@@ -2,7 +2,7 @@
 
 120 is a multiple of 2, 3, 4, 5, 6, 8, 10 and 12, so most fractions are exact; the others (thirteenths, sevenths, ...)
 are off by at most 1/240, about what bf16 rounds away between a half and one. The order of a trick, 1 to 8, is stored as
-eighths. Slots, with C cards a round and P players, seats counted from the mover on (`layout=source`: by number):
+eighths. Numbers, with C cards a round and P players, seats counted from the mover on (`layout=source`: by number):
 
     0-51     own hand                                 52-103   order of the cards in the current trick / 8
     104-155  played this round, this trick included   156-163  bids / C, -1 not yet; 0 for missing seats
@@ -15,7 +15,7 @@ eighths. Slots, with C cards a round and P players, seats counted from the mover
     196-199  per suit: ace held 1, else king 1/2      200      mean rank of trumps in hand / 12
     201      dealer's forbidden bid / C, else -1
     202-209  match: scores / most points              210, 211 rounds finished, rounds left / rounds
-    212-226  sizes of the last 15 rounds / 13, this one first (as slot 174)
+    212-226  sizes of the last 15 rounds / 13, this one first (as number 174)
 
 202 to 226 are zero in a stand-alone round, 227 to 255 always. The first 202 are the layout of the public BlobMaster
 project, apart from the seats' rotation and the unit.

@@ -224,7 +224,7 @@ class Batcher:
         if request.remaining:
             return
         request.batch_rows, request.compute_us = batch.rows, compute_us
-        request.slot = self._slots.announced(batch.slot)
+        request.slot = self._slots.announced(batch.weights_id)
         request.queue_us = max(batch.dispatched_ns - request.arrived_ns, 0) // 1000
         self.stats.request_done(request.queue_us)
         client = request.client
@@ -235,9 +235,9 @@ class Batcher:
 
     def _settle(self, batch: Batch) -> None:
         self._rows.recycle(batch)
-        self._in_flight[batch.slot] -= 1
-        if not self._in_flight[batch.slot]:
-            del self._in_flight[batch.slot]
+        self._in_flight[batch.weights_id] -= 1
+        if not self._in_flight[batch.weights_id]:
+            del self._in_flight[batch.weights_id]
         self._settled.notify_all()
 
     # The whole
@@ -375,9 +375,9 @@ class Batcher:
             decision = self._policy.decide(now_ns)
             if isinstance(decision, Wait):
                 return _NEVER if decision.until_ns is None else decision.until_ns
-            batch = self._rows.take(decision.slot, decision.rows)
+            batch = self._rows.take(decision.weights_id, decision.rows)
             batch.lane, batch.bucket, batch.dispatched_ns = decision.lane, decision.bucket, now_ns
-            self._in_flight[batch.slot] = self._in_flight.get(batch.slot, 0) + 1
+            self._in_flight[batch.weights_id] = self._in_flight.get(batch.weights_id, 0) + 1
             self._assigned[decision.lane] = batch
             self._armed_ns = _NEVER  # that lane no longer keeps the clock
             self._lanes[decision.lane].notify()

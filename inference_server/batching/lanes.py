@@ -34,8 +34,8 @@ class Backend(Protocol):
         """Batches worth launching before the oldest is finished: 1 on CPU, 2 on CUDA."""
         ...
 
-    def version_of(self, slot: int = 0) -> str:
-        """Content hash of the weights in `slot`, 16 hex digits."""
+    def version_of(self, weights_id: int = 0) -> str:
+        """Content hash of the weights `weights_id`, 16 hex digits."""
         ...
 
     def new_host_buffer(self) -> npt.NDArray[Any]:
@@ -50,8 +50,8 @@ class Backend(Protocol):
         """Whether `finish` would not have to wait."""
         ...
 
-    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, slot: int = 0) -> Any:
-        """Start computing the first `rows` rows of `buffer`, padded to `bucket`, with the weights in `slot`.
+    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, weights_id: int = 0) -> Any:
+        """Start computing the first `rows` rows of `buffer`, padded to `bucket`, with the weights `weights_id`.
 
         Returns a handle for `finish`.
         """
@@ -77,12 +77,13 @@ class Backend(Protocol):
         """
         ...
 
-    def install(self, slot: int, weights: Any) -> None:
-        """Make prepared weights those of `slot`, which no batch uses yet; for any thread. Slot 0 has the first ones."""
+    def install(self, weights_id: int, weights: Any) -> None:
+        """Make prepared weights those of `weights_id`, which no batch uses yet; for any thread. Number 0 are the
+        first."""
         ...
 
-    def remove(self, slot: int) -> None:
-        """Forget the weights of `slot`, which no batch uses any more; for any thread."""
+    def remove(self, weights_id: int) -> None:
+        """Forget the weights `weights_id`, which no batch uses any more; for any thread."""
         ...
 
     def close(self) -> None:
@@ -173,10 +174,10 @@ class Lane(threading.Thread):
 
     def _launch(self, batch: Batch) -> None:
         started_ns = time.monotonic_ns()
-        version = self._backend.version_of(batch.slot)
+        version = self._backend.version_of(batch.weights_id)
         self._computing = True
         try:
-            handle = self._backend.launch(batch.buffer, batch.rows, batch.bucket, batch.slot)
+            handle = self._backend.launch(batch.buffer, batch.rows, batch.bucket, batch.weights_id)
         except Exception as error:
             self._compute_again(batch, version, error)
             return

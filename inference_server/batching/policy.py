@@ -2,7 +2,7 @@
 
 Events are method calls (rows arrived, client blocked / idle / gone, reply delivered, lane free / busy) with the time
 given as an argument in nanoseconds; `decide` answers with a `Dispatch` or with a `Wait`. Rows are counted, never
-requests. A batch leaves when a lane is free and, for the model slot whose oldest row is oldest,
+requests. A batch leaves when a lane is free and, for the model whose oldest row is oldest,
 
     full        its rows reach the top bucket, or
     saturated   every live client already waits for as many answers as it ever will, or
@@ -30,10 +30,10 @@ by it beside rules that never wait; with 4 to 32 workers no gain was shown (docs
 
 
 class Dispatch(NamedTuple):
-    """Run the `rows` oldest rows of model slot `slot` on lane `lane`, padded to `bucket` rows."""
+    """Run the `rows` oldest rows for the weights `weights_id` on lane `lane`, padded to `bucket` rows."""
 
     lane: int
-    slot: int
+    weights_id: int
     rows: int
     bucket: int
     reason: str
@@ -81,12 +81,12 @@ class _Client:
 
 
 class Queue:
-    """The waiting rows, at least one, of one model slot, oldest first, as [arrival_ns, rows] pairs."""
+    """The waiting rows, at least one, of one model, oldest first, as [arrival_ns, rows] pairs."""
 
-    __slots__ = ("chunks", "rows", "slot")
+    __slots__ = ("chunks", "rows", "weights_id")
 
-    def __init__(self, slot: int) -> None:
-        self.slot = slot
+    def __init__(self, weights_id: int) -> None:
+        self.weights_id = weights_id
         self.rows = 0
         self.chunks: deque[list[int]] = deque()
 
@@ -119,7 +119,7 @@ class Policy:
         self._limits = limits
         self._clients: dict[int, _Client] = {}
         self._owing = 0  # clients that owe rows: the saturation rule holds at 0
-        self._waiting: dict[int, Queue] = {}  # model slot -> its rows; only slots that have some
+        self._waiting: dict[int, Queue] = {}  # weights -> their rows; only those that have some
         self._free: list[int] = []  # lanes, most recently freed last
         self._draining = False
         self.reasons = dict.fromkeys(REASONS, 0)
@@ -131,8 +131,8 @@ class Policy:
         """A client promised to keep up to `window` requests outstanding; it counts from its first rows on."""
         self._clients[client] = _Client(window)
 
-    def rows_arrived(self, client: int, rows: int, slot: int, now_ns: int) -> None:
-        """One request of `rows` > 0 rows for model slot `slot` came in."""
+    def rows_arrived(self, client: int, rows: int, weights_id: int, now_ns: int) -> None:
+        """One request of `rows` > 0 rows for the weights `weights_id` came in."""
         state = self._clients[client]
         owed = state.owes
         state.live = True
@@ -140,9 +140,9 @@ class Policy:
         state.outstanding += 1
         state.last_ns = now_ns
         self._owing += state.owes - owed
-        queue = self._waiting.get(slot)
+        queue = self._waiting.get(weights_id)
         if queue is None:
-            queue = self._waiting[slot] = Queue(slot)
+            queue = self._waiting[weights_id] = Queue(weights_id)
         queue.push(rows, now_ns)
 
     def reply_delivered(self, client: int, now_ns: int) -> None:
@@ -215,9 +215,9 @@ class Policy:
         """Rows that have not left yet."""
         return sum(queue.rows for queue in self._waiting.values())
 
-    def waits(self, slot: int) -> bool:
-        """Whether rows of `slot` have not left yet."""
-        return slot in self._waiting
+    def waits(self, weights_id: int) -> bool:
+        """Whether rows of `weights_id` have not left yet."""
+        return weights_id in self._waiting
 
     @property
     def live_clients(self) -> int:
@@ -262,10 +262,10 @@ class Policy:
         rows = self._batch_rows(queue, reason)
         queue.pop(rows)
         if not queue.rows:
-            del self._waiting[queue.slot]
+            del self._waiting[queue.weights_id]
         self.reasons[reason] += 1
         bucket = self._buckets[bisect_left(self._buckets, rows)]
-        return Dispatch(self._free.pop(), queue.slot, rows, bucket, reason)
+        return Dispatch(self._free.pop(), queue.weights_id, rows, bucket, reason)
 
     def _batch_rows(self, queue: Queue, reason: str) -> int:
         """How many of the queue's rows leave together for `reason`."""

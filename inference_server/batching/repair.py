@@ -55,7 +55,7 @@ class Repair:
         logits = np.zeros((batch.rows, spec.num_actions), np.float32)
         values = np.zeros((batch.rows, spec.value_size), np.float32)
         self._batcher.count_error("out_of_memory" if out_of_memory(fault) else f"batch:{type(fault).__name__}")
-        if self._broken(batch.slot):
+        if self._broken(batch.weights_id):
             self._batcher.break_down(f"the device computes nothing any more ({text})")
             return Results(logits, values, version, 0, tuple(range(batch.rows)), text)
         failed = self._narrow_down(batch, _Piece(0, batch.rows, batch.bucket, fault), logits, values)
@@ -77,7 +77,7 @@ class Repair:
             for low, high in ((start, middle), (middle, end)):
                 bucket = self._bucket(high - low)
                 try:
-                    logits[low:high], values[low:high] = self._outputs(batch.buffer[low:high], bucket, batch.slot)
+                    logits[low:high], values[low:high] = self._outputs(batch.buffer[low:high], bucket, batch.weights_id)
                 except Exception as error:
                     faulty.append(_Piece(low, high, bucket, error))
         return failed

@@ -10,36 +10,36 @@ from collections.abc import Sequence
 from typing import Any
 
 TIME_SLOTS = 128
-"""Slots of a time histogram: four per doubling of microseconds, enough for an hour and a quarter."""
+"""Bins of a time histogram: four per doubling of microseconds, enough for an hour and a quarter."""
 SIZE_SLOTS = 18
-"""Slots of the batch-size histogram: slot k counts batches of 2**(k-1)+1 .. 2**k rows, slot 0 single rows."""
+"""Bins of the batch-size histogram: bin k counts batches of 2**(k-1)+1 .. 2**k rows, bin 0 single rows."""
 GAUGES = frozenset({"clients", "live_clients", "waiting_rows", "largest_batch", "lane_count", "epoch"})
 """Keys of a snapshot that are states, not counters: a difference keeps the later value."""
 
 
-def time_slot(microseconds: int) -> int:
-    """Return the histogram slot of a duration; a slot spans a quarter of a doubling, so at most 25 %."""
+def time_bin(microseconds: int) -> int:
+    """Return the histogram bin of a duration; a bin spans a quarter of a doubling, so at most 25 %."""
     if microseconds < 4:
         return max(microseconds, 0)
     octave = microseconds.bit_length()
     return min(4 * (octave - 2) + ((microseconds >> (octave - 3)) & 3), TIME_SLOTS - 1)
 
 
-def slot_microseconds(slot: int) -> float:
-    """Return the middle of a time slot in microseconds, the inverse of `time_slot`."""
-    if slot < 4:
-        return float(slot)
-    low = (4 + slot % 4) << (slot // 4 - 1)
-    return low + (1 << (slot // 4 - 1)) / 2
+def bin_microseconds(number: int) -> float:
+    """Return the middle of a time bin in microseconds, the inverse of `time_bin`."""
+    if number < 4:
+        return float(number)
+    low = (4 + number % 4) << (number // 4 - 1)
+    return low + (1 << (number // 4 - 1)) / 2
 
 
 def percentile(counts: Sequence[int], fraction: float) -> float:
     """Return the `fraction` quantile in microseconds of a time histogram, 0.0 when it is empty."""
     left = fraction * sum(counts)
-    for slot, count in enumerate(counts):
+    for number, count in enumerate(counts):
         left -= count
         if count and left <= 0:
-            return slot_microseconds(slot)
+            return bin_microseconds(number)
     return 0.0
 
 
@@ -86,7 +86,7 @@ class Stats:
         self.rows += rows
         self.bucket_rows += bucket
         self.sizes[min((rows - 1).bit_length(), SIZE_SLOTS - 1)] += 1
-        self.compute_us[time_slot(compute_us)] += 1
+        self.compute_us[time_bin(compute_us)] += 1
         mine = self.lanes[lane]
         mine.batches += 1
         mine.rows += rows
@@ -94,7 +94,7 @@ class Stats:
     def request_done(self, queue_us: int) -> None:
         """Count one answered request."""
         self.requests += 1
-        self.queue_us[time_slot(queue_us)] += 1
+        self.queue_us[time_bin(queue_us)] += 1
 
     def error(self, cause: str, times: int = 1) -> None:
         """Count one fault by its cause, a short word from a bounded set."""

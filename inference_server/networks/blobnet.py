@@ -26,7 +26,7 @@ ROW_UNIT = 120
 _ROW = (256,)
 _ACTIONS = 52
 _MAX_CARDS = 13
-"""Bids 0..13 have slots in a row; more cards a hand would need more."""
+"""Bids 0..13 have places in a row; more cards a hand would need more."""
 _CARDS = ("cards", "match")
 """Parameters of a blob game that bound the cards of a hand."""
 

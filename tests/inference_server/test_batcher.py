@@ -15,7 +15,7 @@ from grove.inference_server.batching.batcher import Batcher
 from grove.inference_server.batching.pending_batches import Batch, PendingBatches
 from grove.inference_server.batching.request import ClientHandle, Request
 from grove.inference_server.batching.results import Results
-from grove.inference_server.interface.stats import difference, percentile, slot_microseconds, summary, time_slot
+from grove.inference_server.interface.stats import bin_microseconds, difference, percentile, summary, time_bin
 from tests.support.arithmetic_network import SPEC, ArithmeticBackend, compute, random_legal, random_rows
 
 
@@ -251,18 +251,18 @@ def test_the_answers_of_a_client_that_left_are_dropped() -> None:
     assert bench.batcher.snapshot()["clients"] == 0
 
 
-def test_time_slots_are_monotone_and_narrow() -> None:
-    slots = [time_slot(us) for us in range(20_000)]
-    assert all(0 <= later - earlier <= 1 for earlier, later in itertools.pairwise(slots))
+def test_time_bins_are_monotone_and_narrow() -> None:
+    bins = [time_bin(us) for us in range(20_000)]
+    assert all(0 <= later - earlier <= 1 for earlier, later in itertools.pairwise(bins))
     for us in (1, 3, 4, 5, 100, 777, 123_456, 3_000_000):
-        assert abs(slot_microseconds(time_slot(us)) - us) <= max(us * 0.15, 0.5)
-    assert time_slot(1 << 62) == time_slot(1 << 50)
+        assert abs(bin_microseconds(time_bin(us)) - us) <= max(us * 0.15, 0.5)
+    assert time_bin(1 << 62) == time_bin(1 << 50)
 
 
 def test_percentiles() -> None:
     counts = [0] * 128
     for us in range(1, 1001):
-        counts[time_slot(us)] += 1
+        counts[time_bin(us)] += 1
     assert percentile(counts, 0.5) == pytest.approx(500, rel=0.15)
     assert percentile(counts, 0.99) == pytest.approx(990, rel=0.15)
     assert percentile([0] * 128, 0.5) == 0

@@ -181,7 +181,7 @@ CASES = {
         [("rows_arrived", 1, 60, 0, 0), ("lane_free", 0), ("decide", 0), ("drain",), ("decide", 1)],
         [Wait(DELAY), Dispatch(0, 0, 60, 64, "drain")],
     ),
-    "one slot a batch, oldest first": (
+    "one model a batch, oldest first": (
         [(1, 2)],
         [
             ("rows_arrived", 1, 20, 5, 0),
@@ -254,7 +254,7 @@ class PolicyMachine(RuleBasedStateMachine):
 
     def decide(self) -> None:
         while not isinstance(decision := self.policy.decide(self.now), Wait):
-            rows = self.waiting[decision.slot]
+            rows = self.waiting[decision.weights_id]
             assert 0 < decision.rows <= min(len(rows), 32)
             assert decision.rows <= decision.bucket
             assert decision.lane in self.free

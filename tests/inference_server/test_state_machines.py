@@ -111,7 +111,7 @@ class RowsMachine(RuleBasedStateMachine):
         while not isinstance(decision := self.policy.decide(self.now), Wait):
             self.free.remove(decision.lane)
             assert decision.rows <= decision.bucket <= self.top
-            self.leave(self.pending.take(decision.slot, decision.rows))
+            self.leave(self.pending.take(decision.weights_id, decision.rows))
         oldest = min((rows[0][1] for rows in self.waiting.values() if rows), default=None)
         if self.free and oldest is not None:
             assert decision.until_ns is not None, "rows and a lane wait, and nobody wakes them"
@@ -120,8 +120,8 @@ class RowsMachine(RuleBasedStateMachine):
     def leave(self, batch: Batch) -> None:
         """The rows of a batch are the oldest of their slot, and each belongs to the request it came with."""
         numbers = numbers_of(batch.buffer[: batch.rows])
-        assert numbers == [number for number, _ in self.waiting[batch.slot][: batch.rows]]
-        del self.waiting[batch.slot][: batch.rows]
+        assert numbers == [number for number, _ in self.waiting[batch.weights_id][: batch.rows]]
+        del self.waiting[batch.weights_id][: batch.rows]
         theirs = [part.request.id + part.start + row for part in batch.parts for row in range(part.rows)]
         assert theirs == numbers
         assert [part.at for part in batch.parts] == list(
@@ -201,7 +201,7 @@ class BatcherMachine(RuleBasedStateMachine):
         if batch is None:
             return
         assert not self.parked
-        waiting = self.waiting[batch.slot]
+        waiting = self.waiting[batch.weights_id]
         assert numbers_of(batch.buffer[: batch.rows]) == waiting[: batch.rows]
         del waiting[: batch.rows]
         self.running.append(batch)

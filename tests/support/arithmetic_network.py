@@ -92,9 +92,9 @@ class ArithmeticBackend:
         """An uninitialised buffer."""
         return np.empty((self.buckets[-1], *self.spec.observation_shape), self.spec.observation_dtype)
 
-    def version_of(self, slot: int = 0) -> str:
+    def version_of(self, weights_id: int = 0) -> str:
         """Name of the model in a slot."""
-        return self.slots[slot].version
+        return self.slots[weights_id].version
 
     def prepare(self, model: Model) -> Model:
         """Any model will do, but one."""
@@ -105,25 +105,25 @@ class ArithmeticBackend:
     def try_out(self, weights: Model) -> None:
         """Nothing to try."""
 
-    def install(self, slot: int, weights: Model) -> None:
+    def install(self, weights_id: int, weights: Model) -> None:
         """Put a model into a slot that is not in use."""
-        assert slot not in self.slots
-        self.slots[slot] = weights
+        assert weights_id not in self.slots
+        self.slots[weights_id] = weights
 
-    def remove(self, slot: int) -> None:
+    def remove(self, weights_id: int) -> None:
         """Take a model away."""
-        del self.slots[slot]
+        del self.slots[weights_id]
 
     def close(self) -> None:
         """Nothing to give back."""
         self.closed += 1
 
-    def launch(self, buffer: np.ndarray, rows: int, bucket: int, slot: int = 0) -> Any:
+    def launch(self, buffer: np.ndarray, rows: int, bucket: int, weights_id: int = 0) -> Any:
         """Start a batch."""
         assert rows <= bucket
         assert bucket in self.buckets
         self.batches.append((rows, bucket))
-        return buffer, rows, time.monotonic() + self.seconds, self.slots[slot].added
+        return buffer, rows, time.monotonic() + self.seconds, self.slots[weights_id].added
 
     def finish(self, handle: Any) -> tuple[np.ndarray, np.ndarray]:
         """Compute it; the arrays returned are used again by the next call."""

@@ -85,7 +85,7 @@ def _server_figures(later: Counters, earlier: Counters) -> dict[str, Any]:
 
 def _trimmed(counts: list[int]) -> list[int]:
     """Return `counts` without the zeros at its end."""
-    return counts[: max((slot + 1 for slot, count in enumerate(counts) if count), default=0)]
+    return counts[: max((k + 1 for k, count in enumerate(counts) if count), default=0)]
 
 
 def summary(pool: Pool, played: Counters, sizes: dict[str, Any], units: Units) -> dict[str, Any]:

@@ -74,8 +74,8 @@ class GameScheduler:
 def share(scheduler: GameScheduler, workers: int, capacity: int, held: int) -> int:
     """Return how many more indices a worker with room for `capacity` games should get, of `workers` alive.
 
-    It may hold a small reserve, so that a slot need not wait for the supervisor, while there is plenty; near the end
-    every worker gets an even part, so that none is left with a queue while others idle.
+    It may hold a small reserve, so that a free place need not wait for the supervisor, while there is plenty; near the
+    end every worker gets an even part, so that none is left with a queue while others idle.
     """
     even = -(-scheduler.left // workers)
     reserved = capacity + max(2, capacity // 8)

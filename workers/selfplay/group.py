@@ -59,27 +59,27 @@ class Tally:
 
 
 class Group:
-    """Up to `slots` games of `game`, each a position of one forest."""
+    """Up to `games` games of `game`, each a position of one forest."""
 
     def __init__(
-        self, game: Game, name: str, settings: SearchSettings, slots: int, cache: EvaluationCache | None
+        self, game: Game, name: str, settings: SearchSettings, games: int, cache: EvaluationCache | None
     ) -> None:
-        self.forest = Forest(game, slots, settings, cache)
+        self.forest = Forest(game, games, settings, cache)
         self.finished: list[GameRecord] = []
-        self.free = list(range(slots - 1, -1, -1))
+        self.free = list(range(games - 1, -1, -1))
         self.away = 0
         """Requests that wait for their answers."""
         self.tally = Tally()
         self._versions = ModelVersions()
         self._model_slots: dict[int, int] = {}  # games by the model slot that they use
-        self._slot_of = np.zeros(slots, np.int64)  # [games] model slot
+        self._model_slot_of = np.zeros(games, np.int64)  # [games] model slot
         self._game, self._name, self._settings, self._cache = game, name, settings, cache
         self._has_rounds = sum(game.units.values()) > 1
         self._max_ply = min(settings.max_moves or game.max_moves, game.max_moves)
-        self._plays: list[_Play | None] = [None] * slots
-        self._states = np.zeros(slots, game.state_dtype)
-        self._plies = np.zeros(slots, np.int32)
-        self._keys = np.zeros(slots, np.uint64)
+        self._plays: list[_Play | None] = [None] * games
+        self._states = np.zeros(games, game.state_dtype)
+        self._plies = np.zeros(games, np.int32)
+        self._keys = np.zeros(games, np.uint64)
 
     @property
     def playing(self) -> int:
@@ -92,33 +92,33 @@ class Group:
         return self._model_slots.keys()
 
     def start(self, run_seed: int, indices: Sequence[int], stagger: bool = False, model_slot: int = 0) -> None:
-        """Start the games `indices` in free slots; each is a function of (run seed, index) and the evaluations.
+        """Start the games `indices` in free places; each is a function of (run seed, index) and the evaluations.
 
         `model_slot`: where the games' rows shall be evaluated, from start to end.
         `stagger`: begin at a random ply of each, after random moves, whose visits are None in the record.
         """
-        slots = []
+        places = []
         if indices:
             self._model_slots[model_slot] = self._model_slots.get(model_slot, 0) + len(indices)
         for index in indices:
-            slot = self.free.pop()
+            place = self.free.pop()
             seed = int(derive(np.uint64(run_seed), index))
-            self._plays[slot] = _Play(index, seed, time.monotonic(), model_slot)
-            self._slot_of[slot] = model_slot
-            self._plies[slot] = 0
-            self._keys[slot] = derive(np.uint64(seed), _SEARCH_STREAM)
-            slots.append(slot)
-        if slots:
-            chosen = np.array(slots, np.int32)
-            states = np.zeros(len(slots), self._game.state_dtype)
-            self._game.initial(np.array([self._play(s).seed for s in slots], np.uint64), states)
+            self._plays[place] = _Play(index, seed, time.monotonic(), model_slot)
+            self._model_slot_of[place] = model_slot
+            self._plies[place] = 0
+            self._keys[place] = derive(np.uint64(seed), _SEARCH_STREAM)
+            places.append(place)
+        if places:
+            chosen = np.array(places, np.int32)
+            states = np.zeros(len(places), self._game.state_dtype)
+            self._game.initial(np.array([self._play(place).seed for place in places], np.uint64), states)
             if stagger:
                 moves = play_ahead(self._game, states, self._keys[chosen], self._max_ply)
                 self._plies[chosen] = [len(played) for played in moves]
-                for slot, played in zip(slots, moves, strict=True):
+                for place, played in zip(places, moves, strict=True):
                     for action in played:
-                        self._note_unsearched(slot, action)
-            self._settle(chosen, states, np.full(len(slots), NONE, np.int32))
+                        self._note_unsearched(place, action)
+            self._settle(chosen, states, np.full(len(places), NONE, np.int32))
 
     def play(self, decided: Ints) -> None:
         """Choose and play the moves of the decided games; finished ones go to `finished`."""
@@ -126,23 +126,23 @@ class Group:
         actions = self.forest.choose(decided, visits)
         values = self.forest.root_values(decided).tolist()
         offsets, pairs = visits[0].tolist(), visits[1].tolist()
-        for i, (slot, action) in enumerate(zip(decided.tolist(), actions.tolist(), strict=True)):
-            play = self._play(slot)
+        for i, (place, action) in enumerate(zip(decided.tolist(), actions.tolist(), strict=True)):
+            play = self._play(place)
             play.moves.append(action)
             play.visits.append(pairs[offsets[i] : offsets[i + 1]])
             play.values.append(values[i])
-            play.models.append(self._versions.played(play.model_slot, slot, self._settings.reuse))
+            play.models.append(self._versions.played(play.model_slot, place, self._settings.reuse))
             self.tally.decisions += 1
             if self.tally.decisions % SAMPLE_EVERY == 1:  # the first one too: a slow worker makes few
-                self._sample(slot)
+                self._sample(place)
         self._step(decided, actions)
 
     def grow(self) -> Ints:
         """Let the trees grow until they wait or are decided; return the decided games."""
         if self._cache is not None and self._cache.version:  # its hits are answers, too
-            slot = next(iter(self._model_slots), 0)
-            in_search = partial(self._begun_in, slot)
-            self._versions.heard(slot, self._cache.version, in_search, in_search)
+            model_slot = next(iter(self._model_slots), 0)
+            in_search = partial(self._begun_in, model_slot)
+            self._versions.heard(model_slot, self._cache.version, in_search, in_search)
         return self.forest.grow()
 
     def ask(self) -> list[Rows]:
@@ -152,9 +152,13 @@ class Group:
             return []
         if len(self._model_slots) == 1:
             return [rows._replace(slot=next(iter(self._model_slots)))]
-        slots = self._slot_of[self.forest.positions_of(rows.ids)]
-        parts = [(slot, np.flatnonzero(slots == slot)) for slot in self._model_slots]
-        return [Rows(rows.ids[mine], rows.observations[mine], slot, rows.forest) for slot, mine in parts if len(mine)]
+        used = self._model_slot_of[self.forest.positions_of(rows.ids)]
+        parts = [(model_slot, np.flatnonzero(used == model_slot)) for model_slot in self._model_slots]
+        return [
+            Rows(rows.ids[mine], rows.observations[mine], model_slot, rows.forest)
+            for model_slot, mine in parts
+            if len(mine)
+        ]
 
     def tell(self, ids: Ints, answer: Answer, model_slot: int = 0) -> int:
         """Tell the forest what was answered; return how many rows failed. Those will be asked again.
@@ -182,7 +186,9 @@ class Group:
 
     def _begun_in(self, model_slot: int) -> list[int]:
         begun = self.forest.begun()
-        return [int(slot) for slot in begun[self._slot_of[begun] == model_slot] if self._plays[slot] is not None]
+        return [
+            int(place) for place in begun[self._model_slot_of[begun] == model_slot] if self._plays[place] is not None
+        ]
 
     def _tell_partly(self, ids: Ints, answer: Answer) -> int:
         offsets, _ = self.forest.legal_of(ids)
@@ -205,73 +211,73 @@ class Group:
         """Return the indices of the games in progress."""
         return [play.index for play in self._plays if play is not None]
 
-    def _play(self, slot: int) -> _Play:
-        play = self._plays[slot]
-        assert play is not None, "an empty slot has no game"
+    def _play(self, place: int) -> _Play:
+        play = self._plays[place]
+        assert play is not None, "a free place has no game"
         return play
 
-    def _sample(self, slot: int) -> None:
-        states = self.forest.evaluated_states(slot)
+    def _sample(self, place: int) -> None:
+        states = self.forest.evaluated_states(place)
         self.tally.sampled_decisions += 1
         self.tally.sampled_evaluations += len(states)
         self.tally.distinct_evaluations += len(np.unique(states, axis=0))
 
-    def _step(self, slots: Ints, actions: Ints) -> None:
-        states = self._states[slots]
+    def _step(self, places: Ints, actions: Ints) -> None:
+        states = self._states[places]
         self._game.step(states, actions)
-        self._plies[slots] += 1
-        self.tally.moves += len(slots)
-        self._settle(slots, states, actions)
+        self._plies[places] += 1
+        self.tally.moves += len(places)
+        self._settle(places, states, actions)
 
-    def _settle(self, slots: Ints, states: npt.NDArray[np.void], actions: Ints) -> None:
+    def _settle(self, places: Ints, states: npt.NDArray[np.void], actions: Ints) -> None:
         """Take up positions S [B] just reached by `actions`: end games, plant searches, play forced moves."""
-        self._states[slots] = states
-        done, utility = np.zeros(len(slots), np.bool_), np.zeros((len(slots), self._game.num_players))
+        self._states[places] = states
+        done, utility = np.zeros(len(places), np.bool_), np.zeros((len(places), self._game.num_players))
         self._game.outcome(states, done, utility)
-        over = done | (self._plies[slots] >= self._max_ply)
+        over = done | (self._plies[places] >= self._max_ply)
         if over.any():
             for i in np.flatnonzero(over):
-                self._finish(int(slots[i]), utility[i].tolist() if done[i] else None)
-            self._plant(slots[over], states[over], actions[over], 0)
-            slots, states, actions = slots[~over], states[~over], actions[~over]
-        if len(slots):
-            self._plant(slots, states, actions, self._settings.simulations)
-            self._play_forced(slots, states)
+                self._finish(int(places[i]), utility[i].tolist() if done[i] else None)
+            self._plant(places[over], states[over], actions[over], 0)
+            places, states, actions = places[~over], states[~over], actions[~over]
+        if len(places):
+            self._plant(places, states, actions, self._settings.simulations)
+            self._play_forced(places, states)
 
-    def _plant(self, slots: Ints, states: npt.NDArray[np.void], actions: Ints, target: int) -> None:
-        roots = np.zeros(len(slots), ROOT)
-        roots["tree"], roots["ply"], roots["key"] = slots, self._plies[slots], self._keys[slots]
+    def _plant(self, places: Ints, states: npt.NDArray[np.void], actions: Ints, target: int) -> None:
+        roots = np.zeros(len(places), ROOT)
+        roots["tree"], roots["ply"], roots["key"] = places, self._plies[places], self._keys[places]
         roots["target"], roots["action"] = target, actions
         roots["age"] = roots["ply"]
         if self._has_rounds and target:
-            ages = np.empty(len(slots), np.int32)
+            ages = np.empty(len(places), np.int32)
             self._game.age(states, ages)
             roots["age"] = ages
         self.forest.plant(roots, states)
 
-    def _play_forced(self, slots: Ints, states: npt.NDArray[np.void]) -> None:
+    def _play_forced(self, places: Ints, states: npt.NDArray[np.void]) -> None:
         """Play the only legal move where there is just one; nothing is searched there."""
-        offsets = np.zeros(len(slots) + 1, np.int64)
-        legal = np.zeros(len(slots) * self._game.max_legal, np.int32)
+        offsets = np.zeros(len(places) + 1, np.int64)
+        legal = np.zeros(len(places) * self._game.max_legal, np.int32)
         self._game.legal(states, offsets, legal)
         forced = np.flatnonzero(np.diff(offsets) == 1)
         if not len(forced):
             return
         actions = legal[offsets[forced]]
-        for slot, action in zip(slots[forced].tolist(), actions.tolist(), strict=True):
-            self._note_unsearched(slot, action)
-        self._step(slots[forced], actions)
+        for place, action in zip(places[forced].tolist(), actions.tolist(), strict=True):
+            self._note_unsearched(place, action)
+        self._step(places[forced], actions)
 
-    def _note_unsearched(self, slot: int, action: int) -> None:
-        play = self._play(slot)
+    def _note_unsearched(self, place: int, action: int) -> None:
+        play = self._play(place)
         play.moves.append(action)
         play.visits.append(None)
         play.values.append(None)
         play.models.append(None)
 
-    def _finish(self, slot: int, utilities: list[float] | None) -> None:
-        """Record the game of `slot` as finished, or as a timeout where the rules gave no utilities."""
-        play = self._play(slot)
+    def _finish(self, place: int, utilities: list[float] | None) -> None:
+        """Record the game of `place` as finished, or as a timeout where the rules gave no utilities."""
+        play = self._play(place)
         self.finished.append(
             GameRecord(
                 game=self._name,
@@ -289,9 +295,9 @@ class Group:
         )
         self.tally.games += 1
         self.tally.timeouts += not utilities
-        self._plays[slot] = None
-        self._versions.over(slot)
+        self._plays[place] = None
+        self._versions.over(place)
         self._model_slots[play.model_slot] -= 1
         if not self._model_slots[play.model_slot]:
             del self._model_slots[play.model_slot]
-        self.free.append(slot)
+        self.free.append(place)
