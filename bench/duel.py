@@ -62,8 +62,8 @@ class SearchPlayer:
         roots["tree"], roots["target"], roots["action"] = np.arange(count), self._target, NONE
         stream = np.uint64(derive(np.uint64(self._seed), self._turn))
         roots["key"] = [derive(stream, i) for i in range(count)]
-        forest.plant(roots, states)
-        while len(decided := forest.grow()) < count:
+        forest.set_roots(roots, states)
+        while len(decided := forest.search()) < count:
             rows = forest.ask()
             ids = rows.ids.copy()
             self._evaluator.submit(rows)
@@ -76,7 +76,7 @@ class SearchPlayer:
 
     def _rest(self, roots: States, states: States) -> None:
         roots["target"] = 0
-        self._forest.plant(roots, states)
+        self._forest.set_roots(roots, states)
 
 
 class Interval(NamedTuple):

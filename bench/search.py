@@ -38,10 +38,10 @@ def _search(forest: Forest, states: npt.NDArray[np.void]) -> None:
     roots = np.zeros(trees, ROOT)
     roots["tree"] = roots["key"] = np.arange(trees)
     roots["target"], roots["action"] = SIMULATIONS, NONE
-    forest.plant(roots, states)
+    forest.set_roots(roots, states)
     logits = np.zeros((trees, game.num_actions), np.float32)
     values = np.zeros((trees, 1 if game.zero_sum else game.num_players), np.float32)
-    while len(forest.grow()) < trees:
+    while len(forest.search()) < trees:
         rows = forest.ask()
         count = len(rows.ids)
         hash_evaluate(rows.observations.reshape(count, -1).view(np.uint8), logits[:count], values[:count])

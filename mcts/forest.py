@@ -32,7 +32,7 @@ Ints = npt.NDArray[np.int32]
 
 
 class Rows(NamedTuple):
-    """Leaves that want an evaluation. Arrays are views, valid until the forest's next grow or ask."""
+    """Leaves that want an evaluation. Arrays are views, valid until the forest's next search or ask."""
 
     ids: Ints
     """[B] names to tell the answers by."""
@@ -76,9 +76,9 @@ class Forest:
         self._decided = np.zeros(positions, np.int32)
         pools = (self._trees, self._nodes, self._edges, self._legal, self._states, self._explore)
         self._kernels = BoundKernels(game, pools, self._workspace, self._pending)
-        self._former = 0  # descents made in trees that have been planted anew since
+        self._former = 0  # descents made in trees that got new roots since
         self._bare = False  # some tree may lack a root
-        self._still = False  # every tree waits or is decided, until something is planted, told or dropped
+        self._still = False  # every tree waits or is decided, until roots are set, answers told or leaves dropped
         self._configure()
 
     def _configure(self) -> None:
@@ -94,7 +94,7 @@ class Forest:
 
     # -- roots ---------------------------------------------------------------------------------------------------
 
-    def plant(self, roots: npt.NDArray[np.void], states: npt.NDArray[np.void]) -> None:
+    def set_roots(self, roots: npt.NDArray[np.void], states: npt.NDArray[np.void]) -> None:
         """Start a search in the positions `roots` (layout.ROOT [B]) from `states` S [B], which must not be finished.
 
         In a game with hidden information the trees get worlds drawn from `states`, never these themselves. With
@@ -112,7 +112,7 @@ class Forest:
         self._former += int(self._trees["simulations"][roots["tree"]].sum())
         if self.settings.reuse:
             reroot(self._trees, self._nodes, self._edges, self._legal, self._states, roots)
-        rows.plant_states(self._trees, self._states, roots, bytes_of_states(states))
+        rows.set_root_states(self._trees, self._states, roots, bytes_of_states(states))
         kept = roots["tree"][roots["kept"] != 0]
         if len(kept):
             self._former -= int(self._trees["simulations"][kept].sum())
@@ -120,7 +120,7 @@ class Forest:
 
     # -- growing -------------------------------------------------------------------------------------------------
 
-    def grow(self) -> Ints:
+    def search(self) -> Ints:
         """Descend until every tree waits for an answer or is decided; return the decided positions, ascending.
 
         Terminal leaves and cache hits are settled here and their trees go on.
@@ -133,7 +133,7 @@ class Forest:
     def ask(self) -> Rows:
         """Grow, then return one row for every leaf that has not been asked yet."""
         if not self._still:
-            self.grow()
+            self.search()
         pending = self._pending
         count, pending.count = pending.count, 0
         if self.cache is not None:
@@ -146,7 +146,7 @@ class Forest:
         count = 0
         if self._bare:
             self._bare = False
-            count = self._kernels.plant(self._trees, self._nodes, space.work)
+            count = self._kernels.list_roots(self._trees, self._nodes, space.work)
             self._fetch(0, count)
         going_on = True
         while going_on and count < space.size:

@@ -1,7 +1,7 @@
 """Games per minute from simulations per second and what a game takes of them, and from these the days of a plan.
 
-In slices of seconds the games that end are few, and trees planted together decide together: their count is chance.
-Simulations are counted by the thousand, and a game costs as many of them however it is run.
+In slices of seconds the games that end are few, and trees whose roots were set together decide together: their count is
+chance. Simulations are counted by the thousand, and a game costs as many of them however it is run.
 """
 
 from __future__ import annotations

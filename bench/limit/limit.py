@@ -253,7 +253,7 @@ class _Bench:
     def _count_written(self, rounds: list[dict[str, Row]]) -> None:
         """Turn what was written into evaluations: a decision costs those of the search alone, over all its slices.
 
-        Those of one slice would not do: trees that were planted together are decided together.
+        Those of one slice would not do: trees whose roots were set together are decided together.
         """
         searched = [found["search"] for found in rounds]
         decisions = sum(row["decisions"] for row in searched)

@@ -170,7 +170,7 @@ def first_rows(game: Game, games: int, search: SearchSettings) -> tuple[Forest, 
     roots = np.zeros(games, ROOT)
     roots["tree"] = roots["key"] = np.arange(games)
     roots["target"], roots["action"] = search.simulations, NONE
-    forest.plant(roots, states)
+    forest.set_roots(roots, states)
     return forest, forest.ask()
 
 

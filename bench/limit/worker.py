@@ -94,7 +94,7 @@ class _Worker:
         while True:
             if group.free:
                 group.start(self._job.run_seed, [next(self._indices) for _ in group.free], not group.tally.decisions)
-            decided = group.forest.grow()
+            decided = group.forest.search()
             if group.may_wait(len(decided)):
                 break
             group.play(decided)

@@ -120,7 +120,7 @@ class Search:
         """Play slices of the trial and of the default, each first in every second pair.
 
         With a cache all pairs together last for `turn_s`, and none is cut: most hits come soon after a decision, and
-        trees that were planted together are decided together.
+        trees whose roots were set together are decided together.
         """
         seconds = {DEFAULT: self._slice_s, warm.name: max(self._slice_s, turn_s / PAIRS)}
         for step in range(PAIRS):

@@ -22,7 +22,7 @@ class BoundKernels:
         trees, nodes, edges, legal, states, explore = pools
         ids, logits = np.zeros(1, np.int32), np.zeros(1, np.float32)
         values, told = np.zeros((1, 1), np.float32), np.zeros(1, layout.TOLD)
-        self.plant = bind(descend.plant, trees, nodes, space.work)
+        self.list_roots = bind(descend.list_roots, trees, nodes, space.work)
         self.descend = bind(descend.descend, trees, nodes, edges, legal, explore, space.work)
         self.decided = bind(moves.decided, trees, 1, ids)
         self.settle = bind(expand.settle, trees, nodes, edges, space.work, space.done, space.utility)

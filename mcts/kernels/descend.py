@@ -16,7 +16,7 @@ from grove.mcts.kernels.layout import NONE, WALKER
 
 
 @lean_kernel
-def plant(trees, nodes, work):  # T, nodes, rows -> number of rows
+def list_roots(trees, nodes, work):  # T, nodes, rows -> number of rows
     """Write a row for every tree that wants simulations and has no root yet; its state stands in the root's place."""
     capacity = nodes.shape[0] // trees.shape[0]
     rows = 0

@@ -37,7 +37,7 @@ def tree_dtype(players: int) -> np.dtype[np.void]:
         ("age", "i4"),  # those since the game, or its present round, began: what temperatures go by
         ("max_ply", "i4"),  # a position at this ply ends the game as a timeout
         ("target", "i4"),  # simulations wanted; 0 = the tree is at rest
-        ("simulations", "i4"),  # simulations done since the root was planted
+        ("simulations", "i4"),  # simulations done since the root was set
         ("pending", "i4"),  # leaves waiting for an answer
         ("leaves", "i4"),  # L
         ("nodes", "i4"), ("edges", "i4"),  # used entries of its slices

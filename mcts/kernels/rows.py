@@ -38,7 +38,7 @@ def close_ranks(work, work_states):
 
 
 @lean_kernel
-def plant_states(trees, states, roots, root_states):
+def set_root_states(trees, states, roots, root_states):
     """Empty the trees of `roots[B]` (ROOT records) and give each its root state uint8 [B, S]; kept ones stay."""
     capacity = states.shape[0] // trees.shape[0]
     for i in range(roots.shape[0]):

@@ -19,7 +19,7 @@ def games(spec: str) -> list[tuple[object, ...]]:
     evaluator = HashEvaluator(row_spec(game))
     group.start(7, range(2), stagger=True)
     while group.playing:
-        while len(decided := group.forest.grow()):
+        while len(decided := group.forest.search()):
             group.play(decided)
         rows = group.forest.ask()
         if len(rows.ids):

@@ -196,7 +196,7 @@ def played_by(server: InferenceServer, first: int) -> list[GameRecord]:
     evaluator = ServedEvaluator(server.connect(1), game.num_actions)
     group.start(1, range(first, first + EACH))
     while group.playing:
-        while len(decided := group.grow()):
+        while len(decided := group.search()):
             group.play(decided)
         for rows in group.ask():
             evaluator.submit(rows)

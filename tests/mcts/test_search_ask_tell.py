@@ -17,26 +17,26 @@ from tests.support.search_tools import (
     HashEvaluator,
     forest_tree,
     observation,
-    plant_all,
     ragged,
     random_position,
     run,
     run_untidily,
     search_settings,
+    set_all_roots,
 )
 
 quick = settings(deadline=None, derandomize=True, database=None)
 
 
-def planted(name: str, trees: int, rules: SearchSettings, seed: int, same: bool = False) -> Forest:
-    """Return a forest with random positions planted (`same`: two positions take turns)."""
+def rooted(name: str, trees: int, rules: SearchSettings, seed: int, same: bool = False) -> Forest:
+    """Return a forest with random positions as roots (`same`: two positions take turns)."""
     game, rng = GAMES[name], np.random.default_rng(seed)
     forest = Forest(game, trees, rules, make_cache(game, rules))
     plies = rng.integers(0, max(1, game.max_moves // 2), trees)
     positions = [random_position(game, rng, int(n)) for n in plies]
     if same:
         positions = (positions[:2] * trees)[:trees]
-    plant_all(forest, positions, rng.integers(0, 1 << 63, trees, np.uint64))
+    set_all_roots(forest, positions, rng.integers(0, 1 << 63, trees, np.uint64))
     return forest
 
 
@@ -85,7 +85,7 @@ def test_root_is_asked_alone_before_any_descent(leaves, cache):
     rules = search_settings(leaves=leaves, virtual_loss=1.0, cache=cache)
     forest, rng = Forest(game, 5, rules, make_cache(game, rules)), np.random.default_rng(3)
     positions = [random_position(game, rng, 8 + t) for t in range(5)]
-    plant_all(forest, positions, np.arange(5, dtype=np.uint64))
+    set_all_roots(forest, positions, np.arange(5, dtype=np.uint64))
     rows = forest.ask()
     assert (rows.observations == [observation(game, state) for state, _ in positions]).all()
     assert len(forest.ask().ids) == 0
@@ -102,7 +102,7 @@ def test_root_is_asked_alone_before_any_descent(leaves, cache):
 @pytest.mark.parametrize("cache", [0, 100])
 def test_rows_describe_the_asked_positions(name, cache):
     game = GAMES[name]
-    forest = planted(name, 6, search_settings(leaves=3, cache=cache), 5)
+    forest = rooted(name, 6, search_settings(leaves=3, cache=cache), 5)
     evaluator = evaluator_of(forest)
     while len((rows := forest.ask()).ids):
         assert rows.ids.dtype == np.int32
@@ -121,13 +121,13 @@ def test_rows_describe_the_asked_positions(name, cache):
 
 
 def test_a_tree_that_waits_is_left_alone():
-    forest = planted("hex5", 4, search_settings(), 1)
+    forest = rooted("hex5", 4, search_settings(), 1)
     run_some(forest, 10)
     rows = forest.ask()
     before = everything(forest)
     assert len(rows.ids) == 4
     assert len(forest.ask().ids) == 0
-    assert len(forest.grow()) == 0
+    assert len(forest.search()) == 0
     assert everything(forest) == before
 
 
@@ -145,15 +145,15 @@ def test_a_tree_that_waits_is_left_alone():
 )
 def test_order_subsets_and_drops_change_nothing(name, simulations, cache, drops, same, seed):
     rules = SearchSettings(simulations=simulations, cache=cache)
-    tidy, untidy = planted(name, 5, rules, seed, same), planted(name, 5, rules, seed, same)
+    tidy, untidy = rooted(name, 5, rules, seed, same), rooted(name, 5, rules, seed, same)
     run(tidy, evaluator_of(tidy))
     run_untidily(untidy, evaluator_of(untidy), np.random.default_rng(seed), drops)
     assert all_trees(untidy) == all_trees(tidy)
-    assert untidy.grow().tolist() == [0, 1, 2, 3, 4]
+    assert untidy.search().tolist() == [0, 1, 2, 3, 4]
 
 
 def test_telling_nothing_changes_nothing():
-    forest = planted("connect_four", 3, search_settings(cache=100), 1)
+    forest = rooted("connect_four", 3, search_settings(cache=100), 1)
     run_some(forest, 10)
     forest.ask()
     before = everything(forest)
@@ -171,7 +171,7 @@ def test_telling_nothing_changes_nothing():
 @pytest.mark.parametrize("seed", range(3))
 def test_drop_leaves_trees_as_before_their_ask(leaves, asks, seed):
     # Too few simulations for terminal leaves, which an ask settles for good.
-    forest = planted("hex7", 4, search_settings(leaves=leaves), seed)
+    forest = rooted("hex7", 4, search_settings(leaves=leaves), seed)
     rng = np.random.default_rng(seed)
     run_some(forest, asks)
     before = standing(forest)
@@ -188,7 +188,7 @@ def test_drop_leaves_trees_as_before_their_ask(leaves, asks, seed):
 @pytest.mark.parametrize("name", ["connect_four", "hex3", "ring"])
 def test_dropping_whole_asks_changes_no_result(name, leaves):
     rules = search_settings(leaves=leaves, simulations=80)
-    plain, shaken = planted(name, 4, rules, 6), planted(name, 4, rules, 6)
+    plain, shaken = rooted(name, 4, rules, 6), rooted(name, 4, rules, 6)
     evaluator = evaluator_of(plain)
     run(plain, evaluator)
     while len((rows := shaken.ask()).ids):
@@ -203,12 +203,12 @@ def test_dropping_whole_asks_changes_no_result(name, leaves):
 @pytest.mark.parametrize("cache", [0, 4, 1000])
 def test_drop_before_the_ask_takes_rows_back(cache):
     rules = search_settings(simulations=40, cache=cache)
-    plain, shaken = planted("hex4", 6, rules, 2, same=True), planted("hex4", 6, rules, 2, same=True)
+    plain, shaken = rooted("hex4", 6, rules, 2, same=True), rooted("hex4", 6, rules, 2, same=True)
     evaluator = evaluator_of(plain)
     run(plain, evaluator)
     rng = np.random.default_rng(0)
     while True:
-        shaken.grow()  # finds rows that nobody has asked for yet
+        shaken.search()  # finds rows that nobody has asked for yet
         waiting = shaken.waiting()
         shaken.drop(rng.permutation(waiting)[: rng.integers(0, len(waiting) + 1)])
         rows = shaken.ask()
@@ -221,7 +221,7 @@ def test_drop_before_the_ask_takes_rows_back(cache):
 
 
 def test_dropping_a_row_drops_those_merged_with_it():
-    forest = planted("connect_four", 5, search_settings(cache=100), 4, same=True)
+    forest = rooted("connect_four", 5, search_settings(cache=100), 4, same=True)
     rows = forest.ask()
     assert len(rows.ids) == 2
     assert forest._trees["pending"].tolist() == [1] * 5
@@ -236,7 +236,7 @@ def test_dropping_a_row_drops_those_merged_with_it():
 @pytest.mark.parametrize("cache", [0, 100])
 @pytest.mark.parametrize("leaves", [1, 3])
 def test_ids_that_wait_for_nothing_are_refused(cache, leaves):
-    forest = planted("connect_four", 4, search_settings(cache=cache, leaves=leaves), 4, same=True)
+    forest = rooted("connect_four", 4, search_settings(cache=cache, leaves=leaves), 4, same=True)
     evaluator = evaluator_of(forest)
     run_some(forest, 4)
     rows = forest.ask()
@@ -267,7 +267,7 @@ def test_ids_that_wait_for_nothing_are_refused(cache, leaves):
 @pytest.mark.parametrize("where", ["logits", "ragged", "values"])
 @pytest.mark.parametrize("cache", [0, 100])
 def test_answers_that_are_not_finite_are_refused(bad, where, cache):
-    forest = planted("hex4", 4, search_settings(cache=cache), 4, same=True)
+    forest = rooted("hex4", 4, search_settings(cache=cache), 4, same=True)
     evaluator = evaluator_of(forest)
     run_some(forest, 4)
     rows = forest.ask()

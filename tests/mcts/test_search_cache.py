@@ -15,11 +15,11 @@ from tests.support.search_tools import (
     GAMES,
     HashEvaluator,
     forest_tree,
-    plant_all,
     random_position,
     run,
     run_untidily,
     search_settings,
+    set_all_roots,
 )
 
 quick = settings(deadline=None, derandomize=True, database=None)
@@ -30,7 +30,7 @@ def search(name: str, rules: SearchSettings, cache: EvaluationCache | None, seed
     game, rng = GAMES[name], np.random.default_rng(seed)
     positions = [random_position(game, rng, int(n)) for n in rng.integers(0, game.max_moves // 2, 3)]
     forest, evaluator = Forest(game, 4, rules, cache), HashEvaluator(game, game.num_players)
-    plant_all(forest, [*positions, positions[0]], rng.integers(0, 1 << 63, 4, np.uint64))
+    set_all_roots(forest, [*positions, positions[0]], rng.integers(0, 1 << 63, 4, np.uint64))
     run(forest, evaluator, dense=bool(seed % 2), version=version)
     return [forest_tree(forest, t) for t in range(4)], evaluator.rows
 
@@ -64,7 +64,7 @@ def test_hash_collisions_are_harmless(name, capacity, monkeypatch):
     for rows in (2, 0):  # the newest four are still found
         forest = Forest(game, 1, search_settings(simulations=1), cache)
         evaluator = HashEvaluator(game, game.num_players)
-        plant_all(forest, [random_position(game, np.random.default_rng(50), 2)], np.zeros(1, np.uint64))
+        set_all_roots(forest, [random_position(game, np.random.default_rng(50), 2)], np.zeros(1, np.uint64))
         run(forest, evaluator)
         assert evaluator.rows == rows
     assert (cache.entries["generation"] > 0).sum() == 4  # all of them in one set
@@ -132,7 +132,7 @@ def test_values_of_another_width_forget_too():
         forest, evaluator = Forest(game, 1, rules, cache), HashEvaluator(game, width)
         other = random_position(game, np.random.default_rng(width), 7)
         for start in (other, position):  # the other position brings the new width
-            plant_all(forest, [start], np.zeros(1, np.uint64))
+            set_all_roots(forest, [start], np.zeros(1, np.uint64))
             run(forest, evaluator)
         trees.append(forest_tree(forest, 0))
     assert trees[0] == trees[2]
@@ -148,7 +148,7 @@ def test_merged_rows_in_any_order(cache):
     for seed in range(3):
         forest = Forest(game, 8, rules, make_cache(game, rules))
         # Trees of one position that differ in their noise alone.
-        plant_all(forest, [position] * 8, np.arange(8, dtype=np.uint64) // np.uint64(2))
+        set_all_roots(forest, [position] * 8, np.arange(8, dtype=np.uint64) // np.uint64(2))
         run_untidily(forest, HashEvaluator(game, 2), np.random.default_rng(seed), 0.2)
         results.append([forest_tree(forest, t) for t in range(8)])
     assert results[0] == results[1] == results[2]
@@ -159,7 +159,7 @@ def test_identical_trees_ask_one_row():
     game = GAMES["ring"]
     rules = search_settings(simulations=100, cache=10_000)
     forest, evaluator = Forest(game, 16, rules, make_cache(game, rules)), HashEvaluator(game, 3)
-    plant_all(forest, [random_position(game, np.random.default_rng(0), 0)] * 16, np.zeros(16, np.uint64))
+    set_all_roots(forest, [random_position(game, np.random.default_rng(0), 0)] * 16, np.zeros(16, np.uint64))
     while len((rows := forest.ask()).ids):
         assert len(rows.ids) == 1
         forest.tell(rows.ids, *evaluator.batch(rows.observations))

@@ -18,19 +18,19 @@ from tests.support.search_tools import (
     forest_tree,
     naive_tree,
     observation,
-    plant_all,
     random_position,
     run,
     run_untidily,
     search_settings,
+    set_all_roots,
 )
 
 
 class PatientTwin(NaiveSearch):
     """The slow twin with up to `leaves` leaves waiting: a waiting visit counts as a visit that lost `virtual_loss`."""
 
-    def plant(self, state: np.ndarray, key: int, ply: int) -> None:
-        super().plant(state, key, ply)
+    def set_roots(self, state: np.ndarray, key: int, ply: int) -> None:
+        super().set_roots(state, key, ply)
         self.waiting: list[list[tuple[Node, Edge]]] = []
         self.collided = False
 
@@ -124,19 +124,19 @@ class PatientTwin(NaiveSearch):
         return best
 
 
-def planted(name: str, trees: int, rules, rng: np.random.Generator) -> tuple[Forest, list[PatientTwin]]:
-    """Return a forest and one twin per tree, planted and with their roots expanded."""
+def rooted(name: str, trees: int, rules, rng: np.random.Generator) -> tuple[Forest, list[PatientTwin]]:
+    """Return a forest and one twin per tree, with their roots expanded."""
     game = GAMES[name]
     forest, evaluator = Forest(game, trees, rules, make_cache(game, rules)), HashEvaluator(game, game.num_players)
     positions = [random_position(game, rng, int(rng.integers(0, game.max_moves // 2))) for _ in range(trees)]
     keys = rng.integers(0, 1 << 63, trees, np.uint64)
-    plant_all(forest, positions, keys)
+    set_all_roots(forest, positions, keys)
     rows = forest.ask()
     assert forest._trees["pending"].tolist() == [1] * trees
     forest.tell(rows.ids, *evaluator.batch(rows.observations))
     twins = [PatientTwin(game, rules, evaluator) for _ in range(trees)]
     for twin, (state, ply), key in zip(twins, positions, keys, strict=True):
-        twin.plant(state, int(key), ply)
+        twin.set_roots(state, int(key), ply)
     return forest, twins
 
 
@@ -166,7 +166,7 @@ rules_of_many = st.fixed_dictionaries({
 @given(rules_of_many, st.sampled_from([0.0, 0.3]), st.integers(0, 2**32 - 1))
 def test_virtual_loss_equals_its_twin(name, rules, drops, seed):
     rng = np.random.default_rng(seed)
-    forest, twins = planted(name, 2, search_settings(**rules), rng)
+    forest, twins = rooted(name, 2, search_settings(**rules), rng)
     evaluator = HashEvaluator(forest.game, forest.game.num_players)
     leaves = forest.settings.leaves
     open_rows: dict[int, tuple] = {}
@@ -195,7 +195,7 @@ def test_virtual_loss_equals_its_twin(name, rules, drops, seed):
 @pytest.mark.parametrize("cache", [0, 4, 1000])
 @pytest.mark.parametrize("name", ["connect_four", "hex5", "ring"])
 def test_waiting_leaves_are_distinct(name, cache):
-    forest, _ = planted(name, 3, search_settings(simulations=120, leaves=16, cache=cache), np.random.default_rng(8))
+    forest, _ = rooted(name, 3, search_settings(simulations=120, leaves=16, cache=cache), np.random.default_rng(8))
     evaluator = HashEvaluator(forest.game, forest.game.num_players)
     while len((rows := forest.ask()).ids):
         waiting = np.flatnonzero(forest._pending.leaves["state"]).tolist()
@@ -210,7 +210,7 @@ def test_waiting_leaves_are_distinct(name, cache):
 def test_all_simulations_asked_at_once_are_distinct(name, simulations):
     # The failure this guards against: all leaves were the root, and the visits came out uniform.
     rules = search_settings(simulations=simulations, leaves=32)
-    forest, _ = planted(name, 2, rules, np.random.default_rng(simulations))
+    forest, _ = rooted(name, 2, rules, np.random.default_rng(simulations))
     evaluator = HashEvaluator(forest.game, 2)
     rows = forest.ask()
     roots = [forest._states[t * forest.capacity.nodes].tobytes() for t in range(2)]
@@ -233,7 +233,7 @@ def test_all_simulations_asked_at_once_are_distinct(name, simulations):
 @pytest.mark.parametrize("seed", range(3))
 def test_untidy_answers_keep_the_count(name, cache, seed):
     rng = np.random.default_rng(seed)
-    forest, _ = planted(name, 4, search_settings(simulations=70, leaves=5, cache=cache), rng)
+    forest, _ = rooted(name, 4, search_settings(simulations=70, leaves=5, cache=cache), rng)
     run_untidily(forest, HashEvaluator(forest.game, forest.game.num_players), rng, 0.3)
     assert_within(forest)
     assert (forest._trees["simulations"] == 70).all()

@@ -14,12 +14,12 @@ from tests.support.search_tools import (
     GAMES,
     HashEvaluator,
     assert_within,
-    plant_all,
     played,
     result,
     roots_of,
     run,
     search_settings,
+    set_all_roots,
     start,
 )
 
@@ -48,7 +48,7 @@ def test_searching_allocates_nothing_that_stays(cache):
     pools = ("_trees", "_nodes", "_edges", "_legal", "_states")
     before = [getattr(forest, name) for name in pools]
     for _ in range(3):
-        plant_all(forest, [(start(game), 0)] * 8, np.arange(8, dtype=np.uint64))
+        set_all_roots(forest, [(start(game), 0)] * 8, np.arange(8, dtype=np.uint64))
         run(forest, evaluator)
     assert all(getattr(forest, name) is array for name, array in zip(pools, before, strict=True))
 
@@ -68,10 +68,10 @@ def test_whole_games_stay_within_the_pools(name, leaves, c_puct):
     forest, evaluator = Forest(game, 6, rules, make_cache(game, rules)), HashEvaluator(game, game.num_players)
     trees = np.arange(6, dtype=np.int32)
     states, plies = [start(game, t) for t in range(6)], np.zeros(6, np.int32)
-    plant_all(forest, list(zip(states, plies, strict=True)), np.arange(6, dtype=np.uint64))
+    set_all_roots(forest, list(zip(states, plies, strict=True)), np.arange(6, dtype=np.uint64))
     for _ in range(25):
         run(forest, evaluator)
-        assert forest.grow().tolist() == trees.tolist()
+        assert forest.search().tolist() == trees.tolist()
         visits = forest.root_visits(trees)
         assert (np.add.reduceat(visits[1][: visits[0][-1], 1], visits[0][:-1]) >= 90).all()
         actions = forest.choose(trees, visits)
@@ -81,7 +81,7 @@ def test_whole_games_stay_within_the_pools(name, leaves, c_puct):
             states[t], plies[t] = (start(game, t), 0) if over else (after, plies[t] + 1)
             actions[t] = -1 if over else actions[t]
         roots = roots_of(6, key=np.arange(6), ply=plies, target=90, action=actions)
-        forest.plant(roots, np.concatenate(states))
+        forest.set_roots(roots, np.concatenate(states))
         assert_within(forest)
 
 
@@ -89,4 +89,4 @@ def test_a_target_beyond_the_settings_is_refused():
     game = GAMES["connect_four"]
     forest = Forest(game, 1, search_settings(simulations=10))
     with pytest.raises(ValueError, match="simulations"):
-        forest.plant(roots_of(1, target=11), start(game))
+        forest.set_roots(roots_of(1, target=11), start(game))

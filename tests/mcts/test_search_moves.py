@@ -12,7 +12,7 @@ from grove.common.rng import below, derive, gamma, mix, uniform
 from grove.mcts import Forest, SearchSettings
 from grove.mcts.kernels.moves import choose
 from grove.mcts.settings import temperature_steps
-from tests.support.search_tools import GAMES, HashEvaluator, plant_all, random_position, run, search_settings, start
+from tests.support.search_tools import GAMES, HashEvaluator, random_position, run, search_settings, set_all_roots, start
 
 KEYS = 20_000
 
@@ -95,7 +95,7 @@ def noisy_priors(alpha: float, fraction: float, trees: int, ply: int = 3) -> tup
     priors = []
     for forest in forests:
         n = len(forest._trees)
-        plant_all(forest, [(position, ply)] * n, np.array([derive(np.uint64(3), k) for k in range(n)]))
+        set_all_roots(forest, [(position, ply)] * n, np.array([derive(np.uint64(3), k) for k in range(n)]))
         run(forest, HashEvaluator(game, 2))
         edges = forest._legal.reshape(n, -1)[:, :7]
         order = np.argsort(edges["action"], axis=1)
@@ -230,7 +230,7 @@ def test_choose_reads_the_last_entry_beyond_the_table():
 def test_root_visits_and_values_add_up():
     game = GAMES["hex5"]
     forest = Forest(game, 3, search_settings(simulations=123))
-    plant_all(forest, [(start(game), 0)] * 3, np.arange(3, dtype=np.uint64))
+    set_all_roots(forest, [(start(game), 0)] * 3, np.arange(3, dtype=np.uint64))
     run(forest, HashEvaluator(game, 1))
     trees = np.array([2, 0], np.int32)
     offsets, pairs = forest.root_visits(trees)

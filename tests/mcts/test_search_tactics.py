@@ -10,7 +10,16 @@ import pytest
 from grove.mcts import Forest
 from grove.workers.selfplay.evaluators import RolloutEvaluator
 from tests.support.naive import legal_actions
-from tests.support.search_tools import GAMES, Solver, line, plant_all, played, random_position, result, search_settings
+from tests.support.search_tools import (
+    GAMES,
+    Solver,
+    line,
+    played,
+    random_position,
+    result,
+    search_settings,
+    set_all_roots,
+)
 
 
 class Tactic(NamedTuple):
@@ -94,7 +103,7 @@ def test_playouts_find_forced_moves(name):
     game, tactics = GAMES[name], BY_GAME[name]
     forest = Forest(game, len(tactics), search_settings(simulations=2000, temperature="0:0"))
     positions = [(tactic.position(), len(tactic.moves.split())) for tactic in tactics]
-    plant_all(forest, positions, np.arange(len(tactics), dtype=np.uint64))
+    set_all_roots(forest, positions, np.arange(len(tactics), dtype=np.uint64))
     evaluator = RolloutEvaluator(game, seed=1)
     while len((rows := forest.ask()).ids):
         evaluator.submit(rows)
@@ -110,7 +119,7 @@ def test_playouts_find_forced_moves(name):
 def search_with_exact_values(game, positions: list, simulations: int, solver: Solver) -> list[int]:
     """Return the moves found with flat priors and solved values."""
     forest = Forest(game, len(positions), search_settings(simulations=simulations, temperature="0:0"))
-    plant_all(forest, positions, np.zeros(len(positions), np.uint64))
+    set_all_roots(forest, positions, np.zeros(len(positions), np.uint64))
     while len((rows := forest.ask()).ids):
         states = rows.states()
         values = np.array([[solver.value(states[i : i + 1], 99)] for i in range(len(states))], np.float32)

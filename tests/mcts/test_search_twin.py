@@ -15,12 +15,12 @@ from tests.support.search_tools import (
     assert_within,
     forest_tree,
     naive_tree,
-    plant_all,
     played,
     random_position,
     result,
     roots_of,
     run,
+    set_all_roots,
 )
 
 search_rules = st.fixed_dictionaries({
@@ -58,15 +58,15 @@ class Pair:
         most = min(self.rules.max_moves or self.game.max_moves, self.game.max_moves) - 1
         self.positions = [random_position(self.game, rng, int(rng.integers(0, most + 1))) for _ in range(trees)]
 
-    def plant(self) -> None:
-        plant_all(self.forest, self.positions, self.keys)
+    def set_roots(self) -> None:
+        set_all_roots(self.forest, self.positions, self.keys)
         for twin, (state, ply), key in zip(self.twins, self.positions, self.keys, strict=True):
-            twin.plant(state, int(key), ply)
+            twin.set_roots(state, int(key), ply)
 
     def search_and_compare(self, dense: bool = True) -> None:
         run(self.forest, self.evaluator, dense)
         trees = np.arange(self.trees, dtype=np.int32)
-        assert self.forest.grow().tolist() == trees.tolist()
+        assert self.forest.search().tolist() == trees.tolist()
         offsets, pairs = self.forest.root_visits(trees)
         values = self.forest.root_values(trees)
         for t, twin in enumerate(self.twins):
@@ -94,12 +94,12 @@ class Pair:
         roots = roots_of(len(which), target=self.rules.simulations, **fields)
         roots["tree"] = which
         if which:
-            self.forest.plant(roots, np.concatenate([self.positions[t][0] for t in which]))
+            self.forest.set_roots(roots, np.concatenate([self.positions[t][0] for t in which]))
         for t, action in moved.items():
             if self.rules.reuse:
                 self.twins[t].advance(action, int(self.keys[t]))
             else:
-                self.twins[t].plant(self.positions[t][0], int(self.keys[t]), self.positions[t][1])
+                self.twins[t].set_roots(self.positions[t][0], int(self.keys[t]), self.positions[t][1])
 
 
 @pytest.mark.parametrize("name", GAMES)
@@ -107,7 +107,7 @@ class Pair:
 @given(search_rules, evaluations, st.booleans(), st.integers(0, 2**32 - 1))
 def test_forest_equals_twin(name, rules, evaluation, dense, seed):
     pair = Pair(name, rules, evaluation, np.random.default_rng(seed))
-    pair.plant()
+    pair.set_roots()
     for move in range(3):
         if move > 0:
             pair.replant()
@@ -120,7 +120,7 @@ def test_forest_equals_twin(name, rules, evaluation, dense, seed):
 def test_500_simulations(name, reuse):
     rules = {"simulations": 500, "reuse": reuse}
     pair = Pair(name, rules, {"narrow": False, "scale": 1.0, "coarse": False}, np.random.default_rng(500))
-    pair.plant()
+    pair.set_roots()
     pair.search_and_compare()
     pair.replant()
     pair.search_and_compare()
@@ -131,12 +131,12 @@ def test_reuse_keeps_the_subtree_and_tops_up_to_the_wanted_simulations():
     rules = SearchSettings(simulations=200, reuse=True)
     forest, evaluator = Forest(game, 1, rules), HashEvaluator(game, 2)
     state, _ = random_position(game, np.random.default_rng(1), 0)
-    plant_all(forest, [(state, 0)], np.zeros(1, np.uint64))
+    set_all_roots(forest, [(state, 0)], np.zeros(1, np.uint64))
     run(forest, evaluator)
     _, pairs = forest.root_visits(np.zeros(1, np.int32))
     action, visits = pairs[pairs[: game.num_actions, 1].argmax()].tolist()
     assert evaluator.rows == 201
-    forest.plant(roots_of(1, ply=1, target=200, action=action), played(game, state, action))
+    forest.set_roots(roots_of(1, ply=1, target=200, action=action), played(game, state, action))
     assert int(forest._trees["simulations"].sum()) == visits - 1
     run(forest, evaluator)
     assert int(forest._trees["simulations"].sum()) == 200
@@ -150,18 +150,18 @@ def test_trees_start_and_rest_on_their_own():
     pair = Pair("hex4", {"simulations": 60}, {"narrow": False, "scale": 1.0, "coarse": False}, rng, trees=4)
     forest = Forest(game, 4, rules)
     assert len(forest.ask().ids) == 0
-    assert len(forest.grow()) == 0
-    for t in (2, 0):  # tree 1 is put to rest, tree 3 is never planted
+    assert len(forest.search()) == 0
+    for t in (2, 0):  # tree 1 is put to rest, tree 3 never gets a root
         roots = roots_of(1, key=pair.keys[t], ply=pair.positions[t][1], target=60)
         roots["tree"] = t
-        forest.plant(roots, pair.positions[t][0])
+        forest.set_roots(roots, pair.positions[t][0])
     rest = roots_of(1, target=0)
     rest["tree"] = 1
-    forest.plant(rest, pair.positions[1][0])
+    forest.set_roots(rest, pair.positions[1][0])
     run(forest, pair.evaluator)
-    assert forest.grow().tolist() == [0, 2]
+    assert forest.search().tolist() == [0, 2]
     for t in (0, 2):
-        pair.twins[t].plant(pair.positions[t][0], int(pair.keys[t]), pair.positions[t][1])
+        pair.twins[t].set_roots(pair.positions[t][0], int(pair.keys[t]), pair.positions[t][1])
         pair.twins[t].run()
         assert forest_tree(forest, t) == naive_tree(pair.twins[t])
 
@@ -176,9 +176,9 @@ def test_a_forced_move_is_searched_like_any_other():
     rules = SearchSettings(simulations=50, reuse=True)
     evaluator = HashEvaluator(game, 2)
     forest, twin = Forest(game, 1, rules), NaiveSearch(game, rules, evaluator)
-    plant_all(forest, [(state, ply)], np.array([9], np.uint64))
+    set_all_roots(forest, [(state, ply)], np.array([9], np.uint64))
     run(forest, evaluator)
-    twin.plant(state, 9, ply)
+    twin.set_roots(state, 9, ply)
     twin.run()
     assert forest_tree(forest, 0) == naive_tree(twin)
     assert forest.root_visits(np.zeros(1, np.int32))[1][0, 1] == 50

@@ -20,12 +20,12 @@ from tests.support.search_tools import (
     HashEvaluator,
     assert_within,
     forest_tree,
-    plant_all,
     played,
     result,
     roots_of,
     run,
     search_settings,
+    set_all_roots,
     start,
 )
 from tests.support.world_tools import HIDDEN, searched, some_positions, visited, visits_of, world_states
@@ -111,10 +111,10 @@ def root_priors(forest: Forest, tree: int) -> tuple[float, ...]:
 def test_the_roots_of_one_decision_cost_one_evaluation_with_a_cache():
     game, rules = HIDDEN["blob3"], search_settings(worlds=16, simulations=10, cache=1000)
     forest = Forest(game, 1, rules, make_cache(game, rules))
-    plant_all(forest, [(start(game, 1), 0)], np.ones(1, np.uint64))
+    set_all_roots(forest, [(start(game, 1), 0)], np.ones(1, np.uint64))
     assert len(forest.ask().ids) == 1
     bare = Forest(game, 1, search_settings(worlds=16, simulations=10))
-    plant_all(bare, [(start(game, 1), 0)], np.ones(1, np.uint64))
+    set_all_roots(bare, [(start(game, 1), 0)], np.ones(1, np.uint64))
     assert len(bare.ask().ids) == 16
 
 
@@ -168,7 +168,7 @@ def test_all_simulations_asked_at_once_are_distinct(name, worlds, simulations):
     game = HIDDEN[name]
     rules = search_settings(simulations=simulations, leaves=32, worlds=worlds)
     forest, evaluator = Forest(game, 2, rules), HashEvaluator(game, game.num_players)
-    plant_all(forest, [(start(game, 7), 0), (start(game, 8), 0)], np.arange(2, dtype=np.uint64))
+    set_all_roots(forest, [(start(game, 7), 0), (start(game, 8), 0)], np.arange(2, dtype=np.uint64))
     rows = forest.ask()
     assert len(rows.ids) == 2 * worlds  # the roots, alone
     forest.tell(rows.ids, *evaluator.batch(rows.observations))
@@ -218,7 +218,7 @@ def test_a_position_at_rest_takes_no_state_and_asks_nothing():
     while result(game, over) is None:
         over = played(game, over, legal_actions(game, over)[0])
     roots = roots_of(3, target=[5, 0, 5])
-    forest.plant(roots, np.concatenate([start(game, 0), over, start(game, 2)]))
+    forest.set_roots(roots, np.concatenate([start(game, 0), over, start(game, 2)]))
     assert not any(any(raw) for raw in world_states(forest, 1))
     assert len(forest.ask().ids) == 4
     assert run(forest, HashEvaluator(game, 3)) == 0  # these four wait still
@@ -226,16 +226,16 @@ def test_a_position_at_rest_takes_no_state_and_asks_nothing():
     logits, values = HashEvaluator(game, 3).batch(np.zeros((4, *game.observation_shape), game.observation_dtype))
     forest.tell(rows, logits, values)
     run(forest, HashEvaluator(game, 3))
-    assert forest.grow().tolist() == [0, 2]
-    forest.plant(roots_of(3, target=0), np.concatenate([over] * 3))
-    assert forest.grow().tolist() == []
+    assert forest.search().tolist() == [0, 2]
+    forest.set_roots(roots_of(3, target=0), np.concatenate([over] * 3))
+    assert forest.search().tolist() == []
     assert len(forest.ask().ids) == 0
 
 
 def test_a_position_is_decided_when_all_its_worlds_are():
     game = HIDDEN["hands3"]
     forest, evaluator = Forest(game, 2, search_settings(worlds=3, simulations=4)), HashEvaluator(game, 3)
-    plant_all(forest, [(start(game, 0), 0), (start(game, 1), 0)], np.arange(2, dtype=np.uint64))
+    set_all_roots(forest, [(start(game, 0), 0), (start(game, 1), 0)], np.arange(2, dtype=np.uint64))
     for _ in range(200):
         rows = forest.ask()
         keep = rows.ids[rows.ids != 4]  # the middle world of the second position never hears anything
@@ -243,7 +243,7 @@ def test_a_position_is_decided_when_all_its_worlds_are():
         if not len(keep):
             break
         forest.tell(keep.copy(), *evaluator.batch(observations))
-    assert forest.grow().tolist() == [0]
+    assert forest.search().tolist() == [0]
     assert forest._trees["simulations"].tolist() == [4, 4, 4, 4, 0, 4]
 
 
@@ -254,7 +254,7 @@ def test_temperature_goes_by_age_and_draws_by_ply():
     for age, out in ((4, most), (3, drawn)):
         forest = Forest(game, 40, rules)
         roots = roots_of(40, key=[derive(np.uint64(1), k) for k in range(40)], ply=12, age=age, target=20)
-        forest.plant(roots, np.concatenate([start(game, 5)] * 40))
+        forest.set_roots(roots, np.concatenate([start(game, 5)] * 40))
         run(forest, HashEvaluator(game, 3))
         which = np.arange(40, dtype=np.int32)
         visits = forest.root_visits(which)
@@ -292,9 +292,9 @@ def test_forests_and_their_memory_are_refused_early():
         forest_capacity(HIDDEN["blob3"], 1000, SearchSettings(simulations=10_000, worlds=1024))
     forest = Forest(HIDDEN["hands3"], 1, search_settings(worlds=4, simulations=20, simulations_per="decision"))
     with pytest.raises(ValueError, match="room"):
-        forest.plant(roots_of(1, target=21), start(HIDDEN["hands3"]))
+        forest.set_roots(roots_of(1, target=21), start(HIDDEN["hands3"]))
     with pytest.raises(ValueError, match="cannot share"):
-        forest.plant(roots_of(1, target=6), start(HIDDEN["hands3"]))
+        forest.set_roots(roots_of(1, target=6), start(HIDDEN["hands3"]))
 
 
 @pytest.mark.parametrize("name", ["hands5", "blob3"])
@@ -322,7 +322,7 @@ def test_whole_games_stay_within_the_pools(name):
     forest, evaluator = Forest(game, 4, rules), HashEvaluator(game, game.num_players)
     which, states, plies = np.arange(4, dtype=np.int32), [start(game, s) for s in range(4)], [0] * 4
     for _ in range(12):
-        plant_all(forest, list(zip(states, plies, strict=True)), np.arange(4, dtype=np.uint64))
+        set_all_roots(forest, list(zip(states, plies, strict=True)), np.arange(4, dtype=np.uint64))
         run(forest, evaluator)
         actions = forest.choose(which, forest.root_visits(which)).tolist()
         for p, action in enumerate(actions):

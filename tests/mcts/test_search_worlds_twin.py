@@ -13,12 +13,12 @@ from tests.support.search_tools import (
     HashEvaluator,
     forest_tree,
     naive_tree,
-    plant_all,
     played,
     random_position,
     result,
     run,
     run_untidily,
+    set_all_roots,
 )
 from tests.support.world_tools import HIDDEN, searched, some_positions, visited, visits_of, world_states
 
@@ -51,14 +51,14 @@ class Sides:
         plies = rng.integers(0, self.cap, positions)
         self.positions = [random_position(self.game, rng, int(n)) for n in plies]
 
-    def plant(self) -> None:
-        plant_all(self.forest, self.positions, self.keys)
+    def set_roots(self) -> None:
+        set_all_roots(self.forest, self.positions, self.keys)
         for twin, (state, ply), key in zip(self.twins, self.positions, self.keys, strict=True):
-            twin.plant(state, int(key), ply)
+            twin.set_roots(state, int(key), ply)
 
     def compare(self) -> None:
         which = np.arange(self.count, dtype=np.int32)
-        assert self.forest.grow().tolist() == which.tolist()
+        assert self.forest.search().tolist() == which.tolist()
         values = self.forest.root_values(which)
         for p, twin in enumerate(self.twins):
             twin.run()
@@ -92,7 +92,7 @@ def test_worlds_equal_their_slow_twin(name, rules, scale, untidy, seed):
     for move in range(2):
         if move > 0:
             sides.move()
-        sides.plant()
+        sides.set_roots()
         if untidy:
             run_untidily(sides.forest, sides.evaluator, sides.rng, 0.2)
         else:
@@ -104,7 +104,7 @@ def test_worlds_equal_their_slow_twin(name, rules, scale, untidy, seed):
 @pytest.mark.parametrize("worlds", [1, 2, 3])
 def test_200_simulations_equal_their_slow_twin(name, worlds):
     sides = Sides(name, {"simulations": 200, "worlds": worlds}, worlds, positions=2)
-    sides.plant()
+    sides.set_roots()
     run(sides.forest, sides.evaluator)
     sides.compare()
 
@@ -117,9 +117,9 @@ def test_order_subsets_and_drops_change_nothing(name, leaves):
     tidy = searched(name, rules, positions, keys)
     game, rng = HIDDEN[name], np.random.default_rng(1)
     untidy = Forest(game, 4, tidy.settings)
-    plant_all(untidy, positions, keys)
+    set_all_roots(untidy, positions, keys)
     run_untidily(untidy, HashEvaluator(game, game.num_players), rng, 0.3)
-    assert untidy.grow().tolist() == [0, 1, 2, 3]
+    assert untidy.search().tolist() == [0, 1, 2, 3]
     for p in range(4):
         assert visited(untidy, p)[:, 1].sum() == 90
         if leaves == 1:

@@ -48,7 +48,7 @@ class NaiveSearch:
         self.max_ply = min(settings.max_moves or game.max_moves, game.max_moves)
         self.evaluated: list[bytes] = []
 
-    def plant(self, state: np.ndarray, key: int, ply: int) -> None:
+    def set_roots(self, state: np.ndarray, key: int, ply: int) -> None:
         self.root = self.expand(state.copy(), ply)
         self.visits, self.value = 1, list(self.root.value)
         self.add_noise(key)
@@ -62,7 +62,7 @@ class NaiveSearch:
         else:
             state = self.root.state.copy()
             self.game.step(state, np.array([action], np.int32))
-            self.plant(state, key, self.root.ply + 1)
+            self.set_roots(state, key, self.root.ply + 1)
 
     def run(self, simulations: int | None = None) -> None:
         while self.visits - 1 < (self.settings.simulations if simulations is None else simulations):
@@ -160,7 +160,7 @@ class NaiveWorlds:
         self.game, self.settings = game, settings
         self.searches = [NaiveSearch(game, settings, evaluate) for _ in range(settings.worlds)]
 
-    def plant(self, state: np.ndarray, key: int, ply: int) -> None:
+    def set_roots(self, state: np.ndarray, key: int, ply: int) -> None:
         at_ply = np.uint64(derive(np.uint64(key), ply))
         seeds, keys = np.uint64(derive(at_ply, 2)), np.uint64(derive(at_ply, 3))
         self.worlds = []
@@ -168,7 +168,7 @@ class NaiveWorlds:
             world = np.zeros(1, self.game.state_dtype)
             self.game.determinize(state.copy(), np.array([derive(seeds, w)], np.uint64), world)
             self.worlds.append(world)
-            search.plant(world, derive(keys, w) if w else key, ply)
+            search.set_roots(world, derive(keys, w) if w else key, ply)
 
     def run(self) -> None:
         for search, simulations in zip(self.searches, self.simulations(), strict=True):

@@ -126,11 +126,11 @@ def roots_of(count: int, **fields) -> np.ndarray:
     return roots
 
 
-def plant_all(forest: Forest, positions: list[tuple[np.ndarray, int]], keys: np.ndarray) -> None:
+def set_all_roots(forest: Forest, positions: list[tuple[np.ndarray, int]], keys: np.ndarray) -> None:
     """Plant position i (state [1], ply) in tree i."""
     plies = [ply for _, ply in positions]
     roots = roots_of(len(positions), key=keys, ply=plies, target=forest.settings.simulations)
-    forest.plant(roots, np.concatenate([state for state, _ in positions]))
+    forest.set_roots(roots, np.concatenate([state for state, _ in positions]))
 
 
 def run(forest: Forest, evaluator: HashEvaluator, dense: bool = True, version: str = "") -> int:

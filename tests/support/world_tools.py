@@ -9,7 +9,7 @@ import numpy as np
 from grove.game import load_game
 from grove.mcts import Forest
 from tests.support.hidden_game import FiveHands, Hands
-from tests.support.search_tools import HashEvaluator, plant_all, random_position, run, search_settings
+from tests.support.search_tools import HashEvaluator, random_position, run, search_settings, set_all_roots
 
 HIDDEN = {
     "hands3": Hands(), "hands5": FiveHands(),
@@ -23,7 +23,7 @@ def searched(name: str, changes: dict[str, Any], positions: list, keys: np.ndarr
     """Return a forest that has searched all positions."""
     game, rules = HIDDEN[name], search_settings(**changes)
     forest = Forest(game, len(positions), rules)
-    plant_all(forest, positions, keys)
+    set_all_roots(forest, positions, keys)
     run(forest, HashEvaluator(game, game.num_players))
     return forest
 

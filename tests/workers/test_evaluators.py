@@ -78,7 +78,7 @@ def test_every_kind_is_tested() -> None:
     assert {kind.partition(" ")[0] for kind in ALL} == set(KINDS)
 
 
-def planted(game: Game, trees: int, moves: int = 0) -> Forest:
+def rooted(game: Game, trees: int, moves: int = 0) -> Forest:
     """Return a forest over `trees` games, each after `moves` moves; tree t plays its t-th legal move."""
     states = np.zeros(trees, game.state_dtype)
     game.initial(np.arange(trees, dtype=np.uint64), states)
@@ -89,12 +89,12 @@ def planted(game: Game, trees: int, moves: int = 0) -> Forest:
     forest = Forest(game, trees, SearchSettings(simulations=8))
     roots = np.zeros(trees, ROOT)
     roots["tree"], roots["target"], roots["action"] = np.arange(trees), 8, NONE
-    forest.plant(roots, states)
+    forest.set_roots(roots, states)
     return forest
 
 
 def asked(game: Game, trees: int, moves: int = 0) -> Rows:
-    return planted(game, trees, moves).ask()
+    return rooted(game, trees, moves).ask()
 
 
 def collected(evaluator: Evaluator, count: int) -> dict[int, Answer]:
@@ -172,7 +172,7 @@ def test_a_game_is_played_to_its_end(make: Make, kind: str) -> None:
     group = Group(game, game.name, SearchSettings(simulations=4), 3, None)
     group.start(1, range(3))
     while group.playing:
-        decided = group.forest.grow()
+        decided = group.forest.search()
         if len(decided):
             group.play(decided)
             continue

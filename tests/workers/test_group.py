@@ -38,7 +38,7 @@ def played(game: Game, settings: SearchSettings, indices: range, slots: int, spo
         for _ in range(1000):
             count = min(len(group.free), len(waiting))
             group.start(5, [waiting.pop(0) for _ in range(count)])
-            decided = group.forest.grow()
+            decided = group.forest.search()
             if not len(decided):
                 break
             group.play(decided)
@@ -154,7 +154,7 @@ def test_other_run_seeds_give_other_games() -> None:
         group = Group(game, game.name, SHORT, 1, None)
         group.start(seed, [0])
         while group.playing:
-            decided = group.forest.grow()
+            decided = group.forest.search()
             if len(decided):
                 group.play(decided)
                 continue
@@ -236,7 +236,7 @@ def test_staggered_games_begin_at_random_plies_and_replay(spec: str) -> None:
     assert len(begun) + len(group.finished) == 64  # where only forced moves were left, they are played at once
     assert min(begun) < game.max_moves / 4 < max(begun)
     while group.playing:
-        decided = group.forest.grow()
+        decided = group.forest.search()
         if len(decided):
             group.play(decided)
             continue

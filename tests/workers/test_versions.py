@@ -55,7 +55,7 @@ class Table:
         while True:
             count = min(len(self.group.free), len(waiting))
             self.group.start(5, [waiting.pop(0) for _ in range(count)], model_slot=self.newest)
-            decided = self.group.grow()
+            decided = self.group.search()
             if self.group.may_wait(len(decided)) or (len(decided) and self.random.random() < 0.3):
                 return
             for position in decided.tolist():

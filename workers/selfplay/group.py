@@ -137,13 +137,13 @@ class Group:
                 self._sample(place)
         self._step(decided, actions)
 
-    def grow(self) -> Ints:
-        """Let the trees grow until they wait or are decided; return the decided games."""
+    def search(self) -> Ints:
+        """Search until the trees wait or are decided; return the decided games."""
         if self._cache is not None and self._cache.version:  # its hits are answers, too
             model_slot = next(iter(self._model_slots), 0)
             in_search = partial(self._begun_in, model_slot)
             self._versions.heard(model_slot, self._cache.version, in_search, in_search)
-        return self.forest.grow()
+        return self.forest.search()
 
     def ask(self) -> list[Rows]:
         """Return the rows to be evaluated, for each model slot in use its own."""
@@ -230,7 +230,7 @@ class Group:
         self._settle(places, states, actions)
 
     def _settle(self, places: Ints, states: npt.NDArray[np.void], actions: Ints) -> None:
-        """Take up positions S [B] just reached by `actions`: end games, plant searches, play forced moves."""
+        """Take up positions S [B] just reached by `actions`: end games, start searches, play forced moves."""
         self._states[places] = states
         done, utility = np.zeros(len(places), np.bool_), np.zeros((len(places), self._game.num_players))
         self._game.outcome(states, done, utility)
@@ -238,13 +238,13 @@ class Group:
         if over.any():
             for i in np.flatnonzero(over):
                 self._finish(int(places[i]), utility[i].tolist() if done[i] else None)
-            self._plant(places[over], states[over], actions[over], 0)
+            self._set_roots(places[over], states[over], actions[over], 0)
             places, states, actions = places[~over], states[~over], actions[~over]
         if len(places):
-            self._plant(places, states, actions, self._settings.simulations)
+            self._set_roots(places, states, actions, self._settings.simulations)
             self._play_forced(places, states)
 
-    def _plant(self, places: Ints, states: npt.NDArray[np.void], actions: Ints, target: int) -> None:
+    def _set_roots(self, places: Ints, states: npt.NDArray[np.void], actions: Ints, target: int) -> None:
         roots = np.zeros(len(places), ROOT)
         roots["tree"], roots["ply"], roots["key"] = places, self._plies[places], self._keys[places]
         roots["target"], roots["action"] = target, actions
@@ -253,7 +253,7 @@ class Group:
             ages = np.empty(len(places), np.int32)
             self._game.age(states, ages)
             roots["age"] = ages
-        self.forest.plant(roots, states)
+        self.forest.set_roots(roots, states)
 
     def _play_forced(self, places: Ints, states: npt.NDArray[np.void]) -> None:
         """Play the only legal move where there is just one; nothing is searched there."""

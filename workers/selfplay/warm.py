@@ -28,7 +28,7 @@ def _play(group: Group, evaluator: HashEvaluator) -> None:
     group.start(1, range(2))
     for lap in range(200):
         for _ in range(64):
-            decided = group.forest.grow()
+            decided = group.forest.search()
             if not len(decided):
                 break
             group.play(decided)

@@ -126,7 +126,7 @@ class Worker:
         """Let `group` search until every tree waits for an answer, and send its rows."""
         while True:
             self._start_games(group)
-            decided = group.grow()
+            decided = group.search()
             if group.may_wait(len(decided)):
                 break
             group.play(decided)
