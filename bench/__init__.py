@@ -1,6 +1,6 @@
 """Measuring: modes side by side in interleaved slices of one run, and what the machine delivered meanwhile.
 
-`grove bench compare` is the command. Nothing here imports torch in the supervisor's process; `grove.bench.core.roof`
+`grove bench compare` is the command. Nothing here imports torch in the supervisor's process; `grove.bench.core.peak`
 measures the network alone in a process of its own.
 """
 

@@ -14,7 +14,7 @@ import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-_LINE, _ROOF, _INK, _FAINT = "#0072B2", "#D55E00", "#222222", "#5F5F5F"
+_LINE, _PEAK, _INK, _FAINT = "#0072B2", "#D55E00", "#222222", "#5F5F5F"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ def draw(results: list[Path], asked: Scaling) -> None:
     rows = sorted((json.loads(path.read_text())[0] for path in results), key=lambda row: row["workers"])
     workers = [row["workers"] for row in rows]
     rates = [60 * row["evaluations_per_second"] / asked.evaluations_per_game for row in rows]
-    roof = 60 * max(row["roof"] for row in rows) / asked.evaluations_per_game
+    peak = 60 * max(row["peak"] for row in rows) / asked.evaluations_per_game
     unit = rows[0].get("unit", "games")
     figure = Figure(figsize=(10, 4.6), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
@@ -45,12 +45,12 @@ def draw(results: list[Path], asked: Scaling) -> None:
     for x, y, row in zip(workers, rates, rows, strict=True):
         text = f"{y:,.0f}\n{row['mean_batch_rows']:.0f} rows/batch"
         axes.annotate(text, (x, y), (0, -30), textcoords="offset points", ha="center", fontsize=9, color=_INK)
-    axes.axhline(roof, color=_ROOF, linestyle="--")
-    axes.text(workers[0], 1.02 * roof, f"the network alone: {roof:,.0f}", color=_ROOF)
+    axes.axhline(peak, color=_PEAK, linestyle="--")
+    axes.text(workers[0], 1.02 * peak, f"the network alone: {peak:,.0f}", color=_PEAK)
     axes.set_xscale("log", base=2)
     axes.set_xticks(workers, [str(n) for n in workers])
     axes.set_xlim(workers[0] * 0.8, workers[-1] * 1.25)
-    axes.set_ylim(0, 1.2 * roof)
+    axes.set_ylim(0, 1.2 * peak)
     axes.set_xlabel("worker processes")
     axes.spines[["top", "right"]].set_visible(False)
     best = max(range(len(rates)), key=rates.__getitem__)

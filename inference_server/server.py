@@ -1,4 +1,4 @@
-"""The inference server: lanes, batcher and channels under one roof."""
+"""The inference server: lanes, batcher and channels in one object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture of a comparison: evaluations per second of each mode as bars, the roof as a line, ratios in columns."""
+"""The picture of a comparison: evaluations per second of each mode as bars, the peak as a line, ratios in columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 # Okabe and Ito's palette, told apart by people with any kind of colour blindness; lightness differs too.
 _SERVED, _LOCAL, _DIRECT, _RULE, _FAILED = "#0072B2", "#7CC3EC", "#A6A6A6", "#009E73", "#CC79A7"
-_ROOF, _INK, _FAINT = "#D55E00", "#222222", "#5F5F5F"
+_PEAK, _INK, _FAINT = "#D55E00", "#222222", "#5F5F5F"
 
 # Inches.
 _WIDTH, _BAR, _ABOVE, _BELOW, _MARGIN, _BETWEEN, _PER_LETTER = 10.0, 0.5, 1.45, 0.75, 0.25, 0.15, 0.09
@@ -31,34 +31,34 @@ def draw_comparison(rows: Sequence[Row], path: Path, *, title: str, subtitle: st
     """Draw the rows of one comparison to the PNG `path` and return it.
 
     Keys of a row: `mode`, `evaluations_per_second` (needed), `games_per_minute` or the same in the `unit` of the game
-    (workers/pool/figures.py), `ratio_to_direct`, `roof` (rows per second; the same in all rows), `roof_share` (of
+    (workers/pool/figures.py), `ratio_to_direct`, `peak` (rows per second; the same in all rows), `peak_share` (of
     paired slices), `half_range` (half the width of the spread, in evaluations per second), `distinct_share` and
     `mean_visit_entropy` (that real search was done). The first row is drawn on top.
     `subtitle` is for the settings and the machine, at most two lines.
     """
-    roof = next((float(row["roof"]) for row in rows if row.get("roof")), None)
-    columns = table_columns(rows, roof)
+    peak = next((float(row["peak"]) for row in rows if row.get("peak")), None)
+    columns = table_columns(rows, peak)
     height = _ABOVE + _BAR * len(rows) + _BELOW
     figure = Figure(figsize=(_WIDTH, height), dpi=150, facecolor="white")
     FigureCanvasAgg(figure)
     left = _MARGIN + _PER_LETTER * max(len(str(row["mode"])) for row in rows) + 0.1
     right = _WIDTH - _MARGIN - sum(map(_column_width, columns))
     axes = figure.add_axes((left / _WIDTH, _BELOW / height, (right - left) / _WIDTH, _BAR * len(rows) / height))
-    _frame(axes, rows, roof)
+    _frame(axes, rows, peak)
     _draw_bars(axes, rows)
     _draw_legend(figure, rows)
-    if roof is not None:
-        _draw_roof(axes, roof)
+    if peak is not None:
+        _draw_peak(axes, peak)
     _write_columns(axes, columns)
     _write_head(figure, title, subtitle)
     figure.savefig(path)
     return path
 
 
-def table_columns(rows: Sequence[Row], roof: float | None) -> dict[str, list[str]]:
+def table_columns(rows: Sequence[Row], peak: float | None) -> dict[str, list[str]]:
     """Return heading -> one text per row for the columns beside the bars; a column that no row fills is left out."""
     columns = {
-        "of the roof": [_share(row, roof) for row in rows],
+        "of the peak": [_share(row, peak) for row in rows],
         "vs direct": [_number(row.get("ratio_to_direct"), "{:.1f}x") for row in rows],
     }
     for unit in counted(rows[0]):
@@ -77,11 +77,11 @@ def short(value: float) -> str:
     return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
-def _share(row: Row, roof: float | None) -> str:
-    """Return the paired share of the roof where rounds gave one, else the quotient of the two rates."""
-    share = row.get("roof_share")
+def _share(row: Row, peak: float | None) -> str:
+    """Return the paired share of the peak where rounds gave one, else the quotient of the two rates."""
+    share = row.get("peak_share")
     if share is None:
-        share = _rate(row) / roof if roof else None
+        share = _rate(row) / peak if peak else None
     return "" if share is None else f"{100 * share:.0f} %"
 
 
@@ -105,8 +105,8 @@ def _colour(mode: str) -> str:
     return _LOCAL if mode.startswith("local") else _SERVED
 
 
-def _frame(axes: Axes, rows: Sequence[Row], roof: float | None) -> None:
-    axes.set_xlim(0, 1.06 * max([*map(_rate, rows), roof or 0.0, 1.0]))
+def _frame(axes: Axes, rows: Sequence[Row], peak: float | None) -> None:
+    axes.set_xlim(0, 1.06 * max([*map(_rate, rows), peak or 0.0, 1.0]))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [str(row["mode"]) for row in rows], color=_INK, fontsize=11)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -160,16 +160,16 @@ def _draw_legend(figure: Figure, rows: Sequence[Row]) -> None:
         )
 
 
-def _draw_roof(axes: Axes, roof: float) -> None:
-    axes.axvline(roof, color=_ROOF, linewidth=1.6, linestyle=(0, (5, 3)), zorder=3)
+def _draw_peak(axes: Axes, peak: float) -> None:
+    axes.axvline(peak, color=_PEAK, linewidth=1.6, linestyle=(0, (5, 3)), zorder=3)
     axes.annotate(
-        f"roof: the network alone, {short(roof)}",
-        (roof, 1.0),
+        f"peak: the network alone, {short(peak)}",
+        (peak, 1.0),
         xycoords=("data", "axes fraction"),
         xytext=(2, 5),
         textcoords="offset points",
         ha="right",
-        color=_ROOF,
+        color=_PEAK,
         fontsize=10,
     )
 

@@ -1,4 +1,4 @@
-"""The comparison: warm pools play in turn, slice by slice, with the roof and a burn probe beside every round."""
+"""The comparison: warm pools play in turn, slice by slice, with the peak and a burn probe beside every round."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from grove.bench.core.estimate import Played
 from grove.bench.core.modes import Asked, Variant, direct_at_pool_workers, direct_kinds, pool_plans, unsuited
+from grove.bench.core.peak import Peak, PeakJob
 from grove.bench.core.probe import burn_probe
-from grove.bench.core.roof import Roof, RoofJob
 from grove.bench.core.rounds import LEAST_ROUNDS, Round, mean_others, median_rates
 from grove.bench.core.slices import Contender, OthersUse, Slice, WarmPool, cpu_seconds
 from grove.common.errors import PoolError
@@ -30,7 +30,7 @@ VARIANT_SHARE = 0.2
 VARIANT_ROUNDS = 3
 VARIANT_SLICE_S = 1.0
 
-_ROOF = "roof"
+_PEAK = "peak"
 
 Say = Callable[[str], None]
 
@@ -59,7 +59,7 @@ class Outcome:
     """The variants of `direct`; their rounds are those of the choice."""
     not_measured: dict[str, str] = field(default_factory=dict)
     """Mode or variant -> why it could not be measured here."""
-    roof: dict[str, Any] = field(default_factory=dict)
+    peak: dict[str, Any] = field(default_factory=dict)
     units: Mapping[str, int] = field(default_factory=lambda: {"games": 1})
     """What one finished game counts as (`Game.units`)."""
     slice_s: float = 0.0
@@ -78,11 +78,11 @@ def run_comparison(asked: Asked, say: Say) -> Outcome:
     outcome = Outcome(units=load_game(asked.game_spec).units)
     plans = pool_plans(asked)
     with ExitStack() as stack:
-        roof = stack.enter_context(start_roof(asked, say))
-        outcome.roof = roof.found
+        peak = stack.enter_context(start_peak(asked, say))
+        outcome.peak = peak.found
         # Every mode computes in the number format that was found best, but for `direct`: one position a call is
         # faster in fp32, whose set-up costs less.
-        network = replace(asked.network, dtype=roof.found["backend"]["dtype"])
+        network = replace(asked.network, dtype=peak.found["backend"]["dtype"])
         warm: dict[str, WarmPool] = {}
         left_s = asked.seconds
         for mode in asked.modes:
@@ -100,7 +100,7 @@ def run_comparison(asked: Asked, say: Say) -> Outcome:
                     warm[mode] = started
         if not warm:
             raise PoolError(f"no mode could be measured: {'; '.join(outcome.not_measured.values())}")
-        _play_rounds(warm, roof, left_s, outcome, say)
+        _play_rounds(warm, peak, left_s, outcome, say)
         outcome.modes = [
             Measured(mode, pool, outcome.rounds, Played.by(pool), variant=pool.name if mode == "direct" else "")
             for mode, pool in warm.items()
@@ -108,29 +108,29 @@ def run_comparison(asked: Asked, say: Say) -> Outcome:
     return outcome
 
 
-def start_roof(asked: Asked, say: Say) -> Roof:
-    """Start the process that measures the roof and wait for the end of its sweep; the caller closes it.
+def start_peak(asked: Asked, say: Say) -> Peak:
+    """Start the process that measures the peak and wait for the end of its sweep; the caller closes it.
 
     Raises:
         GroveError: the network cannot be run; the process has ended by then.
     """
-    job = RoofJob(
+    job = PeakJob(
         row_spec=row_spec(load_game(asked.game_spec)), network=asked.network, max_batch=asked.server.max_batch
     )
-    roof = Roof(job)
+    peak = Peak(job)
     try:
-        roof.wait_ready()
+        peak.wait_ready()
     except BaseException:
-        roof.__exit__()
+        peak.__exit__()
         raise
-    found = roof.found
+    found = peak.found
     best = max(item["rows_per_second"] for item in found["tried"])
     backend = found["backend"]
     say(
-        f"roof: {best:,.0f} rows/s, {found['lanes']} lanes of {found['bucket']} rows, {backend['dtype']} "
+        f"peak: {best:,.0f} rows/s, {found['lanes']} lanes of {found['bucket']} rows, {backend['dtype']} "
         f"{backend['kind']} on {backend['device']}"
     )
-    return roof
+    return peak
 
 
 def _started(name: str, pool: WarmPool, outcome: Outcome, stack: ExitStack, say: Say) -> WarmPool | None:
@@ -203,37 +203,37 @@ def slice_length(seconds: float, modes: int) -> tuple[float, int]:
     return slice_s, max(LEAST_ROUNDS, int(seconds / (slice_s * modes + 2 * PROBE_S)))
 
 
-def _play_rounds(warm: Mapping[str, WarmPool], roof: Roof, seconds: float, outcome: Outcome, say: Say) -> None:
+def _play_rounds(warm: Mapping[str, WarmPool], peak: Peak, seconds: float, outcome: Outcome, say: Say) -> None:
     outcome.slice_s, count = slice_length(seconds, len(warm) + 1)
     say(f"{count} rounds of {outcome.slice_s:.1f} s a mode")
     for number in range(count):
-        done = play_round(warm, roof, outcome.slice_s, number)
+        done = play_round(warm, peak, outcome.slice_s, number)
         outcome.rounds.append(done)
         rates = ", ".join(f"{mode} {done.slices[mode].evaluations_per_second:,.0f}" for mode in warm)
-        say(f"round {number + 1} of {count}: roof {done.roof:,.0f}, {rates} evaluations/s")
+        say(f"round {number + 1} of {count}: peak {done.peak:,.0f}, {rates} evaluations/s")
     outcome.idle_cpu = fmean(done.idle_cpu for done in outcome.rounds)
     outcome.others_cpu = mean_others(outcome.rounds)
 
 
-def play_round(contenders: Mapping[str, Contender], roof: Roof | None, seconds: float, first: int) -> Round:
-    """Play one slice of every contender and of the roof, all others paused, between two burn probes.
+def play_round(contenders: Mapping[str, Contender], peak: Peak | None, seconds: float, first: int) -> Round:
+    """Play one slice of every contender and of the peak, all others paused, between two burn probes.
 
     `first` is the place to begin at: taking turns at it, no one always has the machine fresh from the same neighbour.
     """
     before = burn_probe(PROBE_S)
     slices: dict[str, Slice] = {}
-    rate = roof_cpu = idle = took = 0.0
+    rate = peak_cpu = idle = took = 0.0
     others = OthersUse()
     processes = {name: set(contender.processes) for name, contender in contenders.items()}
-    order = [*contenders, *([_ROOF] if roof is not None else [])]
+    order = [*contenders, *([_PEAK] if peak is not None else [])]
     start = first % len(order)
     for name in order[start:] + order[:start]:
         # Contenders may share processes, such as the clients that ask one server after the other.
-        playing = set(roof.processes) if name == _ROOF and roof is not None else processes[name]
-        paused = set[int]().union(*processes.values(), roof.processes if roof is not None else ()) - playing
+        playing = set(peak.processes) if name == _PEAK and peak is not None else processes[name]
+        paused = set[int]().union(*processes.values(), peak.processes if peak is not None else ()) - playing
         used, began = cpu_seconds(paused), time.perf_counter()
-        if name == _ROOF and roof is not None:
-            rate, roof_cpu = roof.measure(seconds)
+        if name == _PEAK and peak is not None:
+            rate, peak_cpu = peak.measure(seconds)
         else:
             slices[name] = contenders[name].play(seconds)
         idle += cpu_seconds(paused) - used
@@ -241,4 +241,4 @@ def play_round(contenders: Mapping[str, Contender], roof: Roof | None, seconds: 
         for contender in contenders.values():
             contender.look_after()
     others_cpu = others.look()
-    return Round((before, burn_probe(PROBE_S)), rate, slices, roof_cpu, idle / took, others_cpu)
+    return Round((before, burn_probe(PROBE_S)), rate, slices, peak_cpu, idle / took, others_cpu)

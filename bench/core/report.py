@@ -18,7 +18,7 @@ from grove.bench.core.results import Row, raw_rounds
 from grove.common import machine
 from grove.workers.pool.figures import counted, search_text
 
-_COLUMNS = ("mode", "evaluations/s", "of the roof", "vs direct", "lowest..highest", "simulations/s")
+_COLUMNS = ("mode", "evaluations/s", "of the peak", "vs direct", "lowest..highest", "simulations/s")
 _RULE_COLUMNS = ("ours by rule", "lowest..highest")
 """Only where rules other than ours were measured beside it."""
 BUSY = 0.1
@@ -28,7 +28,7 @@ _MORE_COLUMNS = ("cpu us/row", "rows/batch", "fill", "distinct", "entropy")
 
 
 def write_header(asked: Asked, outcome: Outcome, settings: dict[str, Any], command: Sequence[str]) -> Path:
-    """Write run.json: the command, the resolved settings, the machine, the roof's sweep and every round's raw rates."""
+    """Write run.json: the command, the resolved settings, the machine, the peak's sweep and every round's raw rates."""
     head = {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": list(command),
@@ -39,7 +39,7 @@ def write_header(asked: Asked, outcome: Outcome, settings: dict[str, Any], comma
         "probe_limit": asked.probe_limit,
         "idle_cpu": outcome.idle_cpu,
         "others_cpu": outcome.others_cpu,
-        "roof": outcome.roof,
+        "peak": outcome.peak,
         "not_measured": outcome.not_measured,
         "rounds": raw_rounds(outcome.rounds, asked.probe_limit),
     }
@@ -88,7 +88,7 @@ def _texts(row: Row, units: Sequence[str]) -> tuple[str, ...]:
     return (
         name,
         f"{row['evaluations_per_second']:,.0f}",
-        form(row["roof_share"], "{:.1%}"),
+        form(row["peak_share"], "{:.1%}"),
         form(row["ratio_to_direct"], "{:.2f}x"),
         f"{low:.2f}..{high:.2f}" if low is not None else "-",
         f"{row['simulations_per_second']:,.0f}",

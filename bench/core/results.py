@@ -12,7 +12,7 @@ from grove.bench.core.counting import total
 from grove.bench.core.estimate import LEAST_GAMES, GameCost, game_cost, games_rate
 from grove.bench.core.gpu_watch import merged
 from grove.bench.core.modes import FIXED
-from grove.bench.core.rounds import Round, check_enough, kept, probe_figures, ratio, roof_share
+from grove.bench.core.rounds import Round, check_enough, kept, peak_share, probe_figures, ratio
 from grove.bench.core.slices import Slice
 from grove.records.record import GameRecord, read_folder
 from grove.workers.pool import figures
@@ -45,17 +45,17 @@ def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str, cost: 
     server = total(part.server for part in slices)
     workers = total(part.workers for part in slices)
     rates = [part.evaluations_per_second for part in slices]
-    share, against = roof_share(counted, name), ratio(counted, name, base)
+    share, against = peak_share(counted, name), ratio(counted, name, base)
     ours = ratio(counted, OURS, name) if name in FIXED else None
     records = list(read_folder(mode.pool.pool.plan.games_folder))
     return {
         "mode": mode.name,
         "variant": mode.variant or None,
         **_summary(mode, {"seconds": seconds, "workers": workers, "server": server}, outcome, records),
-        "roof": median(done.roof for done in counted) if share else None,
-        "roof_share": share.middle if share else None,
-        "roof_share_low": share.low if share else None,
-        "roof_share_high": share.high if share else None,
+        "peak": median(done.peak for done in counted) if share else None,
+        "peak_share": share.middle if share else None,
+        "peak_share_low": share.low if share else None,
+        "peak_share_high": share.high if share else None,
         "ratio_to_direct": against.middle if against else None,
         "ratio_low": against.low if against else None,
         "ratio_high": against.high if against else None,
@@ -63,7 +63,7 @@ def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str, cost: 
         "ours_by_rule_low": ours.low if ours else None,
         "ours_by_rule_high": ours.high if ours else None,
         "cpu_us_per_evaluation": cpu_us_per_row(sum(part.cpu_seconds for part in slices), workers),
-        "roof_cpu_us": median(done.roof_cpu for done in counted) * 1e6 if share else None,
+        "peak_cpu_us": median(done.peak_cpu for done in counted) * 1e6 if share else None,
         **merged(part.gpus for part in slices),
         "half_range": (max(rates) - min(rates)) / 2,
         "rounds": len(counted),
@@ -95,7 +95,7 @@ def _summary(mode: Measured, played: figures.Counters, outcome: Outcome, records
 def _own_network(mode: Measured, outcome: Outcome) -> Row:
     """Return device and dtype of a network in every worker."""
     network = mode.pool.pool.plan.network
-    backend = outcome.roof["backend"]
+    backend = outcome.peak["backend"]
     if mode.pool.pool.plan.evaluator == "local":
         return {"device": backend["device"], "dtype": network.dtype}
     on_cpu = network.device == "cpu" or str(backend["device"]).startswith("cpu")
@@ -176,8 +176,8 @@ def raw_rounds(rounds: Sequence[Round], probe_limit: float) -> list[Row]:
     return [
         {
             "kept": id(done) in good,
-            "roof": done.roof,
-            "roof_cpu_us": done.roof_cpu * 1e6,
+            "peak": done.peak,
+            "peak_cpu_us": done.peak_cpu * 1e6,
             "probes": [probe._asdict() for probe in done.probes],
             "idle_cpu": done.idle_cpu,
             "others_cpu": done.others_cpu,

@@ -34,10 +34,10 @@ _Round = TypeVar("_Round", bound=Probed)
 class Round(Probed):
     """One slice of every mode, with what the machine delivered beside it."""
 
-    roof: float
+    peak: float
     """Rows per second of the network alone, in its own slice; 0 when it was not measured."""
     slices: dict[str, Slice]
-    roof_cpu: float = 0.0
+    peak_cpu: float = 0.0
     """Processor seconds that the network alone took for a row."""
     idle_cpu: float = 0.0
     """Processors that paused processes used meanwhile."""
@@ -93,11 +93,11 @@ def median_rates(rounds: Sequence[Round]) -> dict[str, float]:
     return {mode: median(done.slices[mode].evaluations_per_second for done in rounds) for mode in rounds[0].slices}
 
 
-def roof_share(rounds: Sequence[Round], mode: str) -> Spread | None:
-    """Return the mode's evaluations per second as shares of the roof in the same round; None without a roof."""
-    if not all(done.roof for done in rounds):
+def peak_share(rounds: Sequence[Round], mode: str) -> Spread | None:
+    """Return the mode's evaluations per second as shares of the peak in the same round; None without a peak."""
+    if not all(done.peak for done in rounds):
         return None
-    return Spread.of([done.slices[mode].evaluations_per_second / done.roof for done in rounds])
+    return Spread.of([done.slices[mode].evaluations_per_second / done.peak for done in rounds])
 
 
 def ratio(rounds: Sequence[Round], mode: str, base: str) -> Spread | None:

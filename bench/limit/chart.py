@@ -1,4 +1,4 @@
-"""The picture of a limit: every roof as a mark on one logarithmic scale, and where the whole stands under them."""
+"""The picture of a limit: every bound as a mark on one logarithmic scale, and where the whole stands under them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from grove.bench.core.chart import short
-from grove.bench.limit.roofs import Measured, Roof, percent, roofs
+from grove.bench.limit.bounds import Bound, Measured, bounds, percent
 from grove.bench.limit.verdict import Verdict
 
 # Okabe and Ito's palette, as in bench/core/chart.py.
-_WHOLE, _ROOF, _HEADROOM = "#0072B2", "#D55E00", "#7CC3EC"
+_WHOLE, _BOUND, _HEADROOM = "#0072B2", "#D55E00", "#7CC3EC"
 _INK, _FAINT, _PALE = "#222222", "#5F5F5F", "#B5B5B5"
 
 # Inches.
@@ -26,9 +26,9 @@ _TITLE_LETTERS, _TITLE_LINE, _TEXT_LETTERS = 90, 0.24, 124
 
 
 def draw_limit(m: Measured, verdict: Verdict, path: Path, *, title: str, subtitle: str = "") -> Path:
-    """Draw the roofs of `m`, lowest on top, the whole as a line through them, and below them the network by lanes and
+    """Draw the bounds of `m`, lowest on top, the whole as a line through them, and below them the network by lanes and
     rows of a batch, to the PNG `path`; return it."""
-    rows = sorted(roofs(m), key=lambda roof: (not roof.used, roof.rate))
+    rows = sorted(bounds(m), key=lambda bound: (not bound.used, bound.rate))
     lines = textwrap.wrap(title, _TITLE_LETTERS)[:2]
     below = _BELOW + _GRID + _GAP
     height = _ABOVE + _TITLE_LINE * len(lines) + _ROW * len(rows) + below
@@ -38,22 +38,22 @@ def draw_limit(m: Measured, verdict: Verdict, path: Path, *, title: str, subtitl
     axes = figure.add_axes((left, below / height, width, _ROW * len(rows) / height))
     _frame(axes, rows, m)
     _draw_grid(figure.add_axes((left, _BELOW / height, width, _GRID / height)), m)
-    for place, roof in enumerate(rows):
-        _draw_roof(axes, place, roof, m, roof.name == verdict.lowest.name)
+    for place, bound in enumerate(rows):
+        _draw_bound(axes, place, bound, m, bound.name == verdict.lowest.name)
     _draw_whole(axes, m)
     _write_texts(figure, verdict, lines, subtitle)
     figure.savefig(path)
     return path
 
 
-def _frame(axes: Axes, rows: list[Roof], m: Measured) -> None:
-    rates = [m.whole_rate, *(roof.rate for roof in rows)]
+def _frame(axes: Axes, rows: list[Bound], m: Measured) -> None:
+    rates = [m.whole_rate, *(bound.rate for bound in rows)]
     axes.set_xscale("log")
     axes.set_xlim(min(rates) / 1.6, max(rates) * 2.4)
     axes.set_ylim(len(rows) - 0.5, -0.6)
-    axes.set_yticks(range(len(rows)), [roof.label for roof in rows], fontsize=11)
-    for label, roof in zip(axes.get_yticklabels(), rows, strict=True):
-        label.set_color(_INK if roof.used else _FAINT)
+    axes.set_yticks(range(len(rows)), [bound.label for bound in rows], fontsize=11)
+    for label, bound in zip(axes.get_yticklabels(), rows, strict=True):
+        label.set_color(_INK if bound.used else _FAINT)
     steps = (1.0, 2.0, 5.0) if max(rates) < 60 * min(rates) else (1.0,)
     axes.xaxis.set_major_locator(LogLocator(subs=steps))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
@@ -67,26 +67,26 @@ def _frame(axes: Axes, rows: list[Roof], m: Measured) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _draw_roof(axes: Axes, place: int, roof: Roof, m: Measured, lowest: bool) -> None:
-    """Draw the headroom from the whole to the roof, the roof's mark and rate, and the whole's share on the right."""
-    colour = _ROOF if lowest else _INK if roof.used else _PALE
-    if roof.used:
-        reach = [m.whole_rate, roof.rate]
+def _draw_bound(axes: Axes, place: int, bound: Bound, m: Measured, lowest: bool) -> None:
+    """Draw the headroom from the whole to the bound, the bound's mark and rate, and the whole's share on the right."""
+    colour = _BOUND if lowest else _INK if bound.used else _PALE
+    if bound.used:
+        reach = [m.whole_rate, bound.rate]
         axes.plot(reach, [place, place], color=_HEADROOM, linewidth=7, solid_capstyle="butt", zorder=2)
-    axes.plot([roof.rate] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=4, solid_capstyle="butt", zorder=4)
+    axes.plot([bound.rate] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=4, solid_capstyle="butt", zorder=4)
     weight = "bold" if lowest else "normal"
     axes.annotate(
-        short(roof.rate),
-        (max(roof.rate, m.whole_rate), place),
+        short(bound.rate),
+        (max(bound.rate, m.whole_rate), place),
         xytext=(8, 0),
         textcoords="offset points",
         va="center",
-        color=colour if roof.used else _FAINT,
+        color=colour if bound.used else _FAINT,
         fontsize=11,
         fontweight=weight,
         zorder=5,
     )
-    share = percent(m.whole_rate / roof.rate) if roof.used else "not in use"
+    share = percent(m.whole_rate / bound.rate) if bound.used else "not in use"
     axes.annotate(
         share + (" of the lowest" if lowest else ""),
         (1.0, place),
@@ -95,7 +95,7 @@ def _draw_roof(axes: Axes, place: int, roof: Roof, m: Measured, lowest: bool) ->
         textcoords="offset points",
         ha="right",
         va="center",
-        color=colour if roof.used else _FAINT,
+        color=colour if bound.used else _FAINT,
         fontsize=10,
         fontweight=weight,
     )
@@ -135,7 +135,7 @@ def _draw_grid(axes: Axes, m: Measured) -> None:
         label = f"{count} lane{'s' * (count > 1)}"
         axes.plot(*zip(*line, strict=True), "o-", color=_WHOLE, alpha=place / len(counts), markersize=3, label=label)
     _, rows, rate = max(m.tried, key=lambda one: one[2])
-    axes.plot(rows, rate, "o", color=_ROOF, markersize=7)
+    axes.plot(rows, rate, "o", color=_BOUND, markersize=7)
     sizes = sorted({size for _, size, _ in m.tried})
     axes.set_xscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes])

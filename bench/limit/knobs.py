@@ -1,7 +1,7 @@
 """The one knob to turn next, and what it is expected to bring.
 
-An expectation is the lowest roof worked out again with one figure changed, times the share of its lowest roof that the
-whole reaches now. A change meant to close the gap below the roof is expected to reach the roof at most.
+An expectation is the lowest bound worked out again with one figure changed, times the share of its lowest bound that
+the whole reaches now. A change meant to close the gap below the bound is expected to reach the bound at most.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from grove.bench.limit.roofs import Measured, lowest_roof, mostly_waiting, network_rate_at, percent, processor_costs
+from grove.bench.limit.bounds import Measured, lowest_bound, mostly_waiting, network_rate_at, percent, processor_costs
 
 Kind = Literal["network", "search", "wire", "writer", "starved", "oversubscribed"]
 
@@ -52,12 +52,12 @@ def choose_knob(m: Measured, kind: Kind) -> Knob:
 
 
 def _predict(m: Measured, **changes: Any) -> float:
-    """Return evaluations/s with some figures changed, the whole reaching the same share of its lowest roof."""
-    return lowest_roof(replace(m, **changes)).rate * m.whole_rate / lowest_roof(m).rate
+    """Return evaluations/s with some figures changed, the whole reaching the same share of its lowest bound."""
+    return lowest_bound(replace(m, **changes)).rate * m.whole_rate / lowest_bound(m).rate
 
 
 def _kept(m: Measured) -> str:
-    return f"the whole keeps its {percent(m.whole_rate / lowest_roof(m).rate)} of the lowest roof"
+    return f"the whole keeps its {percent(m.whole_rate / lowest_bound(m).rate)} of the lowest bound"
 
 
 def _network(m: Measured) -> Knob:
@@ -66,8 +66,8 @@ def _network(m: Measured) -> Knob:
         turned = {"lanes": lanes} if lanes != m.lanes else {}
         turned |= {"max_batch": rows} if rows != m.max_batch else {}
         flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in turned.items())
-        now = lowest_roof(replace(m, network_rate=m.network_rate / slower, network_cpu=m.network_cpu * costlier)).rate
-        then = m.whole_rate * max(lowest_roof(m).rate / now, 1.0)
+        now = lowest_bound(replace(m, network_rate=m.network_rate / slower, network_cpu=m.network_cpu * costlier)).rate
+        then = m.whole_rate * max(lowest_bound(m).rate / now, 1.0)
         return Knob("lanes and batch cap", flags, then,
                     f"the network alone is {slower:.2f} times as fast with it, the rest as it is", turned)  # fmt: skip
     then = _predict(m, network_rate=2 * m.network_rate, network_cpu=m.network_cpu / 2)
@@ -100,7 +100,7 @@ def _search(m: Measured) -> Knob:
         return Knob("a compiled game", "write the game's rules as kernels (docs/tutorial_compiled_game.md)",
                     _predict(m, compiled=True, **faster),
                     f"a search {_COMPILED} times as fast, the rest as it is, {_kept(m)}")  # fmt: skip
-    if m.workers < m.cores and lowest_roof(m).name == "workers":
+    if m.workers < m.cores and lowest_bound(m).name == "workers":
         return Knob("--workers", f"--workers {m.cores} (now {m.workers})", _predict(m, workers=m.cores),
                     f"a worker on every core, {_kept(m)}", {"workers": m.cores})  # fmt: skip
     return Knob("cores", f"more cores, here or on a second machine (now {m.cores}): twice as many",
@@ -110,11 +110,11 @@ def _search(m: Measured) -> Knob:
 
 def _wire(m: Measured) -> Knob:
     if m.compiled:
-        # Far below its roof the wire is not all that a lap waits for, and threads wait for the rest as well.
-        beyond = 1 / m.whole_rate - 1 / lowest_roof(m).rate
-        then = 1 / (beyond + 1 / lowest_roof(replace(m, threads=True)).rate)
+        # Far below its bound the wire is not all that a lap waits for, and threads wait for the rest as well.
+        beyond = 1 / m.whole_rate - 1 / lowest_bound(m).rate
+        then = 1 / (beyond + 1 / lowest_bound(replace(m, threads=True)).rate)
         return Knob("--pool", "--pool thread: search threads beside the lanes, no wire", max(then, m.whole_rate),
-                    "the roofs without the wire; what an evaluation takes beyond its lowest roof stays",
+                    "the bounds without the wire; what an evaluation takes beyond its lowest bound stays",
                     {"pool": "thread"})  # fmt: skip
     change = f"--games-per-worker {2 * m.games_per_worker} (now {m.games_per_worker}): twice the rows a message"
     return Knob("--games-per-worker", change, _predict(m, wire_rate=2 * m.wire_rate, wire_cpu=m.wire_cpu / 2),
@@ -128,10 +128,10 @@ def _writer(m: Measured) -> Knob:
 
 
 def _starved(m: Measured) -> Knob:
-    limit = lowest_roof(m).rate
+    limit = lowest_bound(m).rate
     if not mostly_waiting(m):
         return Knob("--workers", f"--workers {2 * m.workers} (now {m.workers})", min(2 * m.whole_rate, limit),
-                    "twice the workers search twice as much, up to the lowest roof",
+                    "twice the workers search twice as much, up to the lowest bound",
                     {"workers": 2 * m.workers})  # fmt: skip
     wanted = max(m.max_batch / max(m.batch_rows, 1.0), 2.0)
     times = min(1 << math.ceil(math.log2(wanted)), _MOST_GAMES)
@@ -139,7 +139,7 @@ def _starved(m: Measured) -> Knob:
     expected = min(max(_with_more_games(m, times, rows), m.whole_rate), limit)
     return Knob("--games-per-worker", f"--games-per-worker {times * m.games_per_worker} (now {m.games_per_worker})",
                 expected, f"{times} times the rows a lap in batches of {rows:.0f} rows, a row's search as now, up to "
-                "the lowest roof", {"games_per_worker": times * m.games_per_worker})  # fmt: skip
+                "the lowest bound", {"games_per_worker": times * m.games_per_worker})  # fmt: skip
 
 
 def _with_more_games(m: Measured, times: int, rows: float) -> float:
@@ -156,5 +156,5 @@ def _with_more_games(m: Measured, times: int, rows: float) -> float:
 def _oversubscribed(m: Measured) -> Knob:
     games = -(-m.workers * m.games_per_worker // m.cores)
     return Knob("--workers", f"--workers {m.cores} (now {m.workers}) with --games-per-worker {games}",
-                lowest_roof(m).rate, "an evaluation takes what its parts need: the lowest roof, at most",
+                lowest_bound(m).rate, "an evaluation takes what its parts need: the lowest bound, at most",
                 {"workers": m.cores, "games_per_worker": games})  # fmt: skip

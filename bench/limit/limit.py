@@ -15,12 +15,12 @@ from statistics import mean, median
 from typing import Any
 
 from grove.bench.core.compare import PROBE_S
+from grove.bench.core.peak import Peak, PeakJob
 from grove.bench.core.probe import MOVED, burn_probe
-from grove.bench.core.roof import Roof, RoofJob
 from grove.bench.core.rounds import Probed, kept, usual_probe
 from grove.bench.core.slices import WarmPool
 from grove.bench.core.stage import Stage
-from grove.bench.limit.roofs import Measured
+from grove.bench.limit.bounds import Measured
 from grove.bench.limit.wire import MOST_CLIENTS, Wire, WireClient, WireServer
 from grove.bench.limit.worker import WorkerAlone
 from grove.common.errors import PoolError
@@ -81,7 +81,7 @@ class Found:
 
     measured: Measured
     network: Mapping[str, Any]
-    """The grid of the network: see `Roof.found`."""
+    """The grid of the network: see `Peak.found`."""
     backend: Mapping[str, Any]
     rounds: list[LimitRound]
     """All of them, those that do not count too."""
@@ -108,29 +108,29 @@ def run_limit(asked: LimitAsked, say: Say) -> Found:
         GroveError: the network cannot be run, or a part failed.
     """
     plan = pool_plan(asked)
-    with network_alone(asked, say) as roof:
-        return run_beside(asked, plan, roof, say)
+    with network_alone(asked, say) as peak:
+        return run_beside(asked, plan, peak, say)
 
 
 @contextmanager
-def network_alone(asked: LimitAsked, say: Say) -> Iterator[Roof]:
+def network_alone(asked: LimitAsked, say: Say) -> Iterator[Peak]:
     """Measure the grid of the network alone and yield its process, paused.
 
     Raises:
         GroveError: the network cannot be run.
     """
-    job = RoofJob(
+    job = PeakJob(
         row_spec=row_spec(load_game(asked.game_spec)),
         network=asked.network,
         max_batch=asked.server.max_batch,
         thorough=True,
     )
-    with Roof(job) as roof:
-        roof.wait_ready()
-        found, backend = roof.found, roof.found["backend"]
+    with Peak(job) as peak:
+        peak.wait_ready()
+        found, backend = peak.found, peak.found["backend"]
         best = f"{found['lanes']} lanes of {found['bucket']} rows"
         say(f"the network alone is fastest with {best}, {backend['dtype']} {backend['kind']} on {backend['device']}")
-        yield roof
+        yield peak
 
 
 def pool_plan(asked: LimitAsked) -> PoolPlan:
@@ -155,19 +155,19 @@ def pool_plan(asked: LimitAsked) -> PoolPlan:
     )
 
 
-def run_beside(asked: LimitAsked, plan: PoolPlan, roof: Roof, say: Say) -> Found:
-    """Start the whole and measure everything beside a roof that is ready."""
-    # The number format was decided by the roof; the whole must not decide otherwise.
-    plan = replace(plan, network=replace(plan.network, dtype=roof.found["backend"]["dtype"]))
+def run_beside(asked: LimitAsked, plan: PoolPlan, peak: Peak, say: Say) -> Found:
+    """Start the whole and measure everything beside a peak that is ready."""
+    # The number format was decided by the peak; the whole must not decide otherwise.
+    plan = replace(plan, network=replace(plan.network, dtype=peak.found["backend"]["dtype"]))
     with WarmPool("the whole", plan) as whole:
         whole.start()
         chosen, kind = whole.pool.sizes, whole.pool.pool_kind
         say(f"the whole: {chosen.workers} {kind} workers x {chosen.games} games in {chosen.groups} groups")
-        return measure_beside(asked, roof, whole, ROUNDS, say)
+        return measure_beside(asked, peak, whole, ROUNDS, say)
 
 
-def measure_beside(asked: LimitAsked, roof: Roof, whole: WarmPool, rounds: int, say: Say) -> Found:
-    """Start the other parts and measure all of them beside a roof and a whole that are warm, over `rounds` rounds.
+def measure_beside(asked: LimitAsked, peak: Peak, whole: WarmPool, rounds: int, say: Say) -> Found:
+    """Start the other parts and measure all of them beside a peak and a whole that are warm, over `rounds` rounds.
 
     Raises:
         PoolError: a part failed or evaluated nothing.
@@ -177,7 +177,7 @@ def measure_beside(asked: LimitAsked, roof: Roof, whole: WarmPool, rounds: int, 
         worker = stack.enter_context(_start_worker(plan, whole))
         wire = stack.enter_context(_start_wire(plan, whole))
         worker.wait_ready()
-        return _Bench(asked, roof, worker, wire, whole).run(rounds, say)
+        return _Bench(asked, peak, worker, wire, whole).run(rounds, say)
 
 
 def _start_worker(plan: PoolPlan, whole: WarmPool) -> Stage:
@@ -209,8 +209,8 @@ def _start_wire(plan: PoolPlan, whole: WarmPool) -> Wire:
 class _Bench:
     """All parts, warm and paused."""
 
-    def __init__(self, asked: LimitAsked, roof: Roof, worker: Stage, wire: Wire, whole: WarmPool) -> None:
-        self._asked, self._roof, self._worker, self._wire, self._whole = asked, roof, worker, wire, whole
+    def __init__(self, asked: LimitAsked, peak: Peak, worker: Stage, wire: Wire, whole: WarmPool) -> None:
+        self._asked, self._peak, self._worker, self._wire, self._whole = asked, peak, worker, wire, whole
 
     def run(self, wanted: int, say: Say) -> Found:
         """Play rounds until `wanted` of them count, twice as many at most, and return what they gave."""
@@ -227,7 +227,7 @@ class _Bench:
             say(f"round {len(rounds)}, {len(kept(rounds, MOVED))} of {wanted} count: {rates} evaluations/s")
         return Found(
             measured=self._measured([done.parts for done in counted(rounds)]),
-            network=self._roof.found,
+            network=self._peak.found,
             backend=self._whole.pool.server_ready["backend"],
             rounds=rounds,
             slice_s=slice_s,
@@ -264,7 +264,7 @@ class _Bench:
             found["writer"]["cpu"] = found["writer"]["cpu_per_decision"] / each
 
     def _play_network(self, seconds: float) -> Row:
-        rate, cpu = self._roof.measure(seconds)
+        rate, cpu = self._peak.measure(seconds)
         return {"rate": rate, "cpu": cpu}
 
     def _play_search(self, seconds: float) -> Row:
@@ -316,7 +316,7 @@ class _Bench:
     def _measured(self, rounds: list[dict[str, Row]]) -> Measured:
         """Return the medians over the rounds."""
         middle = partial(median_of, rounds)
-        found, pool = self._roof.found, self._whole.pool
+        found, pool = self._peak.found, self._whole.pool
         chosen, game = pool.sizes, load_game(pool.plan.game_spec)
         on_cores = str(found["backend"]["device"]).startswith("cpu")
         lanes = min(int(found["lanes"]), usable_cores())

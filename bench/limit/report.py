@@ -14,8 +14,8 @@ from rich.console import Console
 
 from grove.bench.core.probe import MOVED
 from grove.bench.core.report import print_lines
+from grove.bench.limit.bounds import Bound, Measured, bounds, percent, processor_costs
 from grove.bench.limit.limit import Found, LimitAsked, median_of
-from grove.bench.limit.roofs import Measured, Roof, percent, processor_costs, roofs
 from grove.bench.limit.verdict import Verdict
 from grove.common import machine
 from grove.workers.pool.figures import search_text
@@ -37,7 +37,7 @@ def write_limit(
         **machine.provenance(),
         "settings": settings,
         "verdict": verdict.figures(),
-        "roofs": [asdict(roof) for roof in roofs(found.measured)],
+        "bounds": [asdict(bound) for bound in bounds(found.measured)],
         "measured": asdict(found.measured),
         "pool": found.pool_kind,
         "network": found.network,
@@ -63,9 +63,9 @@ def write_limit(
 
 
 def print_limit(found: Found, verdict: Verdict, console: Console) -> None:
-    """Print the table of roofs, the verdict, the knob, and what speaks against trusting them."""
+    """Print the table of bounds, the verdict, the knob, and what speaks against trusting them."""
     m = found.measured
-    lines = [_line(found, roof, verdict) for roof in sorted(roofs(m), key=lambda roof: roof.rate)]
+    lines = [_line(found, bound, verdict) for bound in sorted(bounds(m), key=lambda bound: bound.rate)]
     whole = ("the whole", f"{m.whole_rate:,.0f}", "100 %", f"{1e6 * m.whole_cpu:.1f}", _whole_text(found))
     print_lines(_HEADS, [*lines, whole], console)
     console.print()
@@ -119,19 +119,19 @@ def pool_text(found: Found) -> str:
     return f"{m.workers} {kind} x {m.games_per_worker} games{groups}"
 
 
-def _line(found: Found, roof: Roof, verdict: Verdict) -> tuple[str, ...]:
+def _line(found: Found, bound: Bound, verdict: Verdict) -> tuple[str, ...]:
     m = found.measured
-    share = percent(m.whole_rate / roof.rate) if roof.used else "not in use"
-    mark = " <- lowest" if roof.name == verdict.lowest.name else ""
+    share = percent(m.whole_rate / bound.rate) if bound.used else "not in use"
+    mark = " <- lowest" if bound.name == verdict.lowest.name else ""
     costs: dict[str, float] = {str(part): cost for part, cost in processor_costs(m).items()}
     costs |= {"wire": m.wire_cpu, "network": m.network_cpu, "cores": sum(costs.values())}
-    cpu = costs.get(roof.name)
+    cpu = costs.get(bound.name)
     return (
-        roof.label + mark,
-        f"{roof.rate:,.0f}",
+        bound.label + mark,
+        f"{bound.rate:,.0f}",
         share,
         "-" if cpu is None else f"{1e6 * cpu:.1f}",
-        _measured_as(found, roof.name),
+        _measured_as(found, bound.name),
     )
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from grove.bench.limit.knobs import Kind, Knob, choose_knob
-from grove.bench.limit.roofs import (
+from grove.bench.limit.bounds import (
+    Bound,
     Measured,
-    Roof,
     largest_part,
-    lowest_roof,
+    lowest_bound,
     mostly_waiting,
     percent,
     processor_costs,
     with_formed_batches,
 )
+from grove.bench.limit.knobs import Kind, Knob, choose_knob
 
 FAR_BELOW = 0.7
-"""Share of the lowest roof below which that roof alone does not explain the whole; a lowest roof that small batches
+"""Share of the lowest bound below which that bound alone does not explain the whole; a lowest bound that small batches
 bring down to it explains why."""
 _IDLE_LANES = 0.3
 """Share of their time from which lanes count as short of rows."""
@@ -37,9 +37,9 @@ class Verdict:
     kind: Kind
     text: str
     """One line."""
-    lowest: Roof
+    lowest: Bound
     share: float
-    """The whole by its lowest roof."""
+    """The whole by its lowest bound."""
     knob: Knob
 
     @property
@@ -55,7 +55,7 @@ class Verdict:
 
 def judge(m: Measured) -> Verdict:
     """Return what binds the whole and the one knob to turn next."""
-    lowest = lowest_roof(m)
+    lowest = lowest_bound(m)
     share = m.whole_rate / lowest.rate
     kind: Kind = largest_part(lowest)
     if share < FAR_BELOW:
@@ -71,7 +71,7 @@ def _oversubscribed(m: Measured) -> bool:
     return runnable > _CROWD * m.cores and full and m.whole_cpu > _INFLATED * needed
 
 
-def _starved(m: Measured, lowest: Roof) -> bool:
+def _starved(m: Measured, lowest: Bound) -> bool:
     """Whether the network gets too few rows at a time, or none for much of it, and the wire is not to blame.
 
     Lanes that are idle while no core is wait for the cores, not for rows.
@@ -79,11 +79,11 @@ def _starved(m: Measured, lowest: Roof) -> bool:
     idle = m.lane_idle >= _IDLE_LANES and m.spare_cores >= _SPARE * m.cores
     if not mostly_waiting(m):
         return idle and largest_part(lowest) == "network"
-    small = lowest_roof(with_formed_batches(m)).rate < FAR_BELOW * lowest.rate
+    small = lowest_bound(with_formed_batches(m)).rate < FAR_BELOW * lowest.rate
     return (small or idle) and largest_part(lowest) != "wire"
 
 
-def _text(m: Measured, kind: Kind, lowest: Roof, share: float) -> str:
+def _text(m: Measured, kind: Kind, lowest: Bound, share: float) -> str:
     if kind == "starved":
         return f"starved: {_hungry(m)}"
     if kind == "oversubscribed":
@@ -104,8 +104,8 @@ def _hungry(m: Measured) -> str:
     return f"{searching} of {m.workers} workers {verb}, the lanes idle {percent(m.lane_idle)} of the time; {batches}"
 
 
-def _why(lowest: Roof) -> str:
-    """Return what takes how much of the time under a roof that parts share."""
+def _why(lowest: Bound) -> str:
+    """Return what takes how much of the time under a bound that parts share."""
     if len(lowest.parts) == 1:
         return f", {lowest.label}"
     part = largest_part(lowest)

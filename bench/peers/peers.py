@@ -15,10 +15,10 @@ from importlib.util import find_spec
 from statistics import fmean
 from typing import Any
 
-from grove.bench.core.compare import Say, play_round, slice_length, start_roof
+from grove.bench.core.compare import Say, play_round, slice_length, start_peak
 from grove.bench.core.estimate import Played
 from grove.bench.core.modes import Asked, pool_plan
-from grove.bench.core.roof import Roof
+from grove.bench.core.peak import Peak
 from grove.bench.core.rounds import Round, mean_others
 from grove.bench.core.slices import WARM_S, Contender, Slice, WarmPool, cpu_seconds
 from grove.bench.core.stage import Stage
@@ -76,7 +76,7 @@ class Outcome:
     played: dict[str, Played] = field(default_factory=dict)
     """What these did in their whole lives."""
     not_measured: dict[str, str] = field(default_factory=dict)
-    roof: dict[str, Any] = field(default_factory=dict)
+    peak: dict[str, Any] = field(default_factory=dict)
     slice_s: dict[str, float] = field(default_factory=dict)
     """Seconds of a slice of `players` and `batchers`."""
 
@@ -147,12 +147,12 @@ def run_peers(wanted: PeersAsked, say: Say) -> Outcome:
     )
     servers = [name for name in SERVERS if name == "grove" or name in wanted.peers]
     share = BATCHERS_SHARE if len(servers) > 1 else 0.0
-    with start_roof(asked, say) as roof:
-        outcome.roof = roof.found
-        dtype = roof.found["backend"]["dtype"]  # found best, for all that run Grove's backend
+    with start_peak(asked, say) as peak:
+        outcome.peak = peak.found
+        dtype = peak.found["backend"]["dtype"]  # found best, for all that run Grove's backend
         same = replace(wanted, asked=replace(asked, network=replace(asked.network, dtype=dtype)))
         with ExitStack() as stack:
-            _play(_players(same, outcome, stack, say), roof, asked.seconds * (1 - share), outcome.players, say)
+            _play(_players(same, outcome, stack, say), peak, asked.seconds * (1 - share), outcome.players, say)
             outcome.played = {name: Played.by(pool) for name, pool in outcome.pools.items()}
     if share:
         with ExitStack() as stack:
@@ -337,14 +337,14 @@ def server_jobs(wanted: PeersAsked, names: Sequence[str], network: PeerNetwork) 
 # -- rounds ------------------------------------------------------------------------------------------------------------
 
 
-def _play(found: Mapping[str, Contender], roof: Roof | None, seconds: float, rounds: list[Round], say: Say) -> None:
+def _play(found: Mapping[str, Contender], peak: Peak | None, seconds: float, rounds: list[Round], say: Say) -> None:
     """Play rounds of one slice each, beginning at another contender every time; add them to `rounds`."""
-    slice_s, count = slice_length(seconds, len(found) + (roof is not None))
+    slice_s, count = slice_length(seconds, len(found) + (peak is not None))
     say(f"{count} rounds of {slice_s:.1f} s each")
     for number in range(count):
-        done = play_round(found, roof, slice_s, number)
+        done = play_round(found, peak, slice_s, number)
         rounds.append(done)
-        rates = [f"network alone {done.roof:,.0f}"] if done.roof else []
+        rates = [f"network alone {done.peak:,.0f}"] if done.peak else []
         rates += [f"{name} {_rate(part):,.0f}" for name, part in done.slices.items()]
         say(f"round {number + 1} of {count}: {', '.join(rates)} a second")
 

@@ -40,7 +40,7 @@ def write_peers(
         "parameters": outcome.network.parameters,
         "idle_cpu": outcome.idle_cpu,
         "others_cpu": outcome.others_cpu,
-        "roof": outcome.roof,
+        "peak": outcome.peak,
         "slice_seconds": outcome.slice_s,
         "probe_limit": asked.probe_limit,
         "not_measured": outcome.not_measured,
@@ -50,7 +50,7 @@ def write_peers(
     paths = [_write(asked.out / "run.json", head), _write(asked.out / "results.json", list(found))]
     subtitle = (
         f"{asked.game_spec}, {asked.network.network}, {search_text(asked.search)} a move; "
-        f"{machine.cpu_model()}, {machine.usable_cores()} cores; network alone {_roof(found):,.0f} rows/s"
+        f"{machine.cpu_model()}, {machine.usable_cores()} cores; network alone {_peak(found):,.0f} rows/s"
     )
     return [*paths, draw_peers(found, asked.out / "chart.png", title=finding(found), subtitle=subtitle)]
 
@@ -116,8 +116,8 @@ def _ratio(spread: Row | None) -> str:
     return f"{spread['middle']:.2f}x ({spread['low']:.2f}..{spread['high']:.2f})" if spread else "-"
 
 
-def _roof(found: Sequence[Row]) -> float:
-    return float(next(row["roof"] for row in found if row.get("kind") == "player"))
+def _peak(found: Sequence[Row]) -> float:
+    return float(next(row["peak"] for row in found if row.get("kind") == "player"))
 
 
 def _version(name: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 from grove.bench.core.counting import total
 from grove.bench.core.estimate import Played, game_cost
 from grove.bench.core.results import cpu_us_per_row, mean_visit_entropy, per_minute
-from grove.bench.core.rounds import Round, Spread, check_enough, kept, probe_figures, roof_share
+from grove.bench.core.rounds import Round, Spread, check_enough, kept, peak_share, probe_figures
 from grove.bench.core.slices import Slice
 from grove.bench.peers.peers import GROVE, Outcome, PeersAsked, grove_asked
 from grove.common.errors import PoolError
@@ -56,7 +56,7 @@ def _player(wanted: PeersAsked, outcome: Outcome, name: str, rounds: Sequence[Ro
     slices = [done.slices[name] for done in rounds]
     counts = total(part.workers for part in slices)
     rates = Spread.of([part.simulations_per_second for part in slices])
-    share, played = roof_share(rounds, name), outcome.played.get(name) or _played(counts)
+    share, played = peak_share(rounds, name), outcome.played.get(name) or _played(counts)
     proof = _records_proof(outcome, name) if name in GROVE else _counted_proof(counts)
     return {
         "mode": name,
@@ -66,8 +66,8 @@ def _player(wanted: PeersAsked, outcome: Outcome, name: str, rounds: Sequence[Ro
         "simulations_low": rates.low,
         "simulations_high": rates.high,
         "evaluations_per_second": median(part.evaluations_per_second for part in slices),
-        "roof": median(done.roof for done in rounds),
-        "roof_share": share.middle if share else None,
+        "peak": median(done.peak for done in rounds),
+        "peak_share": share.middle if share else None,
         "games": int(counts.get("games", 0)),
         **per_minute(slices, game_cost([played]), {"games": 1}),
         **proof,

@@ -1,4 +1,4 @@
-"""The picture of a sweep: a panel for every axis, a line for every mode, the roof above them, the finding as title."""
+"""The picture of a sweep: a panel for every axis, a line for every mode, the peak above them, the finding as title."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STYLES = {
     "adaptive-wait": ("#6B8E23", "X"),
 }
 """Mode -> colour and marker."""
-_ROOF, INK, FAINT = "#CC79A7", "#222222", "#5F5F5F"
+_PEAK, INK, FAINT = "#CC79A7", "#222222", "#5F5F5F"
 
 # Inches.
 _HEIGHT, _ABOVE, _BELOW, _LEFT, _RIGHT, _GAP, _LEAST = 5.4, 1.4, 0.95, 0.8, 0.3, 0.35, 10.5
@@ -49,7 +49,7 @@ _WORKERS, _PER_VALUE, _LABELS, PER_LETTER = 0.75, 0.62, 2.3, 0.108
 def draw_sweep(rows: Sequence[Row], path: Path, *, subtitle: str = "") -> Path | None:
     """Draw the rows of one sweep (bench/sweep/rows.py) to the PNG `path`; None where nothing was measured.
 
-    Heights are shares of the roof measured beside each point, as points are compared; rates where there is none.
+    Heights are shares of the peak measured beside each point, as points are compared; rates where there is none.
     Whiskers reach from the slowest to the fastest slice. `subtitle` is for the machine and the settings.
     """
     good = [row for row in rows if row["success"]]
@@ -81,13 +81,13 @@ class _Scale(NamedTuple):
 
     column: str
     factor: float
-    """100 for per cent of the roof, 1 for rates."""
+    """100 for per cent of the peak, 1 for rates."""
     top: float
 
     @classmethod
     def of(cls, good: Sequence[Row]) -> _Scale:
         column = rank_column(good)
-        factor = 100.0 if column == "roof_share" else 1.0
+        factor = 100.0 if column == "peak_share" else 1.0
         highest = max(number(row, f"{column}_high") for row in good)
         return cls(column, factor, 1.12 * factor * max(highest, 1.0))
 
@@ -98,7 +98,7 @@ class _Scale(NamedTuple):
     @property
     def title(self) -> str:
         """What the heights are."""
-        return "evaluations per second" + ", % of the roof beside each point" * (self.factor > 1)
+        return "evaluations per second" + ", % of the peak beside each point" * (self.factor > 1)
 
     def text(self, row: Row) -> str:
         """Return a row's height in words."""
@@ -124,11 +124,11 @@ def _frame(axes: Axes, rows: Sequence[Row], axis: str, scale: _Scale, *, first: 
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color("#999999")
-    if scale.column == "roof_share":
-        axes.axhline(100, color=_ROOF, linewidth=1.6, linestyle=(0, (5, 3)), zorder=1)
+    if scale.column == "peak_share":
+        axes.axhline(100, color=_PEAK, linewidth=1.6, linestyle=(0, (5, 3)), zorder=1)
     if first:
         axes.set_title(scale.title, loc="left", color=FAINT, fontsize=10, pad=22)
-        _name_roof(axes, [row["roof"] for row in rows if row["success"] and row["roof"]])
+        _name_peak(axes, [row["peak"] for row in rows if row["success"] and row["peak"]])
 
 
 def _ticks(rows: Sequence[Row], axis: str, values: Sequence[int]) -> list[str]:
@@ -143,12 +143,12 @@ def _ticks(rows: Sequence[Row], axis: str, values: Sequence[int]) -> list[str]:
     return [f"{text}\n{crowd}" for text, crowd in zip(texts, below, strict=True)]
 
 
-def _name_roof(axes: Axes, roofs: Sequence[float]) -> None:
+def _name_peak(axes: Axes, peaks: Sequence[float]) -> None:
     """Say what the dashed line is above the panel, where no point lies."""
-    if roofs:
-        ends = " to ".join(dict.fromkeys((short(min(roofs)), short(max(roofs)))))
-        text = f"dashed: the roof, the network alone, {ends}/s meanwhile"
-        _write(axes, text, (0, 1), (0, 7), _ROOF, xycoords="axes fraction")
+    if peaks:
+        ends = " to ".join(dict.fromkeys((short(min(peaks)), short(max(peaks)))))
+        text = f"dashed: the peak, the network alone, {ends}/s meanwhile"
+        _write(axes, text, (0, 1), (0, 7), _PEAK, xycoords="axes fraction")
 
 
 def _draw_lines(axes: Axes, rows: Sequence[Row], axis: str, scale: _Scale, *, labels: bool) -> None:

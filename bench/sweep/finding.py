@@ -24,13 +24,13 @@ _MOST_NAMED = 3
 
 
 def rank_column(rows: Sequence[Row]) -> str:
-    """Return the column that points are compared by: `roof_share`, or the rate where one was measured without a roof.
+    """Return the column that points are compared by: `peak_share`, or the rate where one was measured without a peak.
 
-    Points were measured in different minutes, and a machine that slows down slows the roof beside them down as well.
+    Points were measured in different minutes, and a machine that slows down slows the peak beside them down as well.
     """
     measured = [row for row in rows if number(row, "evaluations_per_second")]
-    shared = measured and all(number(row, "roof_share") for row in measured)
-    return "roof_share" if shared else "evaluations_per_second"
+    shared = measured and all(number(row, "peak_share") for row in measured)
+    return "peak_share" if shared else "evaluations_per_second"
 
 
 def best_point(rows: Sequence[Row]) -> int:
@@ -123,7 +123,7 @@ def finding(rows: Sequence[Row]) -> str:
 
 def _speed(row: Row, column: str) -> str:
     rate = f"{number(row, 'evaluations_per_second'):,.0f} evaluations/s"
-    return f"{100 * number(row, column):.0f} % of the roof, {rate}" if column == "roof_share" else rate
+    return f"{100 * number(row, column):.0f} % of the peak, {rate}" if column == "peak_share" else rate
 
 
 def _people(row: Row, rows: Sequence[Row]) -> str:

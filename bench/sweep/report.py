@@ -20,7 +20,7 @@ _RULE_HEADS = ("ours by rule", "lowest..highest")
 """Only where rules of other programs took turns with ours."""
 _NAMED = ("base", "workers", "grid", "simulations")
 """Points whose days are told: those along the other axes have the names of others."""
-_HEADS = ("mode", "workers", "games", "cap", "delay ms", "lanes", "sims", "per core", "evaluations/s", "of the roof")
+_HEADS = ("mode", "workers", "games", "cap", "delay ms", "lanes", "sims", "per core", "evaluations/s", "of the peak")
 _MORE_HEADS = ("simulations/s", "cpu", "cpu us/row", "rows/batch", "fill", "distinct", "entropy", "slowest")
 
 
@@ -101,7 +101,7 @@ def _texts(row: Row, units: Sequence[str]) -> tuple[str, ...]:
         str(row["simulations_per_search"]),
         form(row["over_subscription"], "{:.2g}x"),
         form(row["evaluations_per_second"], "{:,.0f}") if row["success"] else "failed",
-        form(row["roof_share"], "{:.1%}"),
+        form(row["peak_share"], "{:.1%}"),
         *(form(row.get(f"{unit}_per_minute"), "{:,.0f}") for unit in units),
         form(row["simulations_per_second"], "{:,.0f}"),
         form(row["cpu_percent"], "{:.0f} %"),

@@ -15,7 +15,7 @@ from grove.bench.core.gpu_watch import merged
 from grove.bench.core.modes import FIXED, Asked
 from grove.bench.core.probe import Probe
 from grove.bench.core.results import OURS, cpu_us_per_row, per_minute
-from grove.bench.core.rounds import mean_others, probe_figures, ratio, roof_share, usual_probe
+from grove.bench.core.rounds import mean_others, peak_share, probe_figures, ratio, usual_probe
 from grove.bench.core.slices import Slice
 from grove.bench.sweep.points import Point
 from grove.bench.sweep.visits import MINE, Visit
@@ -55,10 +55,10 @@ COLUMNS = {
     "evaluations_per_second_high": "the fastest counted slice",
     "simulations": "descents",
     "simulations_per_second": "the same, per second",
-    "roof": "rows per second of the network alone, beside the counted slices",
-    "roof_share": "evaluations per second by the roof of the same visit, median",
-    "roof_share_low": "the lowest slice",
-    "roof_share_high": "the highest slice",
+    "peak": "rows per second of the network alone, beside the counted slices",
+    "peak_share": "evaluations per second by the peak of the same visit, median",
+    "peak_share_low": "the lowest slice",
+    "peak_share_high": "the highest slice",
     "ours_by_rule": "for rules of other programs: our evaluations per second by theirs, median of paired slices",
     "ours_by_rule_low": "the lowest pair",
     "ours_by_rule_high": "the highest pair",
@@ -185,8 +185,8 @@ def _of_visits(visits: Sequence[Visit], counted: Sequence[Visit]) -> Row:
 def _doubts(row: Row, limit: float) -> Iterator[str]:
     if row["probe_moved"] > limit:
         yield f"the burn probe moved by {row['probe_moved']:.0%}: the machine was busy, visit it again"
-    if (row["roof_share"] or 0.0) > 1 + limit:
-        yield f"{row['roof_share']:.0%} of the network alone cannot be: the machine's speed changed between the two"
+    if (row["peak_share"] or 0.0) > 1 + limit:
+        yield f"{row['peak_share']:.0%} of the network alone cannot be: the machine's speed changed between the two"
     if row["workers_restarted"]:
         yield f"{row['workers_restarted']} workers were started again meanwhile, which cost time"
 
@@ -234,7 +234,7 @@ def _measured(visits: Sequence[Visit], units: figures.Units, cost: GameCost | No
     seconds = sum(part.seconds for part in slices)
     rates = [part.evaluations_per_second for part in slices]
     found = figures.rates({"seconds": seconds, "workers": workers, "server": server}, None, units)
-    share = roof_share(rounds, MINE)
+    share = peak_share(rounds, MINE)
     return {
         "seconds": seconds,
         **{name: found[name] for name in found if name == "unit" or name.endswith(("_per_minute", "_per_second"))},
@@ -243,10 +243,10 @@ def _measured(visits: Sequence[Visit], units: figures.Units, cost: GameCost | No
         "examples_per_game": _middle(visits, "mean_game_examples"),
         "evaluations_per_second_low": min(rates),
         "evaluations_per_second_high": max(rates),
-        "roof": median(done.roof for done in rounds) if share else None,
-        "roof_share": share.middle if share else None,
-        "roof_share_low": share.low if share else None,
-        "roof_share_high": share.high if share else None,
+        "peak": median(done.peak for done in rounds) if share else None,
+        "peak_share": share.middle if share else None,
+        "peak_share_low": share.low if share else None,
+        "peak_share_high": share.high if share else None,
         "cache_hit_rate": found["cache_hit_rate"],
         **_of_server(server),
         **_of_processors(slices, workers, rounds[0].probes[0].cores),

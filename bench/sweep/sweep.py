@@ -1,4 +1,4 @@
-"""A sweep: every point is visited in turn, each with a pool of its own, beside the roof and a burn probe.
+"""A sweep: every point is visited in turn, each with a pool of its own, beside the peak and a burn probe.
 
 Pools of hundreds of workers cannot all be kept warm, so a visit starts its pool, plays a few slices and stops it.
 Points are visited again in the opposite order, so that a machine that slowly changes changes both ends alike.
@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from grove.bench.core.compare import PROBE_S, Say, start_roof
+from grove.bench.core.compare import PROBE_S, Say, start_peak
 from grove.bench.core.estimate import Played
 from grove.bench.core.gpu_watch import merged
 from grove.bench.core.modes import Asked
+from grove.bench.core.peak import Peak
 from grove.bench.core.probe import burn_probe
 from grove.bench.core.results import mean_visit_entropy
-from grove.bench.core.roof import Roof
 from grove.bench.core.slices import OthersUse, Slice, WarmPool
 from grove.bench.sweep.points import Point, Team, check_team, point_plan, teams
 from grove.bench.sweep.visits import Visit, latest, read_visits
@@ -36,8 +36,8 @@ SLICES = 3
 """Slices of a visit: their spread tells how sure a figure is."""
 PAIRED_SLICES = 7
 """The same where pools take turns: of two equally fast ones, one is ahead in all seven pairs in 1.6 % of cases."""
-LONGEST_ROOF_S = 1.0
-"""Seconds of each measurement of the roof, of which a visit has two; a slice's length when that is shorter."""
+LONGEST_PEAK_S = 1.0
+"""Seconds of each measurement of the peak, of which a visit has two; a slice's length when that is shorter."""
 _BESIDE_S = 8.0
 """Seconds that a visit takes beside its measuring, to say beforehand how long a sweep may last."""
 VISITS_FILE = "visits.jsonl"
@@ -93,11 +93,11 @@ def run_sweep(plan: SweepPlan, say: Say, after_visit: Callable[[Sequence[Visit]]
 
 
 class _Visitor:
-    """Makes visits; the roof is started for the first that gets so far."""
+    """Makes visits; the peak is started for the first that gets so far."""
 
     def __init__(self, asked: Asked, stack: ExitStack, say: Say) -> None:
         self._asked, self._stack, self._say = asked, stack, say
-        self._roof: Roof | None = None
+        self._peak: Peak | None = None
 
     def visit(self, team: Team, number: int) -> list[Visit]:
         """Return for each point what a visit found, or why it found nothing."""
@@ -105,11 +105,11 @@ class _Visitor:
         playable = [point for point in team if point not in failures]
         found: list[Visit] = []
         if playable:
-            roof = self._ready_roof()
+            peak = self._ready_peak()
             with ExitStack() as stack:
                 warm = self._started(playable, number, stack, failures)
                 try:
-                    found = _measure(warm, roof, self._asked.seconds, number) if warm else []
+                    found = _measure(warm, peak, self._asked.seconds, number) if warm else []
                 except (GroveError, OSError) as error:
                     failures |= dict.fromkeys(warm, _text(error))
         found += [Visit(point=point, number=number, time=_now(), failure=why) for point, why in failures.items()]
@@ -137,13 +137,13 @@ class _Visitor:
     def _plan(self, point: Point) -> PoolPlan:
         """Return the point's pool in the number format that was found best, but for `direct`
         (bench/core/compare.py)."""
-        network = replace(self._asked.network, dtype=self._ready_roof().found["backend"]["dtype"])
+        network = replace(self._asked.network, dtype=self._ready_peak().found["backend"]["dtype"])
         return point_plan(self._asked if point.mode == "direct" else replace(self._asked, network=network), point)
 
-    def _ready_roof(self) -> Roof:
-        if self._roof is None:
-            self._roof = self._stack.enter_context(start_roof(self._asked, self._say))
-        return self._roof
+    def _ready_peak(self) -> Peak:
+        if self._peak is None:
+            self._peak = self._stack.enter_context(start_peak(self._asked, self._say))
+        return self._peak
 
 
 def _refused(asked: Asked, team: Team) -> dict[Point, str]:
@@ -168,16 +168,16 @@ class _Warm(NamedTuple):
     start_s: float
 
 
-def _measure(warm: Mapping[Point, _Warm], roof: Roof, seconds: float, number: int) -> list[Visit]:
+def _measure(warm: Mapping[Point, _Warm], peak: Peak, seconds: float, number: int) -> list[Visit]:
     """Return the visits of pools that take turns, `seconds` each."""
     count = SLICES if len(warm) == 1 else PAIRED_SLICES
-    roof_s = min(seconds / count, LONGEST_ROOF_S)
-    probes, roofs = [burn_probe(PROBE_S)], [roof.measure(roof_s)]
+    peak_s = min(seconds / count, LONGEST_PEAK_S)
+    probes, peaks = [burn_probe(PROBE_S)], [peak.measure(peak_s)]
     before = {point: pool.pool.by_worker("evaluations") for point, (pool, _) in warm.items()}
     others = OthersUse()
     slices = _play({point: pool for point, (pool, _) in warm.items()}, seconds / count, count)
     others_cpu = others.look()
-    roofs.append(roof.measure(roof_s))
+    peaks.append(peak.measure(peak_s))
     probes.append(burn_probe(PROBE_S))
     ended = _now()
     return [
@@ -187,9 +187,9 @@ def _measure(warm: Mapping[Point, _Warm], roof: Roof, seconds: float, number: in
             time=ended,
             start_s=start_s,
             slices=[asdict(part) for part in slices[point]],
-            roof=roofs,
+            peak=peaks,
             probes=[(probe.one_core, probe.all_cores, probe.cores) for probe in probes],
-            pool=_describe(pool, before[point], roof),
+            pool=_describe(pool, before[point], peak),
             gpus=merged(part.gpus for part in slices[point]),
             others_cpu=others_cpu,
         )
@@ -210,11 +210,11 @@ def _play(pools: Mapping[Point, WarmPool], seconds: float, count: int) -> dict[P
     return slices
 
 
-def _describe(warm: WarmPool, before: Sequence[float], roof: Roof) -> dict[str, Any]:
+def _describe(warm: WarmPool, before: Sequence[float], peak: Peak) -> dict[str, Any]:
     """Return what a pool says of itself once its slices are over."""
     pool, totals = warm.pool, warm.pool.totals()
     records = list(read_folder(pool.plan.games_folder))
-    backend = pool.server_ready.get("backend") or roof.found["backend"]
+    backend = pool.server_ready.get("backend") or peak.found["backend"]
     return {
         **asdict(pool.sizes),
         "lanes": pool.server_ready.get("lanes", 0),

@@ -32,7 +32,7 @@ class Visit:
     """Seconds until the pool was warm and quiet."""
     slices: list[dict[str, Any]] = field(default_factory=list)
     """`grove.bench.core.slices.Slice` as plain values."""
-    roof: list[tuple[float, float]] = field(default_factory=list)
+    peak: list[tuple[float, float]] = field(default_factory=list)
     """Rows per second of the network alone before and after, and the processor seconds of a row."""
     probes: list[tuple[float, float, int]] = field(default_factory=list)
     """Burn probes before and after."""
@@ -54,9 +54,9 @@ class Visit:
         return cls(**{**values, "point": Point(**values["point"])})
 
     def rounds(self) -> list[Round]:
-        """Return the slices as rounds of one mode, `MINE`, each with the probes and the mean roof of this visit."""
+        """Return the slices as rounds of one mode, `MINE`, each with the probes and the mean peak of this visit."""
         before, after = (Probe(*probe) for probe in self.probes)
-        rate, cpu = (sum(part[i] for part in self.roof) / max(len(self.roof), 1) for i in (0, 1))
+        rate, cpu = (sum(part[i] for part in self.peak) / max(len(self.peak), 1) for i in (0, 1))
         others = self.others_cpu
         return [Round((before, after), rate, {MINE: Slice(**part)}, cpu, others_cpu=others) for part in self.slices]
 

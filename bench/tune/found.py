@@ -72,7 +72,7 @@ class Tuned:
 
     default: Choice
     network: Mapping[str, Any]
-    """What the network alone gave: see `Roof.found`."""
+    """What the network alone gave: see `Peak.found`."""
     limit: Verdict | None = None
     """What binds the default; None where the budget was too short to measure it."""
     trials: list[Trial] = field(default_factory=list)

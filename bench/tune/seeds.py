@@ -34,7 +34,7 @@ class Seed(NamedTuple):
 def make_seeds(space: Space, found: Mapping[str, Any], limit: Verdict | None = None) -> list[Seed]:
     """Return the settings to begin with, each once.
 
-    `found` is what the network alone gave (`Roof.found`), `limit` what binds the default, where that was measured.
+    `found` is what the network alone gave (`Peak.found`), `limit` what binds the default, where that was measured.
     """
     best = _shape(space, found["lanes"], found["bucket"])
     small = _shape(space, found["lanes"], smallest_good_batch(found))

@@ -204,7 +204,7 @@ def make_space(
 ) -> Space:
     """Return the values worth trying of `knobs`.
 
-    `found` is what the network alone gave (`Roof.found`), `knob` the one that the limit of the default would turn.
+    `found` is what the network alone gave (`Peak.found`), `knob` the one that the limit of the default would turn.
     Raises SettingError when no knob has more than one value here.
     """
     on_cores = str(found["backend"]["device"]).startswith("cpu")

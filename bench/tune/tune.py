@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from grove.bench.core.estimate import Played
-from grove.bench.core.roof import Roof
+from grove.bench.core.peak import Peak
 from grove.bench.core.slices import WarmPool
 from grove.bench.limit.limit import PARTS, LimitAsked, measure_beside, network_alone, pool_plan
 from grove.bench.limit.verdict import Verdict, judge
@@ -33,8 +33,8 @@ def run_tune(asked: TuneAsked, screen: Screen) -> Tuned:
     """
     began = time.monotonic()
     with ExitStack() as stack:
-        with network_alone(asked.load, screen.say) as roof:
-            found = roof.found
+        with network_alone(asked.load, screen.say) as peak:
+            found = peak.found
             # The number format is decided once; other formats are a knob.
             load = replace(asked.load, network=replace(asked.load.network, dtype=found["backend"]["dtype"]))
             stack.callback(shutil.rmtree, load.out / "games", ignore_errors=True)
@@ -43,7 +43,7 @@ def run_tune(asked: TuneAsked, screen: Screen) -> Tuned:
             default.start()
             choice = _choice_of(load, default)
             screen.say(f"the default: {choice}")
-            limit = _limit(load, roof, default, screen) if load.seconds >= LIMIT_FROM_S else None
+            limit = _limit(load, peak, default, screen) if load.seconds >= LIMIT_FROM_S else None
         space = make_space(asked.load, choice, asked.knobs, found, limit.knob if limit else None)
         tuned = Tuned(default=choice, network=found, limit=limit)
         search = Search(asked, space, default, tuned, screen)
@@ -59,10 +59,10 @@ def run_tune(asked: TuneAsked, screen: Screen) -> Tuned:
     return tuned
 
 
-def _limit(load: LimitAsked, roof: Roof, default: WarmPool, screen: Screen) -> Verdict:
+def _limit(load: LimitAsked, peak: Peak, default: WarmPool, screen: Screen) -> Verdict:
     """Return what binds the default and the knob that `grove bench limit` would turn; its slices are a trial's."""
     seconds = len(PARTS) * slice_seconds(load.seconds)
-    found = measure_beside(replace(load, seconds=seconds), roof, default, 1, lambda _: None)
+    found = measure_beside(replace(load, seconds=seconds), peak, default, 1, lambda _: None)
     verdict = judge(found.measured)
     screen.say(f"its limit: {verdict.text}; next: {verdict.knob.change}, expected {verdict.gain:.2f}x")
     return verdict

@@ -121,8 +121,8 @@ def compare_finding(rows: Sequence[Figures]) -> str:
     parts = [f"{row.get('mode')} is fastest: {amount(row['evaluations_per_second'])} evaluations/s"]
     if row.get("ratio_to_direct") and row.get("mode") != "direct":
         parts.append(f"{row['ratio_to_direct']:.1f} times direct")
-    if row.get("roof_share"):
-        parts.append(f"{percent(row['roof_share'])} of the network alone")
+    if row.get("peak_share"):
+        parts.append(f"{percent(row['peak_share'])} of the network alone")
     return ", ".join(parts)
 
 
@@ -160,7 +160,7 @@ def _of_the_winner(rows: Sequence[Figures]) -> Iterator[str]:
     mode = str(best.get("mode"))
     flags = _mode_flags(mode)
     yield f"Play with {flags[0]} on this machine." if flags else f"The mode {mode} is the fastest here."
-    share = best.get("roof_share")
+    share = best.get("peak_share")
     if share is not None:
         what = (
             "the network binds; only a faster one or another device brings more"

@@ -135,7 +135,7 @@ def compare_columns(rows: Sequence[Figures]) -> dict[str, Callable[[Figures], st
     """Return heading -> text of a row, for what somebody who compares modes looks at."""
     columns: dict[str, Callable[[Figures], str]] = {
         "evaluations/s": lambda row: amount(row.get("evaluations_per_second")),
-        "of the roof": lambda row: percent(row.get("roof_share")),
+        "of the peak": lambda row: percent(row.get("peak_share")),
         "vs direct": _ratio,
         "simulations/s": lambda row: amount(row.get("simulations_per_second")),
     }
@@ -179,7 +179,7 @@ def _sweep(made: Section) -> None:
     if best >= 0:
         rate = amount(rates[best]["evaluations_per_second"])
         share = (
-            f", {percent(_float(rows[best]['roof_share']))} of the roof" if rank_column(rates) == "roof_share" else ""
+            f", {percent(_float(rows[best]['peak_share']))} of the peak" if rank_column(rates) == "peak_share" else ""
         )
         made.finding = f"{rate} evaluations/s{share} at the fastest of {len(rows)} points: {_point(rows[best], axes)}"
         made.advice = advice.sweep_advice(rates, best)
@@ -232,18 +232,18 @@ def _limit(made: Section) -> None:
     elif knob:
         made.advice = [shown(knob)]
     made.advice += advice.limit_advice(content)
-    made.tables += [_roofs(content), details("Everything in limit.json", *generic(content, skip=STARTS))]
+    made.tables += [_bounds(content), details("Everything in limit.json", *generic(content, skip=STARTS))]
 
 
-def _roofs(content: Figures) -> Html:
+def _bounds(content: Figures) -> Html:
     """Return the lowest limit first, each with the share that the whole reaches."""
-    roofs = [roof for roof in content.get("roofs") or [] if isinstance(roof, dict) and _float(roof.get("rate"))]
+    bounds = [bound for bound in content.get("bounds") or [] if isinstance(bound, dict) and _float(bound.get("rate"))]
     whole = _float((content.get("measured") or {}).get("whole_rate"))
     rows = []
-    for roof in sorted(roofs, key=lambda roof: _float(roof["rate"])):
-        rate = _float(roof["rate"])
-        share = percent(whole / rate) if whole and roof.get("used", True) else "-" if whole == 0 else "not in use"
-        rows.append((shown(roof.get("label") or roof.get("name")), amount(rate), share))
+    for bound in sorted(bounds, key=lambda bound: _float(bound["rate"])):
+        rate = _float(bound["rate"])
+        share = percent(whole / rate) if whole and bound.get("used", True) else "-" if whole == 0 else "not in use"
+        rows.append((shown(bound.get("label") or bound.get("name")), amount(rate), share))
     if whole:
         rows.insert(0, ("the whole", amount(whole), ""))
     return table(("limit", "evaluations/s", "the whole has"), rows, 0 if whole else -1) if rows else Html("")

@@ -103,7 +103,7 @@ class ModelFiles:
 
 
 def network_rate(backends: list[Backend], seconds: float, bucket: int = 0) -> float:
-    """Return the roof in rows/s: these warmed backends alone, full batches of `bucket` rows (0 = top), one thread each.
+    """Return the peak in rows/s: these warmed backends alone, full batches of `bucket` rows (0 = top), one thread each.
 
     The backends must not be serving meanwhile.
     """

@@ -16,17 +16,17 @@ ROWS: list[dict[str, Any]] = [
         "evaluations_per_second": 122_400.0,
         "games_per_minute": 2410.0,
         "ratio_to_direct": 9.71,
-        "roof": 126_000.0,
+        "peak": 126_000.0,
         "half_range": 900.0,
     },
-    {"mode": "local", "evaluations_per_second": 41_500.0, "games_per_minute": 815.0, "roof": 126_000.0},
-    {"mode": "direct", "evaluations_per_second": 12_600.0, "ratio_to_direct": 1.0, "roof": 126_000.0},
+    {"mode": "local", "evaluations_per_second": 41_500.0, "games_per_minute": 815.0, "peak": 126_000.0},
+    {"mode": "direct", "evaluations_per_second": 12_600.0, "ratio_to_direct": 1.0, "peak": 126_000.0},
 ]
 
 
 def test_columns_hold_what_is_known() -> None:
     assert table_columns(ROWS, 126_000.0) == {
-        "of the roof": ["97 %", "33 %", "10 %"],
+        "of the peak": ["97 %", "33 %", "10 %"],
         "vs direct": ["9.7x", "", "1.0x"],
         "games/min": ["2,410", "815", ""],
     }

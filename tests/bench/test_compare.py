@@ -22,7 +22,7 @@ from grove.bench.core.modes import FIXED, MODES, ORIGIN_WORKERS, Asked, parse_mo
 from grove.bench.core.probe import Probe
 from grove.bench.core.report import busy_warning, finding, print_table
 from grove.bench.core.results import mean_visit_entropy
-from grove.bench.core.rounds import Round, Spread, check_enough, kept, ratio, roof_share
+from grove.bench.core.rounds import Round, Spread, check_enough, kept, peak_share, ratio
 from grove.bench.core.rules import AlwaysWaited
 from grove.bench.core.slices import Slice, cpu_seconds
 from grove.bench.search import REPEATS, simulations_per_second
@@ -63,7 +63,7 @@ def test_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
 def a_row(unit: str) -> dict[str, Any]:
     row: dict[str, Any] = {"mode": "local", "variant": None, "not_measured": None, "note": None, "unit": unit}
     row |= dict.fromkeys(("evaluations_per_second", "simulations_per_second"), 1.0)
-    row |= dict.fromkeys(("ratio_to_direct", "ratio_low", "ratio_high", "roof_share", "cpu_us_per_evaluation"))
+    row |= dict.fromkeys(("ratio_to_direct", "ratio_low", "ratio_high", "peak_share", "cpu_us_per_evaluation"))
     return row | dict.fromkeys(("mean_batch_rows", "fill", "distinct_share", "mean_visit_entropy"))
 
 
@@ -106,7 +106,7 @@ def test_rounds_whose_probe_moved_are_dropped() -> None:
 def test_ratios_pair_the_slices_of_one_round() -> None:
     rounds = [a_round(1.0, a=90, b=10), a_round(0.5, a=100, b=10), a_round(2.0, a=80, b=10)]
     assert ratio(rounds, "a", "b") == Spread(9.0, 8.0, 10.0)
-    assert roof_share(rounds, "a") == Spread(0.09, 0.08, 0.1)
+    assert peak_share(rounds, "a") == Spread(0.09, 0.08, 0.1)
     assert ratio(rounds, "a", "direct") is None
     assert ratio([a_round(1.0, a=1, b=0)], "a", "b") is None
 

@@ -26,7 +26,7 @@ SUMMARY_KEYS = (
     *("worker_peak_rss_mb", "server_peak_rss_mb", "device", "dtype", "pool"),
 )
 OWN_KEYS = (
-    *("mode", "roof", "roof_share", "ratio_to_direct", "ratio_low", "ratio_high", "rounds", "rounds_dropped"),
+    *("mode", "peak", "peak_share", "ratio_to_direct", "ratio_low", "ratio_high", "rounds", "rounds_dropped"),
     *("probe", "sampled_evaluations", "distinct_share", "mean_visit_entropy", "plan_days", "simulations_per_game"),
     *("slowest_worker_games", "fastest_worker_games", "ours_by_rule", "ours_by_rule_low", "ours_by_rule_high"),
 )
@@ -48,8 +48,8 @@ def test_compare(tmp_path: Path) -> None:
     assert all(rows[mode]["not_measured"] is None for mode in (*modes, *variants))
     head = content(out / "run.json")
     assert head["settings"]["simulations"] == 8
-    assert {item["bucket"] for item in head["roof"]["tried"]} >= {64, 128, 256, 512}
-    assert all({"kept", "roof", "probes", *modes} <= done.keys() for done in head["rounds"])
+    assert {item["bucket"] for item in head["peak"]["tried"]} >= {64, 128, 256, 512}
+    assert all({"kept", "peak", "probes", *modes} <= done.keys() for done in head["rounds"])
     assert imread(out / "chart.png").shape[1] == 1500
     assert {path.name for path in (out / "games").iterdir()} == {*modes, *variants} - {"direct"}
     assert "500 x 10,000 games" in said
@@ -63,7 +63,7 @@ def test_limit(tmp_path: Path) -> None:
         *("--pool", "process", "--workers", 2, "--seconds", 4, "--out", out),
     )
     found = content(out / "limit.json")
-    assert {roof["name"] for roof in found["roofs"]} == {"network", "search", "wire", "writer", "cores", "workers"}
+    assert {peak["name"] for peak in found["bounds"]} == {"network", "search", "wire", "writer", "cores", "workers"}
     assert found["settings"]["simulations"] == 8
     assert (len(found["rounds"]), found["rounds_dropped"]) == (3, 0)
     assert {item["bucket"] for item in found["network"]["tried"]} >= {64, 128, 256, 512, 1024}

@@ -28,7 +28,7 @@ HEAD = {"version": "0.1.0", "commit": "c0ffee" * 6, "dirty": True, "machine": MA
 HOSTILE = "<script>alert('x')</script>\" onerror=\"x"
 COMPARED = {
     "mode": "server-thread", "variant": None, "unit": "games", "evaluations_per_second": 123456.7,
-    "simulations_per_second": 140000.0, "games_per_minute": 1234.5, "roof_share": 0.91, "ratio_to_direct": 12.34,
+    "simulations_per_second": 140000.0, "games_per_minute": 1234.5, "peak_share": 0.91, "ratio_to_direct": 12.34,
     "ratio_low": 11.0, "ratio_high": 13.0, "cpu_us_per_evaluation": 9.9, "mean_batch_rows": 400.0, "fill": 0.95,
     "distinct_share": 1.0, "mean_visit_entropy": 1.5, "rounds": 6, "rounds_dropped": 0, "note": None,
     "not_measured": None, "something_new": {"inner": 7654.0},
@@ -154,7 +154,9 @@ def test_many_folders_make_one_page_with_pictures_beside_it(played: Path, tmp_pa
 def test_limits_sweeps_and_profiles_are_read_as_they_are(tmp_path: Path) -> None:
     knob = {"name": "--workers", "change": "--workers 4 (now 2)", "expected": 5000.0, "model": "twice the workers"}
     verdict = {"kind": "starved", "text": "starved: 2 of 2 workers wait", "knob": knob, "gain": 1.8}
-    limit = write(tmp_path / "limit", limit_json={**HEAD, "verdict": verdict, "roofs": [{"name": "wire", "rate": 9e5}]})
+    limit = write(
+        tmp_path / "limit", limit_json={**HEAD, "verdict": verdict, "bounds": [{"name": "wire", "rate": 9e5}]}
+    )
     points = [{"mode": "server-thread", "workers": n, "lanes": 2, "evaluations_per_second": 1e4 * n} for n in (1, 2)]
     points.append({"mode": "server-thread", "workers": 64, "error": "no memory", "evaluations_per_second": None})
     sweep = write(tmp_path / "sweep", results_json=points, run_json=HEAD, results_csv="mode,workers\n")
@@ -181,10 +183,10 @@ def test_limits_sweeps_and_profiles_are_read_as_they_are(tmp_path: Path) -> None
 
 
 def test_a_sweep_of_which_only_the_csv_is_left_reads_alike(tmp_path: Path) -> None:
-    heads = "mode,workers,success,evaluations_per_second,roof_share,note"
+    heads = "mode,workers,success,evaluations_per_second,peak_share,note"
     text = f"{heads}\nlocal,1,true,12345.678,0.98765,busy\nlocal,2,false,,,\n"
     page = written(write(tmp_path / "sweep", results_csv=text))
-    for words in ("12,346 evaluations/s, 99 % of the roof at the fastest of 2 points: workers 1", "workers 1: busy."):
+    for words in ("12,346 evaluations/s, 99 % of the peak at the fastest of 2 points: workers 1", "workers 1: busy."):
         assert words in page.text
     assert "12345.678" not in page.text
 
@@ -300,7 +302,7 @@ def test_what_speaks_against_trust_is_said(tmp_path: Path) -> None:
             "mode": "local",
             "workers": n,
             "evaluations_per_second": rate,
-            "roof_share": share,
+            "peak_share": share,
             "note": note if n else None,
         }
         for n, rate, share in ((0, 900.0, 0.9), (1, 1000.0, 0.5), (2, 800.0, 0.6))
@@ -313,7 +315,7 @@ def test_what_speaks_against_trust_is_said(tmp_path: Path) -> None:
         "Beware: other programs used 1.3 of 2 cores while the whole played.",
         "Beware: the burn probe moved by 30 %",
         f"workers 1 and 1 more: {note}.",
-        "900 evaluations/s, 90 % of the roof at the fastest of 3 points: workers 0",
+        "900 evaluations/s, 90 % of the peak at the fastest of 3 points: workers 0",
     ):
         assert text in page.text
 
@@ -333,7 +335,7 @@ def test_nothing_in_a_folder_becomes_markup(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        [{**COMPARED, "roof_share": "high"}],
+        [{**COMPARED, "peak_share": "high"}],
         [{"mode": 3, "evaluations_per_second": "x"}],
         [1, 2, 3],
         {"mode": "direct"},

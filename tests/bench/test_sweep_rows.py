@@ -55,7 +55,7 @@ def test_a_row_adds_up_its_visits() -> None:
     assert (row["evaluations_per_second"], row["simulations_per_game"]) == (150.0, 20.0)
     assert row["games_per_minute"] == pytest.approx(60 * 150 / 20)
     assert (row["evaluations_per_second_low"], row["evaluations_per_second_high"]) == (100.0, 200.0)
-    assert (row["roof"], row["roof_share"], row["fill"]) == (1000.0, pytest.approx(0.15), pytest.approx(100 / 128))
+    assert (row["peak"], row["peak_share"], row["fill"]) == (1000.0, pytest.approx(0.15), pytest.approx(100 / 128))
     assert (row["sent_full"], row["sent_delay"], row["sent_drain"]) == (4, 4, None)
     assert (row["slowest_worker"], row["fastest_worker"]) == (0.5, 1.5)
     assert (row["cpu_percent"], row["over_subscription"]) == (75.0, 1.5)
@@ -73,7 +73,7 @@ def test_longer_searches_are_another_load() -> None:
         (32, 80),
     ]
     assert finding(rows).startswith(
-        "Fastest with 1 search process: 10 % of the roof, 100 evaluations/s, not told apart"
+        "Fastest with 1 search process: 10 % of the peak, 100 evaluations/s, not told apart"
     )
     assert swept_axes(rows) == ["workers", "simulations"]
     assert finding(rows[2:]) == "No point of the load itself could be measured"
@@ -83,7 +83,7 @@ def test_a_grids_best_point_is_named_by_all_that_differs() -> None:
     points = [Point("server-process", 2, 32, cap, delay, 1, "grid") for cap in (64, 128) for delay in (0, 2500)]
     rows = rows_of([a_visit(point, rate=100.0 + index) for index, point in enumerate(points)])
     assert finding(rows).startswith(
-        "Fastest with 2 search processes and a batch cap of 128 rows and a longest delay of 2.5 ms: 10 % of the roof"
+        "Fastest with 2 search processes and a batch cap of 128 rows and a longest delay of 2.5 ms: 10 % of the peak"
     )
 
 
@@ -158,22 +158,22 @@ def star(*rates: float) -> list[dict[str, Any]]:
 
 def test_the_title_says_the_finding() -> None:
     assert finding(star(100, 900, 90)) == (
-        "Fastest with 2 search processes: 90 % of the roof, 900 evaluations/s; 4 workers reach 10 % of that"
+        "Fastest with 2 search processes: 90 % of the peak, 900 evaluations/s; 4 workers reach 10 % of that"
     )
-    assert finding(star(100, 200, 900)).endswith("90 % of the roof, 900 evaluations/s")
-    shares = {"roof_share": 0.99, "roof_share_low": 0.98, "roof_share_high": 0.99}
+    assert finding(star(100, 200, 900)).endswith("90 % of the peak, 900 evaluations/s")
+    shares = {"peak_share": 0.99, "peak_share_low": 0.98, "peak_share_high": 0.99}
     best = [row | shares if row["varied"] == "max_batch" else row for row in star(1, 2)]
-    assert finding(best).startswith("Fastest with 1 search process and a batch cap of 32 rows: 99 % of the roof")
+    assert finding(best).startswith("Fastest with 1 search process and a batch cap of 32 rows: 99 % of the peak")
     assert "not told apart from 1 other" in finding(best)
-    assert "roof" not in finding([row | {"roof_share": None} for row in star(1, 2)])
+    assert "peak" not in finding([row | {"peak_share": None} for row in star(1, 2)])
 
 
-def test_points_of_different_minutes_are_compared_by_their_roofs() -> None:
+def test_points_of_different_minutes_are_compared_by_their_peaks() -> None:
     slow, fast = a_visit(POINTS[0], rate=100.0), a_visit(POINTS[1], rate=90.0)
-    rows = rows_of([slow, replace(fast, roof=[(120.0, 1e-6)] * 2)])
+    rows = rows_of([slow, replace(fast, peak=[(120.0, 1e-6)] * 2)])
     assert best_point(rows) == 1
-    assert finding(rows) == "Fastest with 2 search processes: 75 % of the roof, 90 evaluations/s"
-    assert best_point([row | {"roof_share": ""} for row in rows]) == 0
+    assert finding(rows) == "Fastest with 2 search processes: 75 % of the peak, 90 evaluations/s"
+    assert best_point([row | {"peak_share": ""} for row in rows]) == 0
     assert best_point(rows_of([failed_visit(POINTS[0])])) == best_point([]) == -1
     assert best_point([rows[0], rows[1] | {"note": "busy"}]) == 0
     assert best_point([row | {"note": "busy"} for row in rows]) == 1

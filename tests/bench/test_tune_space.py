@@ -9,9 +9,9 @@ from typing import Any
 import optuna
 import pytest
 
+from grove.bench.limit.bounds import Bound
 from grove.bench.limit.knobs import Knob
 from grove.bench.limit.limit import LimitAsked
-from grove.bench.limit.roofs import Roof
 from grove.bench.limit.verdict import Verdict
 from grove.bench.tune import space as tune_space
 from grove.bench.tune.search import distributions, make_study
@@ -131,8 +131,8 @@ def test_seeds_follow_from_the_network_alone() -> None:
 
 def limit_with(**turned: int | str) -> Verdict:
     """A limit that expects 1.5 times the rate of a knob."""
-    roof = Roof("cores", "both on the same cores", 200.0, {"search": 1.0})
-    return Verdict("starved", "starved", roof, 0.5, Knob("--knob", "--knob 1", 150.0, "", turned))
+    bound = Bound("cores", "both on the same cores", 200.0, {"search": 1.0})
+    return Verdict("starved", "starved", bound, 0.5, Knob("--knob", "--knob 1", 150.0, "", turned))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The verdict on literal figures: every kind, the roofs and expectations worked out by hand."""
+"""The verdict on literal figures: every kind, the bounds and expectations worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from grove.bench.limit.roofs import Measured, network_rate_at, roofs
+from grove.bench.limit.bounds import Measured, bounds, network_rate_at
 from grove.bench.limit.verdict import judge
 
 US = 1e-6
@@ -49,20 +49,20 @@ def usual(**changes: Any) -> Measured:
 
 
 def rates(m: Measured) -> dict[str, float]:
-    return {roof.name: round(roof.rate) for roof in roofs(m) if roof.used}
+    return {bound.name: round(bound.rate) for bound in bounds(m) if bound.used}
 
 
-def test_roofs_of_threads_and_of_processes() -> None:
+def test_bounds_of_threads_and_of_processes() -> None:
     alone = {"network": 125_000, "search": 600_000}
     in_turn = round(2 / (1 / 300_000 + 1 / 1_000_000))
     assert rates(USUAL) == {**alone, "writer": 1_000_000, "cores": 100_000, "workers": in_turn}
     assert rates(usual(threads=False)) == {
         **alone, "wire": 400_000, "writer": 2_000_000, "cores": round(2 / (24 * US)), "workers": in_turn
     }  # fmt: skip
-    assert [roof.used for roof in roofs(USUAL) if roof.name == "wire"] == [False]
+    assert [bound.used for bound in bounds(USUAL) if bound.name == "wire"] == [False]
 
 
-def test_roofs_of_a_gpu_leave_the_network_out_of_the_cores() -> None:
+def test_bounds_of_a_gpu_leave_the_network_out_of_the_cores() -> None:
     assert rates(usual(network_on_cores=False))["cores"] == 500_000
 
 
@@ -231,7 +231,7 @@ def test_under_a_quota_what_the_whole_left_counts_as_idle() -> None:
     assert judge(replace(crowd, whole_rate=30_000.0)).kind != "oversubscribed", "cores are spare"
 
 
-def test_far_below_without_evidence_names_the_lowest_roof() -> None:
+def test_far_below_without_evidence_names_the_lowest_bound() -> None:
     verdict = judge(usual(whole_rate=40_000.0))
     assert verdict.text.startswith("network-bound at 40 % of its limit")
 

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from grove.bench.core import slices
-from grove.bench.core.roof import Roof, RoofJob
+from grove.bench.core.peak import Peak, PeakJob
 from grove.bench.limit import limit
 from grove.bench.limit.limit import LimitAsked, pool_plan, run_beside
 from grove.bench.limit.verdict import Verdict, judge
@@ -35,16 +35,16 @@ BUSY = usable_cores() / 4
 
 
 @pytest.fixture(scope="module")
-def roof() -> Iterator[Roof]:
+def peak() -> Iterator[Peak]:
     """The tiny network alone, which all cases but the huge one share."""
-    job = RoofJob(row_spec=row_spec(load_game("connect_four")), network=TINY, max_batch=512, thorough=True)
-    with Roof(job) as alone:
+    job = PeakJob(row_spec=row_spec(load_game("connect_four")), network=TINY, max_batch=512, thorough=True)
+    with Peak(job) as alone:
         alone.wait_ready()
         yield alone
 
 
 @pytest.fixture
-def judged(roof: Roof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def judged(peak: Peak, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Measure one round of short slices of a load, and judge it."""
     monkeypatch.setattr(limit, "ROUNDS", 1)
     monkeypatch.setattr(slices, "WARM_S", WARM_S)
@@ -61,7 +61,7 @@ def judged(roof: Roof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             server=SERVER,
         )
         said: list[str] = []
-        found = run_beside(asked, pool_plan(asked), roof, said.append)
+        found = run_beside(asked, pool_plan(asked), peak, said.append)
         verdict = judge(found.measured)
         print(verdict, found.measured, *said, sep="\n")
         measured = found.measured
@@ -124,7 +124,7 @@ def test_a_huge_network_binds_and_the_command_says_so(
     said = capsys.readouterr().out
     found = json.loads((out / "limit.json").read_text())
     assert found["verdict"]["kind"] == "network"
-    assert {roof["name"] for roof in found["roofs"]} == {"network", "search", "wire", "writer", "cores", "workers"}
+    assert {peak["name"] for peak in found["bounds"]} == {"network", "search", "wire", "writer", "cores", "workers"}
     assert limit.ROUNDS <= len(found["rounds"]) <= 2 * limit.ROUNDS
     kept = sum(done["kept"] for done in found["rounds"])
     assert found["rounds_dropped"] == len(found["rounds"]) - kept

@@ -56,7 +56,7 @@ def test_every_mode_searched_by_its_own_rule(compared: dict[str, dict[str, Any]]
         row = compared[mode]
         assert row["rounds"] >= LEAST_ROUNDS
         assert 0 < row["distinct_share"] <= 1
-        assert row["roof_share"] <= 1.1
+        assert row["peak_share"] <= 1.1
     for mode in ("direct", "local", "server-thread", "server-process"):
         assert 0 < compared[mode]["mean_visit_entropy"] < math.log(7)
         assert compared[mode]["model_version"] == compared["server-process"]["model_version"]

@@ -164,7 +164,7 @@ def test_lanes_work_side_by_side():
     assert all(np.array_equal(answers[0][0], answer) for index in range(2) for answer in answers[index])
 
 
-def test_roof_is_measured():
+def test_peak_is_measured():
     backends = make_backends(FOUR, EXACT, 32, 2)
     for backend in backends:
         backend.warm()

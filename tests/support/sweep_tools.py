@@ -57,7 +57,7 @@ def a_visit(point: Point, number: int = 0, speed: float = 1.0, rate: float = 100
         time="now",
         start_s=1.0,
         slices=[asdict(Slice(1.0, workers, server, 1.5))] * 2,
-        roof=[(1000.0, 1e-6), (1000.0, 1e-6)],
+        peak=[(1000.0, 1e-6), (1000.0, 1e-6)],
         probes=[(speed, 2 * speed, 2)] * 2,
         pool=pool,
         others_cpu=0.5,

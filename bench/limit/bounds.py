@@ -1,10 +1,10 @@
-"""The roofs of self-play: from measured figures to the limits that each part alone, and all together, would set.
+"""The bounds of self-play: from measured figures to the limits that each part alone, and all together, would set.
 
-Pure arithmetic. The roofs, all in evaluations/s:
+Pure arithmetic. The bounds, all in evaluations/s:
 
 network   the network alone, full batches, best lanes
 search    one search thread with the test evaluator, times the cores
-wire      the ZeroMQ channel without a network behind it; no roof of a thread pool, which does not use it
+wire      the ZeroMQ channel without a network behind it; no bound of a thread pool, which does not use it
 writer    games recorded by one writer, times the writers
 cores     cores / (processor time of network, search, wire and record per evaluation): all of them on the same cores,
           without the cores that other programs used meanwhile
@@ -90,7 +90,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Roof:
+class Bound:
     """One limit of the whole."""
 
     name: str
@@ -99,13 +99,13 @@ class Roof:
     rate: float
     """Evaluations/s."""
     parts: Mapping[Part, float]
-    """Seconds of each part per evaluation: one part, or those that share the roof."""
+    """Seconds of each part per evaluation: one part, or those that share the bound."""
     used: bool = True
-    """Whether the whole is under this roof at all."""
+    """Whether the whole is under this bound at all."""
 
 
-def roofs(m: Measured) -> list[Roof]:
-    """Return all roofs, the parts alone first."""
+def bounds(m: Measured) -> list[Bound]:
+    """Return all bounds, the parts alone first."""
     alone = [
         _alone("network", m.network_rate),
         _alone("search", m.search_rate * _searchers(m)),
@@ -116,13 +116,13 @@ def roofs(m: Measured) -> list[Roof]:
     return [*alone, _cores(m), _workers(m)]
 
 
-def _alone(part: Part, rate: float, used: bool = True) -> Roof:
-    return Roof(part, f"the {part} alone", rate, {part: 1 / rate}, used)
+def _alone(part: Part, rate: float, used: bool = True) -> Bound:
+    return Bound(part, f"the {part} alone", rate, {part: 1 / rate}, used)
 
 
-def lowest_roof(m: Measured) -> Roof:
-    """Return the lowest roof that the whole is under."""
-    return min((roof for roof in roofs(m) if roof.used), key=lambda roof: roof.rate)
+def lowest_bound(m: Measured) -> Bound:
+    """Return the lowest bound that the whole is under."""
+    return min((bound for bound in bounds(m) if bound.used), key=lambda bound: bound.rate)
 
 
 def _searchers(m: Measured) -> int:
@@ -147,22 +147,22 @@ def processor_costs(m: Measured) -> dict[Part, float]:
     }
 
 
-def _cores(m: Measured) -> Roof:
+def _cores(m: Measured) -> Bound:
     costs = processor_costs(m)
     label = "both on the same cores" if m.network_on_cores else "all but the network on the cores"
-    return Roof("cores", label, m.available_cores / max(sum(costs.values()), 1e-12), costs)
+    return Bound("cores", label, m.available_cores / max(sum(costs.values()), 1e-12), costs)
 
 
-def _workers(m: Measured) -> Roof:
+def _workers(m: Measured) -> Bound:
     times: dict[Part, float] = {"search": 1 / m.search_rate, "writer": 1 / m.writer_rate if m.writer_rate else 0.0}
     count = 1 if m.threads and not m.compiled else m.workers
     label = f"{count} worker{'s' * (count > 1)}, search then record"
-    return Roof("workers", label, count / sum(times.values()), times)
+    return Bound("workers", label, count / sum(times.values()), times)
 
 
-def largest_part(roof: Roof) -> Part:
-    """Return which part of self-play a roof stands for: the one that takes most of it where several share it."""
-    return max(roof.parts, key=lambda part: roof.parts[part])
+def largest_part(bound: Bound) -> Part:
+    """Return which part of self-play a bound stands for: the one that takes most of it where several share it."""
+    return max(bound.parts, key=lambda part: bound.parts[part])
 
 
 def network_rate_at(m: Measured, rows: float, fill: float = 1.0) -> float:

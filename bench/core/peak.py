@@ -1,7 +1,7 @@
-"""The roof: the same network alone, full batches, same cores, best lanes and bucket, in a process of its own.
+"""The peak: the same network alone, full batches, same cores, best lanes and bucket, in a process of its own.
 
 The process finds the best lanes and bucket in a short sweep, then sits paused and measures for a slice when told, so
-that the roof is taken beside every round of a comparison. The supervisor itself never imports torch.
+that the peak is taken beside every round of a comparison. The supervisor itself never imports torch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GRID_S = 0.15
 LADDER_S = 0.1
 """Seconds of measuring each size of a batch in each pass."""
 _PASSES = 2
-"""A candidate counts by its best pass: a core lost for a moment must not choose the roof."""
+"""A candidate counts by its best pass: a core lost for a moment must not choose the peak."""
 _CPU_BUCKETS = (64, 128, 256, 512)
 _CUDA_BUCKETS = (256, 512, 1024, 2048, 4096)
 _LARGE_BUCKET = 1024
@@ -48,8 +48,8 @@ Shape = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoofJob:
-    """Whose roof it is; plain values."""
+class PeakJob:
+    """Whose peak it is; plain values."""
 
     row_spec: RowSpec
     network: NetworkSettings
@@ -59,14 +59,14 @@ class RoofJob:
     """Try every bucket, and a larger one, with 1, 2, 4... lanes, and the best in smaller batches too: its `ladder`."""
 
 
-class Roof:
-    """The process that measures the roof; use as a context manager."""
+class Peak:
+    """The process that measures the peak; use as a context manager."""
 
-    def __init__(self, job: RoofJob) -> None:
+    def __init__(self, job: PeakJob) -> None:
         """Start the process; see `wait_ready`."""
         mine, theirs = multiprocessing.Pipe()
         self._pipe = ControlPipe(mine)
-        self._child = SERVERS.start(main, (job, theirs), "grove-roof")
+        self._child = SERVERS.start(main, (job, theirs), "grove-peak")
         theirs.close()
         self.found: dict[str, Any] = {}
         """Of the sweep: `lanes`, `bucket`, `backend` (as described by itself), `tried`, a list of its rates, and of a
@@ -89,7 +89,7 @@ class Roof:
         rows = rate * (time.perf_counter() - began)
         return rate, (cpu_seconds(self.processes) - used) / rows
 
-    def __enter__(self) -> Roof:
+    def __enter__(self) -> Peak:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,11 +102,11 @@ class Roof:
         if message is None:
             raise PoolError(f"the network alone gave no {kind} within {limit_s:.0f} s; see `grove doctor`")
         if message[0] != kind:
-            raise PoolError(str(message[1]) if len(message) > 1 else "the process of the roof has ended")
+            raise PoolError(str(message[1]) if len(message) > 1 else "the process of the peak has ended")
         return message[1]
 
 
-def main(job: RoofJob, connection: Connection) -> None:
+def main(job: PeakJob, connection: Connection) -> None:
     """Sweep, then measure on demand until told to stop or the supervisor is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = ControlPipe(connection)
@@ -121,7 +121,7 @@ def main(job: RoofJob, connection: Connection) -> None:
         pipe.close()
 
 
-def _serve(job: RoofJob, pipe: ControlPipe) -> None:
+def _serve(job: PeakJob, pipe: ControlPipe) -> None:
     from grove.inference_server.backends.backend import network_rate
 
     backends, found = _sweep(job)
@@ -138,7 +138,7 @@ def _serve(job: RoofJob, pipe: ControlPipe) -> None:
 class _Sweep:
     """Pools of warm lanes, and the rates of what was tried. Fewer lanes than a pool has are the first of them."""
 
-    def __init__(self, job: RoofJob) -> None:
+    def __init__(self, job: PeakJob) -> None:
         """Make and warm the pools."""
         from grove.inference_server.backends.backend import make_backends
 
@@ -196,7 +196,7 @@ class _Sweep:
         return kept
 
 
-def _sweep(job: RoofJob) -> tuple[list[Backend], dict[str, Any]]:
+def _sweep(job: PeakJob) -> tuple[list[Backend], dict[str, Any]]:
     """Try all buckets with the usual lanes, then other lanes with the best bucket, or all of both; keep the fastest."""
     sweep = _Sweep(job)
     if job.thorough:
@@ -230,7 +230,7 @@ def _lane_counts(on_gpu: bool, thorough: bool) -> tuple[int, tuple[int, ...]]:
     if thorough:
         return usual, (*(1 << power for power in range((usual - 1).bit_length())), usual)
     # Half of them where they may be hyperthreads or short of memory bandwidth. Not with few cores: there a sweep that
-    # runs while one of them is taken away would choose too low a roof.
+    # runs while one of them is taken away would choose too low a peak.
     return usual, (usual, usual // 2) if usual >= _MANY_CORES else (usual,)
 
 
