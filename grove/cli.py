@@ -19,7 +19,7 @@ usage: grove COMMAND [flags]; grove COMMAND --help lists the flags
   watch           show a run in another terminal or, with --web, in a browser
   model push      give a run or server that works another model; model list, model rollback
   bench compare   play the same games direct and served, side by side
-  bench sweep     measure over workers, games, batch cap, delay and lanes; goes on where it stopped
+  bench sweep     measure over workers, games, max batch, delay and lanes; goes on where it stopped
   bench limit     say what binds: network, search, wire, writer or cores, and what to change next
   bench peers     play the same game beside mctx + pgx and OpenSpiel, serve the same rows beside mosec and LitServe
   bench soak      kill, stop and flood a run for a while and check that no game is lost

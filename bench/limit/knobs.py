@@ -1,4 +1,4 @@
-"""The one knob to turn next, and what it is expected to bring.
+"""The one setting to change next, and what it is expected to bring.
 
 An expectation is the lowest bound worked out again with one figure changed, times the share of its lowest bound that
 the whole reaches now. A change meant to close the gap below the bound is expected to reach the bound at most.
@@ -16,7 +16,7 @@ from grove.bench.limit.bounds import Measured, lowest_bound, mostly_waiting, net
 Kind = Literal["network", "search", "wire", "writer", "starved", "oversubscribed"]
 
 _WORTH = 1.05
-"""Gain from which other lanes or another batch cap are worth naming."""
+"""Gain from which other lanes or another max batch are worth naming."""
 _MOST_GAMES = 16
 """Times more games a worker than now, at most, in one piece of advice."""
 _COMPILED = 10
@@ -40,7 +40,7 @@ class Knob:
 
 
 def choose_knob(m: Measured, kind: Kind) -> Knob:
-    """Return the knob for a whole that `kind` binds."""
+    """Return the setting for a whole that `kind` binds."""
     return {
         "network": _network,
         "search": _search,
@@ -68,7 +68,7 @@ def _network(m: Measured) -> Knob:
         flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in turned.items())
         now = lowest_bound(replace(m, network_rate=m.network_rate / slower, network_cpu=m.network_cpu * costlier)).rate
         then = m.whole_rate * max(lowest_bound(m).rate / now, 1.0)
-        return Knob("lanes and batch cap", flags, then,
+        return Knob("lanes and max batch", flags, then,
                     f"the network alone is {slower:.2f} times as fast with it, the rest as it is", turned)  # fmt: skip
     then = _predict(m, network_rate=2 * m.network_rate, network_cpu=m.network_cpu / 2)
     what = "a smaller network (--network)" + (" or a GPU (--device cuda)" if m.network_on_cores else "")
@@ -77,7 +77,7 @@ def _network(m: Measured) -> Knob:
 
 
 def _better_shape(m: Measured) -> tuple[int, int, float, float]:
-    """Return the best lanes and batch cap of the sweep, and how many times as slow, and as costly in processor time an
+    """Return the best lanes and max batch of the sweep, and how many times as slow, and as costly in processor time an
     evaluation, the present ones are.
 
     On cores the whole is a second witness: it cannot lose more than the processor time that it spends beyond the other

@@ -63,7 +63,7 @@ def write_limit(
 
 
 def print_limit(found: Found, verdict: Verdict, console: Console) -> None:
-    """Print the table of bounds, the verdict, the knob, and what speaks against trusting them."""
+    """Print the table of bounds, the verdict, the setting, and what speaks against trusting them."""
     m = found.measured
     lines = [_line(found, bound, verdict) for bound in sorted(bounds(m), key=lambda bound: bound.rate)]
     whole = ("the whole", f"{m.whole_rate:,.0f}", "100 %", f"{1e6 * m.whole_cpu:.1f}", _whole_text(found))

@@ -1,4 +1,4 @@
-"""What binds self-play, in words, and the one knob to turn next: a pure function of measured figures."""
+"""What binds self-play, in words, and the one setting to change next: a pure function of measured figures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Verdict:
 
     @property
     def gain(self) -> float:
-        """Return how many times the present rate the knob is expected to bring."""
+        """Return how many times the present rate the setting is expected to bring."""
         return self.knob.expected / (self.share * self.lowest.rate)
 
     def figures(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Verdict:
 
 
 def judge(m: Measured) -> Verdict:
-    """Return what binds the whole and the one knob to turn next."""
+    """Return what binds the whole and the one setting to change next."""
     lowest = lowest_bound(m)
     share = m.whole_rate / lowest.rate
     kind: Kind = largest_part(lowest)

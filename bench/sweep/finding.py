@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 AXES = {
     "workers": ("workers", "workers (below: threads that want to run, per core)"),
     "games_per_worker": ("games_per_worker", "games per worker"),
-    "max_batch": ("batch_size", "batch cap, rows"),
+    "max_batch": ("batch_size", "max batch, rows"),
     "max_delay_us": ("window_us", "longest delay, ms"),
     "lanes": ("lanes", "lanes"),
     "simulations": ("simulations_per_search", "simulations a search"),
@@ -141,7 +141,7 @@ def _people(row: Row, rows: Sequence[Row]) -> str:
 def _setting(axis: str, value: int) -> str:
     """Return a value of an axis in words."""
     text = tick(axis, value)
-    words = {"games_per_worker": f"{text} games each", "max_batch": f"a batch cap of {text} rows"}
+    words = {"games_per_worker": f"{text} games each", "max_batch": f"a max batch of {text} rows"}
     words |= {"max_delay_us": f"a longest delay of {text} ms", "lanes": many(value, "lanes")}
     return words[axis]
 

@@ -1,4 +1,4 @@
-"""The points of a sweep: pools that differ in workers, games, batch cap, delay, lanes or simulations a search."""
+"""The points of a sweep: pools that differ in workers, games, max batch, delay, lanes or simulations a search."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def make_points(asked: Asked, axes: Mapping[str, tuple[int, ...]], grid: bool) -
     """Return every point once: around the base of each mode one axis at a time, or all combinations of a `grid`.
 
     The base is what the settings of pool and server say. Games a worker that they leave open are derived from the
-    base's batch cap and lanes, so that along those axes they stay the same; from more workers each gets fewer, so that
+    base's max batch and lanes, so that along those axes they stay the same; from more workers each gets fewer, so that
     along that axis all games together stay the same as far as the fewest games of a worker allow.
 
     Raises SettingError for a grid over simulations, whose points would not be of one load.
@@ -206,7 +206,7 @@ def _with(point: Point, values: Mapping[str, Any]) -> Point:
 
 
 def _settled(asked: Asked, point: Point) -> Point:
-    """Return the point with open numbers of workers and games derived from the batch cap and lanes of the base.
+    """Return the point with open numbers of workers and games derived from the max batch and lanes of the base.
 
     As it is when nothing is open, or when it cannot be played here.
     """

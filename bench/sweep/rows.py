@@ -30,7 +30,7 @@ COLUMNS = {
     "games_per_worker": "games each worker plays at once",
     "games_derived": "whether they were left open and derived from the number of workers",
     "groups": "groups a worker's games are split into",
-    "batch_size": "batch cap: rows of the server's largest batch (max_batch)",
+    "batch_size": "max batch: rows of the server's largest batch (max_batch)",
     "window_us": "microseconds the oldest row may wait while a lane is free (max_delay_us)",
     "lanes": "lanes of the server, 0 without one",
     "varied": "axis of this point: base, grid, or the setting that is varied, by its flag",

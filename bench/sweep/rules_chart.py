@@ -60,7 +60,7 @@ def _heading(cases: Sequence[Row], load: tuple[Any, ...], ours: Sequence[Row]) -
     """Return what a panel shows; of the server's settings, those that differ between panels."""
     games, *server = load
     parts = [f"{games} games a worker" if games else "games enough to fill the lanes"]
-    names = ("cap {:,}", "delay {:,} us", "{} lanes")
+    names = ("max batch {:,}", "delay {:,} us", "{} lanes")
     for place, (name, value) in enumerate(zip(names, server, strict=True), start=1):
         if len({_load(row)[place] for row in cases}) > 1:
             parts.append(name.format(value))

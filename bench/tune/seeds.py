@@ -1,9 +1,9 @@
 """The settings that `grove tune` tries first: the default, and what the limit's measurements predict.
 
-Both are those of `grove bench limit`: the knob that it would turn next for the default, and the grid of the network
-alone. A batch cap beyond which the network gains nothing only keeps more games in flight, whose trees drive each other
-and the network out of the near caches; and what a game's next decision asks was asked by its last one, so a cache of a
-few decisions saves the network up to half its work. Which of it holds here, trials say.
+Both are those of `grove bench limit`: the setting that it would change next for the default, and the grid of the
+network alone. A max batch beyond which the network gains nothing only keeps more games in flight, whose trees drive
+each other and the network out of the near caches; and what a game's next decision asks was asked by its last one, so a
+cache of a few decisions saves the network up to half its work. Which of it holds here, trials say.
 """
 
 from __future__ import annotations

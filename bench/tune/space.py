@@ -1,6 +1,6 @@
-"""What `grove tune` may turn: the knobs, the values worth trying on this machine, and the pool of a choice.
+"""What `grove tune` may turn: the settings, the values worth trying on this machine, and the pool of a choice.
 
-No knob changes what a search finds: simulations, worlds and leaves are not among them, a number format only where
+No setting changes what a search finds: simulations, worlds and leaves are not among them, a number format only where
 `auto` found that it stays accurate, and the cache only where games are the same with and without it.
 """
 
@@ -72,7 +72,7 @@ Params = Mapping[str, Any]
 
 
 def parse_knobs(text: str) -> tuple[str, ...]:
-    """Return the knobs of a comma-separated list, all for ``all``. Raises SettingError for unknown ones, or none."""
+    """Return the settings of a comma-separated list, all for ``all``. Raises SettingError for unknown ones, or none."""
     if text.strip() == "all":
         return KNOBS
     names = tuple(dict.fromkeys(part.strip().replace("-", "_") for part in text.split(",") if part.strip()))
@@ -205,7 +205,7 @@ def make_space(
     """Return the values worth trying of `knobs`.
 
     `found` is what the network alone gave (`Peak.found`), `knob` the one that the limit of the default would turn.
-    Raises SettingError when no knob has more than one value here.
+    Raises SettingError when no setting has more than one value here.
     """
     on_cores = str(found["backend"]["device"]).startswith("cpu")
     ladders = {name: _ladder(name, asked, default, found, on_cores) for name in knobs}

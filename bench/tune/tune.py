@@ -35,7 +35,7 @@ def run_tune(asked: TuneAsked, screen: Screen) -> Tuned:
     with ExitStack() as stack:
         with network_alone(asked.load, screen.say) as peak:
             found = peak.found
-            # The number format is decided once; other formats are a knob.
+            # The number format is decided once; other formats are a setting.
             load = replace(asked.load, network=replace(asked.load.network, dtype=found["backend"]["dtype"]))
             stack.callback(shutil.rmtree, load.out / "games", ignore_errors=True)
             plan = replace(pool_plan(load), games_folder=load.out / "games" / DEFAULT)
@@ -60,7 +60,7 @@ def run_tune(asked: TuneAsked, screen: Screen) -> Tuned:
 
 
 def _limit(load: LimitAsked, peak: Peak, default: WarmPool, screen: Screen) -> Verdict:
-    """Return what binds the default and the knob that `grove bench limit` would turn; its slices are a trial's."""
+    """Return what binds the default and the setting that `grove bench limit` would turn; its slices are a trial's."""
     seconds = len(PARTS) * slice_seconds(load.seconds)
     found = measure_beside(replace(load, seconds=seconds), peak, default, 1, lambda _: None)
     verdict = judge(found.measured)

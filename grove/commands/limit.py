@@ -14,7 +14,7 @@ from grove.run.settings import Load, flatten
 @dataclass(frozen=True, kw_only=True)
 class Limit(Load):
     """Measure the network, the search, the wire and the writer alone, then the whole; say which of them binds and which
-    one knob to turn next."""
+    one setting to change next."""
 
     seconds: float = 30.0
     """Seconds of measuring, over all parts; starting and warming them comes on top. 30: three rounds of 2 s a part.

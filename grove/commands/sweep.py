@@ -34,7 +34,7 @@ _MAY_DIFFER = (
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Load):
-    """Measure self-play over workers, games per worker, batch cap, delay, lanes and simulations a search: one row a
+    """Measure self-play over workers, games per worker, max batch, delay, lanes and simulations a search: one row a
     point. The same command on the same folder goes on, tries again what failed, and visits what was added."""
 
     modes: str = "server-process,server-thread"
@@ -50,7 +50,7 @@ class Sweep(Load):
     1..128, when quick 1 and one, four and sixteen for each core (128 at most)."""
     over_games_per_worker: str = "auto"
     """Games a worker to visit; `auto` is 16,64,256, when quick off. Along the other axes they are as --games-per-worker
-    says. 0, here or there, derives them: as many as fill the lanes at the settings' batch cap, all workers together."""
+    says. 0, here or there, derives them: as many as fill the lanes at the settings' max batch, all workers together."""
     over_max_batch: str = "auto"
     """Batch caps to visit, rows; `auto` is 64..1024, when quick 64."""
     over_max_delay_us: str = "auto"

@@ -250,7 +250,7 @@ def _bounds(content: Figures) -> Html:
 
 
 def _knob_line(knob: Figures, gain: Any) -> str:
-    parts = [f"Turn next: {shown(knob.get('change') or knob.get('name'))}"]
+    parts = [f"Change next: {shown(knob.get('change') or knob.get('name'))}"]
     if knob.get("expected") is not None:
         parts.append(f"expected {amount(_float(knob['expected']))} evaluations/s")
     if isinstance(gain, int | float):

@@ -169,7 +169,7 @@ def test_limits_sweeps_and_profiles_are_read_as_they_are(tmp_path: Path) -> None
     page.works_offline()
     for text in (
         "starved: 2 of 2 workers wait",
-        "Turn next: --workers 4 (now 2), expected 5,000 evaluations/s, 1.80 times the present rate",
+        "Change next: --workers 4 (now 2), expected 5,000 evaluations/s, 1.80 times the present rate",
         "20,000 evaluations/s at the fastest of 3 points: workers 2, lanes 2",
         "The fastest point: --pool thread --workers 2 --lanes 2.",
         "no memory",

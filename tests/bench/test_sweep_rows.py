@@ -83,7 +83,7 @@ def test_a_grids_best_point_is_named_by_all_that_differs() -> None:
     points = [Point("server-process", 2, 32, cap, delay, 1, "grid") for cap in (64, 128) for delay in (0, 2500)]
     rows = rows_of([a_visit(point, rate=100.0 + index) for index, point in enumerate(points)])
     assert finding(rows).startswith(
-        "Fastest with 2 search processes and a batch cap of 128 rows and a longest delay of 2.5 ms: 10 % of the peak"
+        "Fastest with 2 search processes and a max batch of 128 rows and a longest delay of 2.5 ms: 10 % of the peak"
     )
 
 
@@ -163,7 +163,7 @@ def test_the_title_says_the_finding() -> None:
     assert finding(star(100, 200, 900)).endswith("90 % of the peak, 900 evaluations/s")
     shares = {"peak_share": 0.99, "peak_share_low": 0.98, "peak_share_high": 0.99}
     best = [row | shares if row["varied"] == "max_batch" else row for row in star(1, 2)]
-    assert finding(best).startswith("Fastest with 1 search process and a batch cap of 32 rows: 99 % of the peak")
+    assert finding(best).startswith("Fastest with 1 search process and a max batch of 32 rows: 99 % of the peak")
     assert "not told apart from 1 other" in finding(best)
     assert "peak" not in finding([row | {"peak_share": None} for row in star(1, 2)])
 

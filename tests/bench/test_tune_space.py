@@ -130,7 +130,7 @@ def test_seeds_follow_from_the_network_alone() -> None:
 
 
 def limit_with(**turned: int | str) -> Verdict:
-    """A limit that expects 1.5 times the rate of a knob."""
+    """A limit that expects 1.5 times the rate of a setting."""
     bound = Bound("cores", "both on the same cores", 200.0, {"search": 1.0})
     return Verdict("starved", "starved", bound, 0.5, Knob("--knob", "--knob 1", 150.0, "", turned))
 

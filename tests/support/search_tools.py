@@ -83,7 +83,8 @@ def random_position(game, rng: np.random.Generator, plies: int) -> tuple[np.ndar
 
 @dataclass
 class HashEvaluator:
-    """The hash test evaluator with knobs that make ties likely: `scale` 0 flattens priors, `coarse` rounds values."""
+    """The hash test evaluator with settings that make ties likely: `scale` 0 flattens priors, `coarse` rounds
+    values."""
 
     game: Any
     width: int
