@@ -42,7 +42,7 @@ _COUNTERS = {
 }
 _GAUGES = {
     "clients": "Clients connected.",
-    "live_clients": "Clients that count for the rule `saturated`.",
+    "live_clients": "Clients that count for the rule `all_blocked`.",
     "waiting_rows": "Rows waiting for a lane.",
     "largest_batch": "Rows of the largest batch in use; halved when the device is out of memory.",
     "lane_count": "Lanes.",

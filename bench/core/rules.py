@@ -35,7 +35,7 @@ class FullOnly(Policy):
 
     def _reason(self, queue: Queue, now_ns: int) -> str | None:
         if self._draining:
-            return "drain"
+            return "shutdown"
         if queue.rows >= self._top:
             return "full"
         return "delay" if now_ns >= self._due_ns(queue) else None
@@ -56,7 +56,7 @@ class TimeOutOnly(Policy):
 
     def _reason(self, queue: Queue, now_ns: int) -> str | None:
         if self._draining:
-            return "drain"
+            return "shutdown"
         return "delay" if now_ns >= self._due_ns(queue) else None
 
 
@@ -68,7 +68,7 @@ class Drain(Policy):
         self.reasons["free"] = 0
 
     def _reason(self, queue: Queue, now_ns: int) -> str | None:
-        return "drain" if self._draining else "free"
+        return "shutdown" if self._draining else "free"
 
 
 class _LaneClock(Policy):
@@ -90,7 +90,7 @@ class _LaneClock(Policy):
 
     def _reason(self, queue: Queue, now_ns: int) -> str | None:
         if self._draining:
-            return "drain"
+            return "shutdown"
         return "delay" if now_ns >= self._due_ns(queue) else None
 
     def _due_ns(self, queue: Queue) -> int:
@@ -136,7 +136,7 @@ class AdaptiveWait(_LaneClock):
 
     def _reason(self, queue: Queue, now_ns: int) -> str | None:
         if self._draining:
-            return "drain"
+            return "shutdown"
         if queue.rows >= self._top:
             return "full"
         if now_ns < self._due_ns(queue):

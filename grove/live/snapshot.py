@@ -127,7 +127,7 @@ def _running_out(state: Snapshot, total: int) -> bool:
 def _remedy(state: Snapshot) -> str:
     """Return what fills lanes and cores, by why the batches left."""
     reasons = state.get("dispatch_reasons", {})
-    if reasons.get("saturated", 0) >= _MOSTLY * max(sum(reasons.values()), 1):
+    if reasons.get("all_blocked", 0) >= _MOSTLY * max(sum(reasons.values()), 1):
         return "more --games-per-worker, batches leave small because all workers wait"
     if state.get("pool") == "thread" and state.get("workers_alive", 0) > 1:
         # The interpreter's lock, which no figure shows, may be in the way of more.

@@ -4,11 +4,11 @@ Events are method calls (rows arrived, client blocked / idle / gone, reply deliv
 given as an argument in nanoseconds; `decide` answers with a `Dispatch` or with a `Wait`. Rows are counted, never
 requests. A batch leaves when a lane is free and, for the model whose oldest row is oldest,
 
-    full        its rows reach the top bucket, or
-    saturated   every live client already waits for as many answers as it ever will, or
-    enough      its rows reach a quarter of the top bucket: a lane costs more idle than so large a batch wastes, or
-    delay       its oldest row is older than the longest delay (the safety net), or
-    drain       the server is ending.
+    full          its rows reach the top bucket, or
+    all_blocked   every live client already waits for as many answers as it ever will, or
+    quarter_full  its rows reach a quarter of the top bucket: a lane costs more idle than so large a batch wastes, or
+    delay         its oldest row is older than the longest delay (the safety net), or
+    shutdown      the server is ending.
 
 While all lanes are busy the rows keep gathering. Every event costs a few dictionary operations; only a `delay`
 dispatch looks at all clients, to stop counting those that fell silent.
@@ -22,11 +22,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-REASONS = ("full", "saturated", "enough", "delay", "drain")
+REASONS = ("full", "all_blocked", "quarter_full", "delay", "shutdown")
 
-_ENOUGH_PART = 4
-"""The part of the top bucket that is enough for a free lane. On two cores with 2,048 games in flight, one worker gained
-by it beside rules that never wait; with 4 to 32 workers no gain was shown (docs/log.md, 2026-11-26)."""
+_QUARTER = 4
+"""The top bucket divided by this is what a free lane takes at once. On two cores with 2,048 games in flight, one worker
+gained by it beside rules that never wait; with 4 to 32 workers no gain was shown (docs/log.md, 2026-11-26)."""
 
 
 class Dispatch(NamedTuple):
@@ -247,9 +247,9 @@ class Policy:
         if queue.rows >= self._top * (len(self._free) if complete else 1):
             return "full"
         if complete:
-            return "drain" if self._draining else "saturated"
-        if queue.rows >= max(self._top // _ENOUGH_PART, self._limits.min_share_rows):
-            return "enough"
+            return "shutdown" if self._draining else "all_blocked"
+        if queue.rows >= max(self._top // _QUARTER, self._limits.min_share_rows):
+            return "quarter_full"
         return "delay" if now_ns >= self._due_ns(queue) else None
 
     def _due_ns(self, queue: Queue) -> int:
@@ -269,7 +269,7 @@ class Policy:
 
     def _batch_rows(self, queue: Queue, reason: str) -> int:
         """How many of the queue's rows leave together for `reason`."""
-        return self._share(queue.rows) if reason in {"saturated", "drain"} else min(queue.rows, self._top)
+        return self._share(queue.rows) if reason in {"all_blocked", "shutdown"} else min(queue.rows, self._top)
 
     def _share(self, rows: int) -> int:
         """An even share of `rows` for one of the free lanes: whole buckets, never below the least worthwhile share."""

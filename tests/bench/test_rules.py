@@ -34,7 +34,7 @@ DELAY = 5_000_000
 LIMITS = Limits(buckets=(64, 128, 256), max_delay_ns=DELAY, idle_after_ns=100_000_000, min_share_rows=32)
 
 CASES = {
-    "full-only: one saturated client does not matter": (
+    "full-only: one blocked client does not matter": (
         FullOnly,
         [("lane_free", 0), ("rows_arrived", 1, 100, 0, 0), ("client_blocked", 1), ("decide", 1)],
         [Wait(RESCUE_NS)],
@@ -179,7 +179,7 @@ def test_every_row_leaves_by_the_clock_or_at_the_end(kind: PolicyKind) -> None:
         policy.lane_free(0)
         decision = policy.decide(now)
         assert isinstance(decision, Dispatch)
-        assert decision.reason == "drain"
+        assert decision.reason == "shutdown"
         sent += decision.rows
     assert sent == 571
 
@@ -225,11 +225,11 @@ def gist(games: list[GameRecord]) -> list[object]:
 def test_whatever_the_rule_the_same_games_are_searched() -> None:
     ours, reasons = games_under(Policy)
     assert len(ours) == 2 * EACH
-    assert reasons["saturated"] + reasons["full"] > 0
+    assert reasons["all_blocked"] + reasons["full"] > 0
     assert (mean_visit_entropy(record.visits for record in ours) or 0) > 0
     for rule, own in ((FullOnly, "full"), (TimeOutOnly, "delay"), (Drain, "free"), (OneMillisecond, "delay"),
                       (AdaptiveWait, "single"), (AlwaysWaited, "delay")):  # fmt: skip
         games, reasons = games_under(rule)
         assert gist(games) == gist(ours), rule
         assert reasons[own] > 0, rule
-        assert reasons["saturated"] == 0, rule
+        assert reasons["all_blocked"] == 0, rule

@@ -56,7 +56,7 @@ def test_a_row_adds_up_its_visits() -> None:
     assert row["games_per_minute"] == pytest.approx(60 * 150 / 20)
     assert (row["evaluations_per_second_low"], row["evaluations_per_second_high"]) == (100.0, 200.0)
     assert (row["peak"], row["peak_share"], row["fill"]) == (1000.0, pytest.approx(0.15), pytest.approx(100 / 128))
-    assert (row["sent_full"], row["sent_delay"], row["sent_drain"]) == (4, 4, None)
+    assert (row["sent_full"], row["sent_delay"], row["sent_shutdown"]) == (4, 4, None)
     assert (row["slowest_worker"], row["fastest_worker"]) == (0.5, 1.5)
     assert (row["cpu_percent"], row["over_subscription"]) == (75.0, 1.5)
     assert row["games_per_minute_low"] < 450.0 < row["games_per_minute_high"]
@@ -129,9 +129,9 @@ def test_every_column_is_filled_by_some_row() -> None:
     assert never == {
         *("cards", "failure", "note", "cache_hit_rate", "server_peak_rss_mb", "distinct_share"),
         *(
-            "sent_saturated",
-            "sent_enough",
-            "sent_drain",
+            "sent_all_blocked",
+            "sent_quarter_full",
+            "sent_shutdown",
             "sent_free",
             "sent_single",
             "ours_by_rule",

@@ -61,9 +61,9 @@ def test_every_mode_searched_by_its_own_rule(compared: dict[str, dict[str, Any]]
         assert 0 < compared[mode]["mean_visit_entropy"] < math.log(7)
         assert compared[mode]["model_version"] == compared["server-process"]["model_version"]
     reasons = {mode: row["dispatch_reasons"] for mode, row in compared.items() if row["dispatch_reasons"]}
-    assert reasons["server-process"]["saturated"] + reasons["server-process"]["full"] > 0
+    assert reasons["server-process"]["all_blocked"] + reasons["server-process"]["full"] > 0
     assert reasons["drain"]["free"] > 0
-    assert all(reasons[mode]["saturated"] == 0 for mode in {*FIXED} | {"always-waited"})
+    assert all(reasons[mode]["all_blocked"] == 0 for mode in {*FIXED} | {"always-waited"})
     assert compared["one-position"]["mean_batch_rows"] <= WORKERS, "one position a worker"
 
 

@@ -37,7 +37,7 @@ FULL: Snapshot = {
     "simulations_per_second": 80123.4,
     "mean_batch_rows": 250.3,
     "fill": 0.978,
-    "dispatch_reasons": {"full": 820, "saturated": 170, "delay": 9, "drain": 1},
+    "dispatch_reasons": {"full": 820, "all_blocked": 170, "delay": 9, "shutdown": 1},
     "cache_hit_rate": 0.213,
     "queue_ms": 0.84,
     "compute_ms": 3.91,
@@ -67,7 +67,7 @@ SUMMARY: dict[str, Any] = {
     "games": 200,
     "seconds": 48.2,
     "games_per_minute": 249.0,
-    "dispatch_reasons": {"full": 1, "drain": 1},
+    "dispatch_reasons": {"full": 1, "shutdown": 1},
     "cache_hit_rate": None,
     "model_version": "0123456789abcdef",
     "pool": "thread",
@@ -256,10 +256,10 @@ def test_what_binds_in_words() -> None:
 
 def test_the_remedy_for_idle_lanes_and_cores_is_by_why_batches_leave() -> None:
     state = Snapshot(cores=2, cpu_cores={"server": 1.0}, lane_idle=[0.5], pool="process", machine_cores=None)
-    state |= {"dispatch_reasons": {"saturated": 8, "delay": 1, "full": 1}}
+    state |= {"dispatch_reasons": {"all_blocked": 8, "delay": 1, "full": 1}}
     said = "neither is full (lanes busy 50 %, cores 50 %): try "
     assert what_binds(state, 100).startswith(said + "more --games-per-worker")
-    state["dispatch_reasons"] = {"saturated": 1, "delay": 9}
+    state["dispatch_reasons"] = {"all_blocked": 1, "delay": 9}
     assert what_binds(state, 100) == said + "more --workers"
     assert what_binds(state | {"pool": "thread", "workers_alive": 2}, 100).startswith(said + "--pool process")
     assert what_binds(state | {"pool": "thread", "workers_alive": 1}, 100) == said + "more --workers"
@@ -301,7 +301,7 @@ def test_a_run_without_a_server_tells_nothing_of_one() -> None:
 def test_summary_as_table_and_as_lines() -> None:
     rows = dict(end.summary_rows(SUMMARY))
     assert rows["time"] == "0:49"
-    assert rows["sent when"] == "full 50 %, drain 50 %"
+    assert rows["sent when"] == "full 50 %, shutdown 50 %"
     assert rows["cache hits"] == "off"
     assert end.summary_table(SUMMARY).row_count == len(rows) == 7
     out = io.StringIO()

@@ -47,7 +47,7 @@ def metrics(seconds: float, **changes: Any) -> dict[str, Any]:
         **{"seconds": seconds, "interval_s": 5.0, "games": int(seconds), "games_wanted": 100, "unit": "games"},
         **{"games_per_minute": 60.0, "evaluations_per_second": 5e4, "simulations_per_second": 6e4},
         **{"cache_hit_rate": 0.25, "mean_batch_rows": 200.0, "fill": 0.9},
-        **{"dispatch_reasons": {"full": 8, "saturated": 2, "delay": 0, "drain": 0}, "lane_idle": [0.1]},
+        **{"dispatch_reasons": {"full": 8, "all_blocked": 2, "delay": 0, "shutdown": 0}, "lane_idle": [0.1]},
         **{"queue_ms": 0.5, "compute_ms": 3.0, "queue_ms_p90": 1.0, "queue_ms_p99": 2.0, "compute_ms_p90": 4.0},
         **{"compute_ms_p99": 5.0, "batch_sizes": [0, 0, 0, 0, 0, 0, 1, 3, 6], "gpus": None},
         **{"evaluations_per_second_by_worker": [2e4, 3e4], "games_per_minute_by_worker": [20, 40]},
@@ -520,7 +520,7 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
             assert re.search(r'<path[^>]* d="M[^"]+L|<rect ', drawn), chart
             assert "NaN" not in drawn
         reader.run = None
-        last = {"dispatch_reasons": {"drain": 10 * reader.written}, "mean_batch_rows": 2.0, "fill": 0.1}
+        last = {"dispatch_reasons": {"shutdown": 10 * reader.written}, "mean_batch_rows": 2.0, "fill": 0.1}
         run.write_metrics(metrics(5.0 * reader.written + 5, lane_idle="all", games_wanted=1, **last))
         run.write_summary({"games": 1, "games_left": 0})
         run.close()

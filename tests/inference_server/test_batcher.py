@@ -238,7 +238,7 @@ def test_draining_answers_what_came_and_takes_no_more() -> None:
         bench.submit(4)
     bench.run(bench.batcher.next_batch(0, 60))
     assert bench.batcher.drain(60)
-    assert bench.batcher.snapshot()["reasons"]["drain"] == 1
+    assert bench.batcher.snapshot()["reasons"]["shutdown"] == 1
     bench.check()
 
 
@@ -277,7 +277,7 @@ def test_two_snapshots_give_the_figures_between_them() -> None:
     bench.run(bench.batcher.next_batch(0, 60))
     between = difference(bench.batcher.snapshot(), before)
     assert (between["rows"], between["bucket_rows"], between["batches"], between["requests"]) == (6, 8, 1, 1)
-    assert between["reasons"]["saturated"] == 1
+    assert between["reasons"]["all_blocked"] == 1
     assert between["clients"] == 1
     assert between["lanes"][0]["rows"] == 6
     figures = summary(between)

@@ -68,7 +68,7 @@ def test_figures_are_those_of_the_snapshot() -> None:
         ("grove_rows_total", "", 209),
         ("grove_bucket_rows_total", "", 272),
         ("grove_batches_total", "reason=full", 3),
-        ("grove_batches_total", "reason=drain", 0),
+        ("grove_batches_total", "reason=shutdown", 0),
         ("grove_errors_total", "cause=timeout", 1),
         ("grove_batch_rows_bucket", "le=1.0", 1),
         ("grove_batch_rows_bucket", "le=8.0", 2),

@@ -50,7 +50,7 @@ CASES = {
         [("lane_free", 0), ("lane_free", 1), ("rows_arrived", 1, 300, 0, 7), ("decide", 7), ("decide", 7)],
         [Dispatch(1, 0, 256, 256, "full"), Wait(7 + DELAY)],
     ),
-    "saturated by its window": (
+    "blocked by its window": (
         [(1, 2)],
         [
             ("lane_free", 0),
@@ -59,12 +59,12 @@ CASES = {
             ("rows_arrived", 1, 40, 0, 9),
             ("decide", 9),
         ],
-        [Wait(DELAY), Dispatch(0, 0, 80, 128, "saturated")],
+        [Wait(DELAY), Dispatch(0, 0, 80, 128, "all_blocked")],
     ),
-    "saturated because it blocks": (
+    "blocked because it waits": (
         [(1, 2)],
         [("lane_free", 0), ("rows_arrived", 1, 40, 0, 0), ("client_blocked", 1), ("decide", 1)],
-        [Dispatch(0, 0, 40, 64, "saturated")],
+        [Dispatch(0, 0, 40, 64, "all_blocked")],
     ),
     "a client that blocks no longer is waited for": (
         [(1, 2)],
@@ -80,7 +80,7 @@ CASES = {
     "a silent newcomer does not count before its first row": (
         [(1, 1), (2, 1)],
         [("lane_free", 0), ("rows_arrived", 1, 40, 0, 0), ("decide", 0)],
-        [Dispatch(0, 0, 40, 64, "saturated")],
+        [Dispatch(0, 0, 40, 64, "all_blocked")],
     ),
     "an answered client is waited for until the delay": (
         [(1, 1), (2, 1)],
@@ -94,7 +94,7 @@ CASES = {
             ("decide", 20),
             ("decide", 20 + DELAY),
         ],
-        [Dispatch(0, 0, 40, 64, "saturated"), Wait(20 + DELAY), Dispatch(0, 0, 30, 64, "delay")],
+        [Dispatch(0, 0, 40, 64, "all_blocked"), Wait(20 + DELAY), Dispatch(0, 0, 30, 64, "delay")],
     ),
     "an idle client is not waited for": (
         [(1, 1), (2, 1)],
@@ -108,7 +108,7 @@ CASES = {
             ("rows_arrived", 2, 30, 0, 20),
             ("decide", 20),
         ],
-        [Dispatch(0, 0, 40, 64, "saturated"), Dispatch(0, 0, 30, 64, "saturated")],
+        [Dispatch(0, 0, 40, 64, "all_blocked"), Dispatch(0, 0, 30, 64, "all_blocked")],
     ),
     "a dead client stops counting at once, its rows are still computed": (
         [(1, 2), (2, 1)],
@@ -121,7 +121,7 @@ CASES = {
             ("decide", 1),
             ("reply_delivered", 1, 2),
         ],
-        [Wait(DELAY), Dispatch(0, 0, 20, 64, "saturated")],
+        [Wait(DELAY), Dispatch(0, 0, 20, 64, "all_blocked")],
     ),
     "a lost connection stops counting, the next rows count again": (
         [(1, 2), (2, 1)],
@@ -136,7 +136,7 @@ CASES = {
             ("lane_free", 0),
             ("decide", 2),
         ],
-        [Dispatch(0, 0, 20, 64, "saturated"), Wait(2 + DELAY)],
+        [Dispatch(0, 0, 20, 64, "all_blocked"), Wait(2 + DELAY)],
     ),
     "rows gather while all lanes are busy": (
         [(1, 3)],
@@ -148,7 +148,7 @@ CASES = {
             ("lane_free", 0),
             ("decide", DELAY * 2),
         ],
-        [NO_WAKE_UP, NO_WAKE_UP, Dispatch(0, 0, 200, 256, "enough")],
+        [NO_WAKE_UP, NO_WAKE_UP, Dispatch(0, 0, 200, 256, "quarter_full")],
     ),
     "a quarter of a full batch is enough for a lane that is free": (
         [(1, 9)],
@@ -159,17 +159,17 @@ CASES = {
             ("rows_arrived", 1, 1, 0, 1),
             ("decide", 1),
         ],
-        [Wait(DELAY), Dispatch(0, 0, 64, 64, "enough")],
+        [Wait(DELAY), Dispatch(0, 0, 64, 64, "quarter_full")],
     ),
     "two lanes share evenly in whole buckets": (
         [(1, 1)],
         [("rows_arrived", 1, 130, 0, 0), ("lane_free", 0), ("lane_free", 1), ("decide", 0), ("decide", 0)],
-        [Dispatch(1, 0, 128, 128, "saturated"), Dispatch(0, 0, 2, 64, "saturated")],
+        [Dispatch(1, 0, 128, 128, "all_blocked"), Dispatch(0, 0, 2, 64, "all_blocked")],
     ),
     "few rows are not shared": (
         [(1, 1)],
         [("rows_arrived", 1, 60, 0, 0), ("lane_free", 0), ("lane_free", 1), ("decide", 0), ("decide", 0)],
-        [Dispatch(1, 0, 60, 64, "saturated"), NO_WAKE_UP],
+        [Dispatch(1, 0, 60, 64, "all_blocked"), NO_WAKE_UP],
     ),
     "more than one top bucket for two lanes is shared too": (
         [(1, 1)],
@@ -179,7 +179,7 @@ CASES = {
     "draining sends everything off": (
         [(1, 9)],
         [("rows_arrived", 1, 60, 0, 0), ("lane_free", 0), ("decide", 0), ("drain",), ("decide", 1)],
-        [Wait(DELAY), Dispatch(0, 0, 60, 64, "drain")],
+        [Wait(DELAY), Dispatch(0, 0, 60, 64, "shutdown")],
     ),
     "one model a batch, oldest first": (
         [(1, 2)],
@@ -191,7 +191,7 @@ CASES = {
             ("lane_free", 0),
             ("decide", 3),
         ],
-        [Dispatch(0, 5, 20, 64, "saturated"), Dispatch(0, 3, 90, 128, "saturated")],
+        [Dispatch(0, 5, 20, 64, "all_blocked"), Dispatch(0, 3, 90, 128, "all_blocked")],
     ),
     "a withdrawn lane gets nothing": (
         [(1, 1)],
@@ -212,7 +212,7 @@ def test_a_client_that_fell_silent_costs_one_delay_and_then_no_more() -> None:
     for client in (1, 2):
         policy.rows_arrived(client, 8, 0, 0)
     policy.lane_free(0)
-    assert policy.decide(0) == Dispatch(0, 0, 16, 64, "saturated")
+    assert policy.decide(0) == Dispatch(0, 0, 16, 64, "all_blocked")
     for client in (1, 2):
         policy.reply_delivered(client, 0)
     policy.lane_free(0)
@@ -223,8 +223,8 @@ def test_a_client_that_fell_silent_costs_one_delay_and_then_no_more() -> None:
     policy.reply_delivered(1, IDLE + DELAY)
     policy.lane_free(0)
     policy.rows_arrived(1, 8, 0, 2 * IDLE)
-    assert policy.decide(2 * IDLE) == Dispatch(0, 0, 8, 64, "saturated")
-    assert policy.reasons == {"full": 0, "saturated": 2, "enough": 0, "delay": 1, "drain": 0}
+    assert policy.decide(2 * IDLE) == Dispatch(0, 0, 8, 64, "all_blocked")
+    assert policy.reasons == {"full": 0, "all_blocked": 2, "quarter_full": 0, "delay": 1, "shutdown": 0}
 
 
 def test_one_bucket_takes_everything() -> None:
@@ -233,8 +233,8 @@ def test_one_bucket_takes_everything() -> None:
     policy.rows_arrived(1, 100, 0, 0)
     policy.lane_free(0)
     policy.lane_free(1)
-    assert policy.decide(0) == Dispatch(1, 0, 96, 96, "saturated")
-    assert policy.decide(0) == Dispatch(0, 0, 4, 96, "saturated")
+    assert policy.decide(0) == Dispatch(1, 0, 96, 96, "all_blocked")
+    assert policy.decide(0) == Dispatch(0, 0, 4, 96, "all_blocked")
 
 
 class PolicyMachine(RuleBasedStateMachine):
