@@ -12,7 +12,7 @@ import numpy as np
 import zmq
 
 from grove.inference_server import RowSpec, ServerSettings
-from grove.inference_server.channels import wire
+from grove.inference_server.channels import protocol
 from grove.inference_server.channels.keys import ClientKeys
 from grove.inference_server.channels.listener import Bounds
 
@@ -30,31 +30,32 @@ _LINGER_MS = 200
 """Longest time that what was sent may take after the end of a connection; nobody waits for it."""
 EACH = 100
 """Messages of one connection, as a rule: fewer than the server reads of one sender outside a flood."""
-_UNKNOWN = [kind for kind in range(100) if kind not in wire.KIND_NAMES]
+_UNKNOWN = [kind for kind in range(100) if kind not in protocol.KIND_NAMES]
 """Kinds that no client may send, those of the server's answers among them."""
 
 
 def hello(spec: RowSpec, epoch: int = SENDER[1]) -> Message:
     """Return a HELLO that is accepted."""
-    said = wire.Hello(spec, _WINDOW, _ROWS, "float32")
-    return [wire.pack_header(wire.HELLO, (SENDER[0], epoch)), wire.pack_hello(said)]
+    said = protocol.Hello(spec, _WINDOW, _ROWS, "float32")
+    return [protocol.pack_header(protocol.HELLO, (SENDER[0], epoch)), protocol.pack_hello(said)]
 
 
 def rows(spec: RowSpec, request: int, count: int = 2) -> Message:
     """Return a request that is accepted."""
-    return [wire.pack_header(wire.ROWS, SENDER, request, 0, count), bytes(count * spec.row_bytes)]
+    return [protocol.pack_header(protocol.ROWS, SENDER, request, 0, count), bytes(count * spec.row_bytes)]
 
 
 def _ragged(spec: RowSpec, random: Random) -> Message:
     legal = np.array([0, 1, 2], np.int64), random.integers(0, spec.num_actions, 2, np.int32)
-    header = wire.pack_header(wire.ROWS, SENDER, int(random.integers(1 << 40)), 0, 2, wire.RAGGED)
-    return [header, bytes(2 * spec.row_bytes), *wire.pack_legal(legal)]
+    header = protocol.pack_header(protocol.ROWS, SENDER, int(random.integers(1 << 40)), 0, 2, protocol.RAGGED)
+    return [header, bytes(2 * spec.row_bytes), *protocol.pack_legal(legal)]
 
 
 def _any(spec: RowSpec, random: Random) -> Message:
     """Return one of the messages of an honest client."""
     number = int(random.integers(1 << 40))
-    return (hello(spec), rows(spec, number), _ragged(spec, random), [wire.pack_header(wire.WINDOW, SENDER, rows=3)])[
+    window = [protocol.pack_header(protocol.WINDOW, SENDER, rows=3)]
+    return (hello(spec), rows(spec, number), _ragged(spec, random), window)[
         random.integers(4)
     ]
 
@@ -79,15 +80,15 @@ def _truncated(spec: RowSpec, random: Random) -> Message:
 
 def _wrong_counts(spec: RowSpec, random: Random) -> Message:
     numbers = [int(number) for number in random.choice([0, 1, 3, 1 << 20, 1 << 40, (1 << 63) - 1], 3)]
-    return [wire.pack_header(wire.ROWS, SENDER, numbers[0], numbers[1], numbers[2]), bytes(2 * spec.row_bytes)]
+    return [protocol.pack_header(protocol.ROWS, SENDER, numbers[0], numbers[1], numbers[2]), bytes(2 * spec.row_bytes)]
 
 
 def _wrong_version(spec: RowSpec, random: Random) -> Message:
-    return [msgpack.packb((int(random.integers(2, 9)), wire.HELLO, *SENDER, 0, 0, 0, 0)), b""]
+    return [msgpack.packb((int(random.integers(2, 9)), protocol.HELLO, *SENDER, 0, 0, 0, 0)), b""]
 
 
 def _unknown_kind(spec: RowSpec, random: Random) -> Message:
-    return [wire.pack_header(int(random.choice(_UNKNOWN)), SENDER)]
+    return [protocol.pack_header(int(random.choice(_UNKNOWN)), SENDER)]
 
 
 def _replayed(spec: RowSpec, random: Random) -> Message:
@@ -95,7 +96,7 @@ def _replayed(spec: RowSpec, random: Random) -> Message:
 
 
 def _many_frames(spec: RowSpec, random: Random) -> Message:
-    return [wire.pack_header(wire.ROWS, SENDER, 1), *[b"x"] * int(random.integers(5, 60))]
+    return [protocol.pack_header(protocol.ROWS, SENDER, 1), *[b"x"] * int(random.integers(5, 60))]
 
 
 def _new_lives(spec: RowSpec, random: Random) -> Message:
@@ -108,7 +109,9 @@ def _beyond_window(spec: RowSpec, random: Random) -> Message:
 
 def _oversized(spec: RowSpec, random: Random) -> Message:
     """Return a frame beyond what any request of `spec` may have; the connection ends."""
-    return [wire.pack_header(wire.ROWS, SENDER, 1, 0, 1), bytes(Bounds.of(spec, ServerSettings()).frame_bytes + 1)]
+    return [
+        protocol.pack_header(protocol.ROWS, SENDER, 1, 0, 1), bytes(Bounds.of(spec, ServerSettings()).frame_bytes + 1)
+    ]
 
 
 MESSAGES: dict[str, Callable[[RowSpec, Random], Message]] = {
@@ -173,11 +176,11 @@ class Attacker:
             dealer.send_multipart(hello(self._spec))
             for message in messages:
                 dealer.send_multipart(message)
-                while reads and wire.has_message(dealer):
+                while reads and protocol.has_message(dealer):
                     dealer.recv_multipart()
             if waits:
-                dealer.send_multipart([wire.pack_header(wire.ASK, SENDER)])
-                _await_kind(dealer, wire.SERVED)
+                dealer.send_multipart([protocol.pack_header(protocol.ASK, SENDER)])
+                _await_kind(dealer, protocol.SERVED)
         except zmq.Again:
             return
 
@@ -210,7 +213,7 @@ def _await_kind(dealer: zmq.Socket[bytes], kind: int) -> None:
     """Read until an answer of that kind, or for a second."""
     deadline = time.monotonic() + 1
     while time.monotonic() < deadline and dealer.poll(100):
-        if wire.unpack_header(dealer.recv_multipart()[0]).kind == kind:
+        if protocol.unpack_header(dealer.recv_multipart()[0]).kind == kind:
             return
 
 

@@ -16,7 +16,7 @@ from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
 from grove.common.errors import SettingError
-from grove.inference_server.channels import wire
+from grove.inference_server.channels import protocol
 from grove.inference_server.channels.endpoint import check_endpoint, in_use, lock_endpoint, unlock_endpoint
 from grove.inference_server.channels.keys import ServerKeys
 from grove.inference_server.interface.rows import RowSpec
@@ -105,7 +105,7 @@ class Listener:
             (zmq.HANDSHAKE_IVL, _HANDSHAKE_MS),
             # No ZMTP heartbeats: with one due on a connection that broke while its input was stopped, libzmq 4.3.5
             # aborts the process (!_io_error; libzmq #3596, #3937). Our own pings tell who is silent.
-            (zmq.TCP_MAXRT, wire.LINE_DEAD_MS),
+            (zmq.TCP_MAXRT, protocol.LINE_DEAD_MS),
             (zmq.TCP_KEEPALIVE, 1),  # gives back connections whose other side vanished without a word
         ):
             self.router.setsockopt(option, value)
@@ -123,7 +123,7 @@ class Listener:
 
     def gone(self) -> Iterator[int]:
         """Yield the descriptors of connections that ended since the last call."""
-        while wire.has_message(self.events):
+        while protocol.has_message(self.events):
             event = recv_monitor_message(self.events, zmq.NOBLOCK)
             kind = int(event["event"])
             if kind in _FAILED:

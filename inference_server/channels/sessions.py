@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from grove.inference_server.batching.batcher import Batcher
 from grove.inference_server.batching.request import ClientHandle, Request
-from grove.inference_server.channels import wire
+from grove.inference_server.channels import protocol
 from grove.inference_server.channels.listener import answer_bytes
 from grove.inference_server.interface.rows import RowSpec
 
@@ -27,7 +27,7 @@ PROVEN = 16
 class Session:
     """One client: its place at the batcher, what is under way for it, and its latest replies."""
 
-    def __init__(self, routing: bytes, sender: wire.Sender, hello: wire.Hello, reserved: int) -> None:
+    def __init__(self, routing: bytes, sender: protocol.Sender, hello: protocol.Hello, reserved: int) -> None:
         self.routing = routing
         self.sender = sender
         self.hello = hello
@@ -55,7 +55,7 @@ class Session:
             del self.replies[next(iter(self.replies))]
 
 
-def reservation(hello: wire.Hello, spec: RowSpec, unsent: int) -> int:
+def reservation(hello: protocol.Hello, spec: RowSpec, unsent: int) -> int:
     """Return the bytes a client can make the server hold, when `unsent` messages may wait for it to read them.
 
     A row waits with its legal actions; an answer is computed, kept until sent, kept in case it is asked for again, and
@@ -86,7 +86,7 @@ class Sessions:
         """Return the client of that routing id."""
         return self._by_routing.get(routing)
 
-    def no_room(self, routing: bytes, hello: wire.Hello) -> str:
+    def no_room(self, routing: bytes, hello: protocol.Hello) -> str:
         """Make room for a client; return why there is none, with the remedy, or nothing."""
         if routing in self._by_routing:  # a new life of a client we know
             self.forget(self._by_routing[routing])
@@ -116,7 +116,11 @@ class Sessions:
                 self._reserved -= session.reserved
 
     def admit(
-        self, routing: bytes, sender: wire.Sender, hello: wire.Hello, deliver: Callable[[Session, Request], None]
+        self,
+        routing: bytes,
+        sender: protocol.Sender,
+        hello: protocol.Hello,
+        deliver: Callable[[Session, Request], None],
     ) -> Session:
         """Give a client a place, after `no_room` found one; `deliver` gets its answered requests.
 

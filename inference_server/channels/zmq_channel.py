@@ -23,7 +23,7 @@ import zmq
 from grove.common.errors import MessageError, ServerGone
 from grove.inference_server.batching.batcher import Batcher
 from grove.inference_server.batching.request import Request
-from grove.inference_server.channels import wire
+from grove.inference_server.channels import protocol
 from grove.inference_server.channels.keys import ServerKeys
 from grove.inference_server.channels.listener import Bounds, Listener
 from grove.inference_server.channels.rate_limiter import RateLimiter, RateLimits
@@ -155,7 +155,7 @@ class ZmqChannel:
 
     def _receive(self) -> None:
         for _ in range(_BURST):
-            if not wire.has_message(self._router):
+            if not protocol.has_message(self._router):
                 return
             frames = self._next_message()
             routing = frames[0].bytes
@@ -191,58 +191,58 @@ class ZmqChannel:
 
     def _handle(self, routing: bytes, frames: list[zmq.Frame]) -> bool:
         """Carry out a message; return whether it brought new rows."""
-        header: wire.Header | None = None
+        header: protocol.Header | None = None
         try:
             if not 2 <= len(frames) <= _MOST_FRAMES:
                 raise MessageError("a message has a header frame and at most three others")
-            header = wire.unpack_header(frames[1].buffer)
+            header = protocol.unpack_header(frames[1].buffer)
             return self._act(routing, header, frames)
         except MessageError as error:
             self._batcher.count_error(
-                "bad_header" if header is None else f"bad_{wire.KIND_NAMES.get(header.kind, 'kind')}"
+                "bad_header" if header is None else f"bad_{protocol.KIND_NAMES.get(header.kind, 'kind')}"
             )
-            self._refuse(routing, header, wire.ERROR, str(error))
+            self._refuse(routing, header, protocol.ERROR, str(error))
         except ServerGone:  # draining: the client asks again, perhaps the next server
             self._batcher.count_error("draining")
         except Exception as error:  # a fault of ours: this message is lost, its sender asks again, the others live on
             self._batcher.count_error(f"channel:{type(error).__name__}")
         return False
 
-    def _act(self, routing: bytes, header: wire.Header, frames: list[zmq.Frame]) -> bool:
-        if header.kind in (wire.HELLO, wire.ASK):
+    def _act(self, routing: bytes, header: protocol.Header, frames: list[zmq.Frame]) -> bool:
+        if header.kind in (protocol.HELLO, protocol.ASK):
             if not self._allowance.answers(routing):
                 self._unanswered += 1
-            elif header.kind == wire.HELLO:
+            elif header.kind == protocol.HELLO:
                 self._greet(routing, header, frames)
             else:
                 self._tell(routing, header)
             return False
         session = self._sessions.get(routing)
         if session is None or session.sender[1] != header.epoch:
-            self._answer(routing, [wire.pack_header(wire.UNKNOWN, (header.client, header.epoch))])
+            self._answer(routing, [protocol.pack_header(protocol.UNKNOWN, (header.client, header.epoch))])
             return False
         session.heard_ns = time.monotonic_ns()
         if session.lost:
             self._found_again(session, frames)
         if session.unsent:
             self._send_unsent(session)
-        if header.kind == wire.ROWS:
+        if header.kind == protocol.ROWS:
             return self._take_rows(session, header, [frame.buffer for frame in frames[2:]])
-        if header.kind == wire.PING:
-            self._answer(routing, [wire.pack_header(wire.PONG, session.sender)])
-        elif header.kind == wire.WINDOW:
+        if header.kind == protocol.PING:
+            self._answer(routing, [protocol.pack_header(protocol.PONG, session.sender)])
+        elif header.kind == protocol.WINDOW:
             session.promised = min(header.rows, session.hello.window)
             if session.proven:
                 self._batcher.set_window(session.client, session.promised)
-        elif header.kind == wire.RELEASE:
+        elif header.kind == protocol.RELEASE:
             self._batcher.release(session.client, header.slot)
-        elif header.kind == wire.BYE:
+        elif header.kind == protocol.BYE:
             self._sessions.forget(session)
         else:
             raise MessageError(f"message kind {header.kind} is not for a server")
         return False
 
-    def _take_rows(self, session: Session, header: wire.Header, frames: list[memoryview]) -> bool:
+    def _take_rows(self, session: Session, header: protocol.Header, frames: list[memoryview]) -> bool:
         """Put rows into the pending batch; return False for a request that came again."""
         if header.request in session.in_flight:
             self._batcher.count_resend()
@@ -255,8 +255,8 @@ class ZmqChannel:
             raise MessageError(f"{session.hello.window} requests are outstanding already, the window said at HELLO")
         spec = self._batcher.spec
         self._batcher.check_slot(header.slot)
-        rows = wire.rows_of(header, frames, spec, session.hello.max_rows)
-        request = Request(session.client, header.request, header.rows, wire.legal_of(header, frames, spec))
+        rows = protocol.rows_of(header, frames, spec, session.hello.max_rows)
+        request = Request(session.client, header.request, header.rows, protocol.legal_of(header, frames, spec))
         session.in_flight.add(header.request)
         try:
             self._batcher.submit(request, rows, header.slot)
@@ -270,22 +270,22 @@ class ZmqChannel:
 
     # Clients come and go
 
-    def _tell(self, routing: bytes, header: wire.Header) -> None:
-        answer = wire.pack_header(wire.SERVED, (header.client, header.epoch))
+    def _tell(self, routing: bytes, header: protocol.Header) -> None:
+        answer = protocol.pack_header(protocol.SERVED, (header.client, header.epoch))
         self._send(routing, [answer, msgpack.packb({"rows": self._batcher.spec.to_dict(), **self._about()})])
 
-    def _greet(self, routing: bytes, header: wire.Header, frames: list[zmq.Frame]) -> None:
+    def _greet(self, routing: bytes, header: protocol.Header, frames: list[zmq.Frame]) -> None:
         if len(frames) != 3:
             raise MessageError("HELLO has one payload frame")
-        hello = wire.unpack_hello(frames[2].buffer)
+        hello = protocol.unpack_hello(frames[2].buffer)
         session = self._sessions.get(routing)
         if session is None or session.sender[1] != header.epoch or session.hello != hello:
             self._see_who_went()  # their places may be needed
-            misfit = wire.misfit(hello, self._batcher.spec, self._batcher.settings)
+            misfit = protocol.misfit(hello, self._batcher.spec, self._batcher.settings)
             misfit = misfit or self._sessions.no_room(routing, hello)
             if misfit:
                 self._batcher.count_error("refused_hello")
-                self._refuse(routing, header, wire.REFUSED, misfit)
+                self._refuse(routing, header, protocol.REFUSED, misfit)
                 return
             session = self._sessions.admit(routing, (header.client, header.epoch), hello, self._answered)
         session.heard_ns = time.monotonic_ns()
@@ -296,7 +296,7 @@ class ZmqChannel:
             "max_window": self._batcher.settings.max_window,
             "max_request_rows": self._batcher.settings.max_request_rows,
         }
-        self._send(routing, [wire.pack_header(wire.READY, session.sender), msgpack.packb(ready)])
+        self._send(routing, [protocol.pack_header(protocol.READY, session.sender), msgpack.packb(ready)])
 
     def _found_again(self, session: Session, frames: list[zmq.Frame]) -> None:
         """Learn which connection the client is on, so that its end tells who was lost."""
@@ -321,9 +321,9 @@ class ZmqChannel:
             session.unsent.popleft()
             session.keep(request, frames)
 
-    def _refuse(self, routing: bytes, header: wire.Header | None, kind: int, reason: str) -> None:
+    def _refuse(self, routing: bytes, header: protocol.Header | None, kind: int, reason: str) -> None:
         sender, request = ((header.client, header.epoch), header.request) if header else (("", 0), 0)
-        self._answer(routing, [wire.pack_header(kind, sender, request), reason.encode()])
+        self._answer(routing, [protocol.pack_header(kind, sender, request), reason.encode()])
 
     def _answer(self, routing: bytes, frames: Frames) -> None:
         """Answer a message that brought no new rows, unless such messages cost too much by now."""
@@ -335,8 +335,8 @@ class ZmqChannel:
     def _send(self, routing: bytes, frames: Frames) -> bool:
         """Send without waiting; return False when the client must read something first."""
         try:
-            self._router.send(routing, wire.SEND_MORE)
-            wire.send_frames(self._router, frames)
+            self._router.send(routing, protocol.SEND_MORE)
+            protocol.send_frames(self._router, frames)
         except zmq.ZMQError as error:  # the client is gone or takes nothing; it may return and ask again
             gone = error.errno == zmq.EHOSTUNREACH
             self._batcher.count_error("unroutable" if gone else "unsendable")
@@ -360,8 +360,8 @@ def _reply_frames(session: Session, request: Request) -> Frames:
     logits = reply.logits
     if session.hello.logits == "float16":
         logits = np.clip(logits, -_HALF_MAX, _HALF_MAX).astype(np.float16)
-    header = wire.pack_header(wire.REPLY, session.sender, request.id, request.slot, request.rows)
-    return [header, wire.pack_reply(reply), _compact(logits), _compact(reply.values)]
+    header = protocol.pack_header(protocol.REPLY, session.sender, request.id, request.slot, request.rows)
+    return [header, protocol.pack_reply(reply), _compact(logits), _compact(reply.values)]
 
 
 def _compact(answer: npt.NDArray[np.floating]) -> memoryview:

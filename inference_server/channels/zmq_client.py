@@ -18,7 +18,7 @@ from typing import NamedTuple
 import zmq
 
 from grove.common.errors import ChannelError, HandshakeError, MessageError, ServerGone
-from grove.inference_server.channels import wire
+from grove.inference_server.channels import protocol
 from grove.inference_server.channels.connection_monitor import ConnectionMonitor, connect
 from grove.inference_server.channels.keys import ClientKeys
 from grove.inference_server.interface.client import Legal, Reply, Rows, check_rows
@@ -79,7 +79,7 @@ class ZmqClient:
         self._logits = logits_dtype
         self._patience = patience or Patience()
         self._sender = name or f"process-{os.getpid()}", secrets.randbits(62)
-        self._hello = wire.pack_hello(wire.Hello(row_spec, window, max_rows, logits_dtype))
+        self._hello = protocol.pack_hello(protocol.Hello(row_spec, window, max_rows, logits_dtype))
         self._next_id = 0
         self._outstanding: dict[int, _Outstanding] = {}
         self._done: deque[Reply] = deque()
@@ -110,7 +110,7 @@ class ZmqClient:
         dealer.setsockopt(zmq.ROUTING_ID, b"c" + self._sender[1].to_bytes(8, "big"))  # kept over reconnections
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 200)  # a restarted server shall not wait for its clients
         dealer.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_MS)
-        dealer.setsockopt(zmq.TCP_MAXRT, wire.LINE_DEAD_MS)
+        dealer.setsockopt(zmq.TCP_MAXRT, protocol.LINE_DEAD_MS)
         try:
             return dealer, connect(dealer, endpoint, keys)
         except HandshakeError:
@@ -144,8 +144,8 @@ class ZmqClient:
         number, self._next_id = self._next_id, self._next_id + 1
         flags, payload = 0, [observations.tobytes()]
         if legal is not None:
-            flags, payload = wire.RAGGED, [*payload, *wire.pack_legal(legal)]
-        header = wire.pack_header(wire.ROWS, self._sender, number, slot, len(observations), flags)
+            flags, payload = protocol.RAGGED, [*payload, *protocol.pack_legal(legal)]
+        header = protocol.pack_header(protocol.ROWS, self._sender, number, slot, len(observations), flags)
         wait_ns = int(self._patience.resend_after_s * _SECOND)
         total = None if legal is None else len(legal[1])
         frames = [header, *payload]
@@ -184,7 +184,7 @@ class ZmqClient:
     def release(self, slot: int) -> None:
         """See `Client.release`."""
         self._released.append(slot)
-        self._send([wire.pack_header(wire.RELEASE, self._sender, slot=slot)])
+        self._send([protocol.pack_header(protocol.RELEASE, self._sender, slot=slot)])
 
     def close(self) -> None:
         """See `Client.close`."""
@@ -192,7 +192,7 @@ class ZmqClient:
             return
         self._closed = True
         if self._ready:
-            self._send([wire.pack_header(wire.BYE, self._sender)])
+            self._send([protocol.pack_header(protocol.BYE, self._sender)])
         self._monitor.close()
         self._socket.close()
         self._context.term()
@@ -201,7 +201,7 @@ class ZmqClient:
 
     def _send(self, frames: list[bytes]) -> None:
         try:
-            wire.send_frames(self._socket, frames)
+            protocol.send_frames(self._socket, frames)
         except zmq.Again:  # nothing gets through now: it is repeated later
             return
         if not self._asked_ns:
@@ -209,10 +209,10 @@ class ZmqClient:
 
     def _greet(self) -> None:
         self._ready = False
-        self._send([wire.pack_header(wire.HELLO, self._sender), self._hello])
+        self._send([protocol.pack_header(protocol.HELLO, self._sender), self._hello])
 
     def _tell_window(self) -> None:
-        self._send([wire.pack_header(wire.WINDOW, self._sender, rows=self._promised)])
+        self._send([protocol.pack_header(protocol.WINDOW, self._sender, rows=self._promised)])
 
     def _keep_alive(self) -> None:
         """Ping, repeat what is overdue, and give up on a server that shows no sign of life."""
@@ -227,7 +227,7 @@ class ZmqClient:
         if now_ns - self._ping_ns > self._patience.ping_interval_s * _SECOND:
             if self._ping_ns:
                 if self._ready:
-                    self._send([wire.pack_header(wire.PING, self._sender)])
+                    self._send([protocol.pack_header(protocol.PING, self._sender)])
                 elif self._monitor.up:
                     self._greet()
             self._ping_ns = now_ns
@@ -242,9 +242,9 @@ class ZmqClient:
 
     def _receive(self, timeout_s: float) -> None:
         """Take in every message that is there, waiting up to `timeout_s` for the first."""
-        if timeout_s and not wire.has_message(self._socket):
+        if timeout_s and not protocol.has_message(self._socket):
             self._poller.poll(int(timeout_s * 1000) + 1)
-        while wire.has_message(self._socket):
+        while protocol.has_message(self._socket):
             frames = self._socket.recv_multipart(copy=False)
             self._asked_ns = 0
             try:
@@ -258,26 +258,26 @@ class ZmqClient:
         header = self._header_of(frames)
         if header.epoch not in (self._sender[1], 0):
             return
-        if header.kind == wire.REPLY:
+        if header.kind == protocol.REPLY:
             self._take_reply(header, frames[1:])
-        elif header.kind == wire.READY:
+        elif header.kind == protocol.READY:
             self._welcome(frames[1])
-        elif header.kind == wire.UNKNOWN:
+        elif header.kind == protocol.UNKNOWN:
             if self._ready:
                 self._greet()
-        elif header.kind == wire.REFUSED:
+        elif header.kind == protocol.REFUSED:
             raise HandshakeError(_text(frames))
-        elif header.kind == wire.ERROR:
+        elif header.kind == protocol.ERROR:
             self._take_error(header, _text(frames))
 
-    def _header_of(self, frames: list[memoryview]) -> wire.Header:
+    def _header_of(self, frames: list[memoryview]) -> protocol.Header:
         try:
-            return wire.unpack_header(frames[0])
+            return protocol.unpack_header(frames[0])
         except MessageError as error:
             raise ChannelError(f"the server's message is not understood: {error}") from None
 
     def _welcome(self, frame: memoryview) -> None:
-        fields = wire.unpack(frame, "READY")
+        fields = protocol.unpack(frame, "READY")
         if fields["server_epoch"] != self.server_epoch:
             self._released.clear()  # they were numbers of a former life
         elif self._ready:  # the answer to a second HELLO
@@ -287,20 +287,20 @@ class ZmqClient:
         self._ready = True
         self._monitor.hint = ""
         for slot in self._released:  # in case it was lost with a connection
-            self._send([wire.pack_header(wire.RELEASE, self._sender, slot=slot)])
+            self._send([protocol.pack_header(protocol.RELEASE, self._sender, slot=slot)])
         if self._promised != self._window:
             self._tell_window()
         for request in self._outstanding.values():
             self._send(request.frames)
 
-    def _take_reply(self, header: wire.Header, frames: list[memoryview]) -> None:
+    def _take_reply(self, header: protocol.Header, frames: list[memoryview]) -> None:
         request = self._outstanding.get(header.request)
         if request is not None:  # otherwise a second answer to a repeated request
-            reply = wire.unpack_reply(header, frames, self._spec, self._logits, request.total)
+            reply = protocol.unpack_reply(header, frames, self._spec, self._logits, request.total)
             del self._outstanding[header.request]
             self._done.append(reply)
 
-    def _take_error(self, header: wire.Header, reason: str) -> None:
+    def _take_error(self, header: protocol.Header, reason: str) -> None:
         if not self._ready:
             raise HandshakeError(f"the server does not understand HELLO: {reason}")
         if self._outstanding.pop(header.request, None) is not None:
@@ -330,7 +330,7 @@ def ask_server(endpoint: str, keys: ClientKeys | None = None, timeout_s: float =
     try:
         dealer.setsockopt(zmq.LINGER, 0)
         with closing(connect(dealer, endpoint, keys)) as line:
-            dealer.send(wire.pack_header(wire.ASK, ("ask", secrets.randbits(62))))
+            dealer.send(protocol.pack_header(protocol.ASK, ("ask", secrets.randbits(62))))
             deadline = time.monotonic() + timeout_s
             while not dealer.poll(100):
                 line.broke()
@@ -346,9 +346,9 @@ def ask_server(endpoint: str, keys: ClientKeys | None = None, timeout_s: float =
 
 def _served(frames: list[bytes]) -> ServerFacts:
     try:
-        if len(frames) != 2 or wire.unpack_header(frames[0]).kind != wire.SERVED:
+        if len(frames) != 2 or protocol.unpack_header(frames[0]).kind != protocol.SERVED:
             raise MessageError("not an answer to ASK")
-        fields = wire.unpack(frames[1], "SERVED")
+        fields = protocol.unpack(frames[1], "SERVED")
         return ServerFacts(RowSpec.from_dict(fields["rows"]), str(fields["swap"]), str(fields["models_folder"]))
     except (MessageError, ValueError, TypeError, KeyError) as error:
         raise HandshakeError(f"the server's answer is not understood ({error}); install one Grove version") from None

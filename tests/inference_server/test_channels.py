@@ -22,7 +22,7 @@ from grove.inference_server import (
     ZmqClient,
     private_endpoint,
 )
-from grove.inference_server.channels import wire
+from grove.inference_server.channels import protocol
 from grove.inference_server.channels.sessions import PROVEN
 from tests.support.arithmetic_network import (
     POISON,
@@ -325,10 +325,10 @@ def test_another_protocol_version_is_told_so(remote: House) -> None:
     remote.serve()
     with ExitStack() as stack:
         dealer = raw_dealer(remote.endpoint, stack)
-        dealer.send_multipart([msgpack.packb([9, wire.HELLO, "old", 1, 0, 0, 0, 0]), b""])
+        dealer.send_multipart([msgpack.packb([9, protocol.HELLO, "old", 1, 0, 0, 0, 0]), b""])
         assert dealer.poll(5000)
         header, reason = dealer.recv_multipart()
-        assert wire.unpack_header(header).kind == wire.ERROR
+        assert protocol.unpack_header(header).kind == protocol.ERROR
         assert b"protocol version 9" in reason
 
 
@@ -339,10 +339,13 @@ def test_a_repeated_request_is_answered_once_computed_once(remote: House) -> Non
     with ExitStack() as stack:
         dealer = raw_dealer(remote.endpoint, stack)
         dealer.send_multipart(
-            [wire.pack_header(wire.HELLO, ("r", 1)), wire.pack_hello(wire.Hello(SPEC, 1, 64, "float32"))]
+            [
+                protocol.pack_header(protocol.HELLO, ("r", 1)),
+                protocol.pack_hello(protocol.Hello(SPEC, 1, 64, "float32")),
+            ]
         )
         dealer.recv_multipart()
-        message = [wire.pack_header(wire.ROWS, ("r", 1), 5, 0, 3), rows.tobytes()]
+        message = [protocol.pack_header(protocol.ROWS, ("r", 1), 5, 0, 3), rows.tobytes()]
         dealer.send_multipart(message)
         dealer.send_multipart(message)  # in flight: attaches
         eventually(lambda: remote.server.stats()["resends"] == 1)

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from grove.common.errors import MessageError
 from grove.inference_server import Patience, Reply, ZmqClient, private_endpoint
-from grove.inference_server.channels import wire
+from grove.inference_server.channels import protocol
 from tests.support.arithmetic_network import SPEC, compute, random_rows
 
 
@@ -27,8 +27,8 @@ class ClientMachine(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.client: ZmqClient
         self.rows: dict[int, np.ndarray] = {}  # requests the client still owes an answer to
-        self.asked: dict[int, tuple[bytes, wire.Header, np.ndarray]] = {}  # at the server, not answered
-        self.answered: list[tuple[bytes, wire.Header, np.ndarray]] = []
+        self.asked: dict[int, tuple[bytes, protocol.Header, np.ndarray]] = {}  # at the server, not answered
+        self.answered: list[tuple[bytes, protocol.Header, np.ndarray]] = []
         self.known = False
         self.life = 0
         self.next_seed = 0
@@ -61,34 +61,34 @@ class ClientMachine(RuleBasedStateMachine):
         """Take in what the client sent."""
         while self.router.poll(5):
             routing, first, *frames = self.router.recv_multipart()
-            header = wire.unpack_header(first)
-            if header.kind == wire.HELLO:
+            header = protocol.unpack_header(first)
+            if header.kind == protocol.HELLO:
                 self.known, self.window = True, 3
-                self.say(routing, header, wire.READY, self.ready())
-            elif header.kind != wire.BYE and not self.known:
-                self.say(routing, header, wire.UNKNOWN)
-            elif header.kind == wire.PING:
-                self.say(routing, header, wire.PONG)
-            elif header.kind == wire.ROWS:
-                rows = wire.rows_of(header, frames, SPEC, 64)
+                self.say(routing, header, protocol.READY, self.ready())
+            elif header.kind != protocol.BYE and not self.known:
+                self.say(routing, header, protocol.UNKNOWN)
+            elif header.kind == protocol.PING:
+                self.say(routing, header, protocol.PONG)
+            elif header.kind == protocol.ROWS:
+                rows = protocol.rows_of(header, frames, SPEC, 64)
                 self.asked[header.request] = routing, header, rows
-            elif header.kind == wire.WINDOW:
+            elif header.kind == protocol.WINDOW:
                 self.window = header.rows
-            elif header.kind == wire.RELEASE:
+            elif header.kind == protocol.RELEASE:
                 self.told.add(header.slot)
 
     def ready(self) -> bytes:
         fields = {"server_epoch": str(self.life), "model_version": "v", "slots": {"default": 0}}
-        return bytes(wire.msgpack.packb(fields))
+        return bytes(protocol.msgpack.packb(fields))
 
-    def say(self, routing: bytes, header: wire.Header, kind: int, *frames: bytes) -> None:
-        answer = wire.pack_header(kind, (header.client, header.epoch), header.request, rows=header.rows)
+    def say(self, routing: bytes, header: protocol.Header, kind: int, *frames: bytes) -> None:
+        answer = protocol.pack_header(kind, (header.client, header.epoch), header.request, rows=header.rows)
         self.router.send_multipart([routing, answer, *frames])
 
-    def reply(self, routing: bytes, header: wire.Header, rows: np.ndarray) -> None:
+    def reply(self, routing: bytes, header: protocol.Header, rows: np.ndarray) -> None:
         logits, values = compute(SPEC, rows)
         reply = Reply(header.request, logits, values, "v", np.zeros(0, np.int32), len(rows), 0, 0)
-        self.say(routing, header, wire.REPLY, wire.pack_reply(reply), logits.tobytes(), values.tobytes())
+        self.say(routing, header, protocol.REPLY, protocol.pack_reply(reply), logits.tobytes(), values.tobytes())
 
     @rule(
         picks=st.lists(st.integers(0, 5), min_size=3, max_size=8),
@@ -111,7 +111,7 @@ class ClientMachine(RuleBasedStateMachine):
         number = sorted(self.asked)[pick % len(self.asked)]
         asked = self.asked.pop(number)
         if fate == "refused":
-            self.say(asked[0], asked[1], wire.ERROR, b"no")
+            self.say(asked[0], asked[1], protocol.ERROR, b"no")
         elif fate != "lost":
             for _ in range(2 if fate == "answered twice" else 1):
                 self.reply(*asked)

@@ -16,12 +16,12 @@ import zmq
 
 from grove.bench import attacks
 from grove.inference_server import InferenceServer, Patience, RowSpec, ServerSettings, ZmqClient, private_endpoint
-from grove.inference_server.channels import listener, wire
+from grove.inference_server.channels import listener, protocol
 from grove.inference_server.channels.rate_limiter import NO_BOUND, RateLimits
 from tests.support.arithmetic_network import SPEC, THREE_SEATS, ArithmeticBackend, compute, random_rows
 
 KNOWN = {
-    *(f"bad_{kind}" for kind in ("header", "kind", "handshake", *wire.KIND_NAMES.values())),
+    *(f"bad_{kind}" for kind in ("header", "kind", "handshake", *protocol.KIND_NAMES.values())),
     *("refused_hello", "unroutable", "unsendable", "unread", "unanswered", "thrown_out"),
 }
 """Causes by which what a stranger does may be counted."""
@@ -67,21 +67,21 @@ class Raw:
         self.dealer.connect(endpoint)
 
     def say(self, kind: int, *frames: bytes, request: int = 0, rows: int = 0) -> None:
-        self.dealer.send_multipart([wire.pack_header(kind, ("raw", self.epoch), request, rows=rows), *frames])
+        self.dealer.send_multipart([protocol.pack_header(kind, ("raw", self.epoch), request, rows=rows), *frames])
 
     def hello(self, window: int = 4, max_rows: int = 64) -> tuple[int, bytes]:
-        self.say(wire.HELLO, wire.pack_hello(wire.Hello(self.spec, window, max_rows, "float32")))
+        self.say(protocol.HELLO, protocol.pack_hello(protocol.Hello(self.spec, window, max_rows, "float32")))
         return self.answer()
 
     def rows(self, request: int, count: int = 64) -> None:
-        self.say(wire.ROWS, bytes(count * self.spec.row_bytes), request=request, rows=count)
+        self.say(protocol.ROWS, bytes(count * self.spec.row_bytes), request=request, rows=count)
 
     def answer(self, seconds: float = 10) -> tuple[int, bytes]:
         """Return kind and second frame of the next answer; kind -1: none came."""
         if not self.dealer.poll(int(seconds * 1000)):
             return -1, b""
         frames = self.dealer.recv_multipart()
-        return wire.unpack_header(frames[0]).kind, frames[1] if len(frames) > 1 else b""
+        return protocol.unpack_header(frames[0]).kind, frames[1] if len(frames) > 1 else b""
 
     def kinds(self) -> list[int]:
         """Return the kinds of all answers until none comes for longer than a tick of the server."""
@@ -150,7 +150,7 @@ def test_a_client_that_reads_nothing_is_held_by_its_own_window(stack: ExitStack)
     server, endpoint = serve(stack, spec=THREE_SEATS)
     slow = Raw(endpoint, stack, THREE_SEATS)
     slow.dealer.setsockopt(zmq.RCVHWM, 1)
-    slow.say(wire.HELLO, wire.pack_hello(wire.Hello(THREE_SEATS, 4, 64, "float32")))
+    slow.say(protocol.HELLO, protocol.pack_hello(protocol.Hello(THREE_SEATS, 4, 64, "float32")))
     memory = rss_mb()
     for number in range(1500):  # answers of 150 kB each: 230 MB
         slow.rows(number)
@@ -161,13 +161,13 @@ def test_a_client_that_reads_nothing_is_held_by_its_own_window(stack: ExitStack)
     eventually(lambda: server.stats()["errors"].get("unsendable") and server.stats()["errors"].get("bad_rows"))
     assert rss_mb() - memory < 100  # 8 to 136 unread messages of at most 64 MB, and what the system keeps
     honest = Raw(endpoint, stack, THREE_SEATS)
-    assert honest.hello()[0] == wire.READY
+    assert honest.hello()[0] == protocol.READY
     honest.rows(1)
-    assert honest.answer()[0] == wire.REPLY
-    answered = slow.kinds().count(wire.REPLY)
+    assert honest.answer()[0] == protocol.REPLY
+    answered = slow.kinds().count(protocol.REPLY)
     assert answered == server.stats()["requests"] - 1  # all that was computed for it, none twice
     slow.rows(9999)
-    assert wire.REPLY in slow.kinds()  # its window is free again
+    assert protocol.REPLY in slow.kinds()  # its window is free again
 
 
 def test_places_are_bounded_and_those_of_lost_clients_are_given_up(stack: ExitStack) -> None:
@@ -175,15 +175,15 @@ def test_places_are_bounded_and_those_of_lost_clients_are_given_up(stack: ExitSt
     for _ in range(10):  # they come, ask, and vanish without a word
         with ExitStack() as gone:
             client = Raw(endpoint, gone)
-            assert client.hello()[0] == wire.READY
+            assert client.hello()[0] == protocol.READY
     stayers = [Raw(endpoint, stack) for _ in range(4)]
     kinds = [client.hello() for client in stayers]
-    assert [kind for kind, _ in kinds] == [wire.READY] * 3 + [wire.REFUSED]
+    assert [kind for kind, _ in kinds] == [protocol.READY] * 3 + [protocol.REFUSED]
     assert b"raise the server's max_clients (3)" in kinds[3][1]
     assert server.stats()["clients"] == 3
-    stayers[0].say(wire.BYE)
+    stayers[0].say(protocol.BYE)
     eventually(lambda: server.stats()["clients"] == 2)
-    assert stayers[3].hello()[0] == wire.READY
+    assert stayers[3].hello()[0] == protocol.READY
     assert server.stats()["errors"] == {"refused_hello": 1}
 
 
@@ -191,20 +191,20 @@ def test_memory_is_reserved_until_the_last_row_has_left(stack: ExitStack) -> Non
     server, endpoint = serve(stack, max_clients_mb=4)
     client = Raw(endpoint, stack)
     kind, why = client.hello(window=64, max_rows=4096)
-    assert kind == wire.REFUSED
+    assert kind == protocol.REFUSED
     assert b"max_clients_mb (4)" in why
     with server.parked():
-        lives, kind = 0, wire.READY
-        while kind == wire.READY:  # new lives leave the rows of former ones behind
+        lives, kind = 0, protocol.READY
+        while kind == protocol.READY:  # new lives leave the rows of former ones behind
             client.epoch = lives = lives + 1
             kind, _ = client.hello()
             client.rows(1)
-        assert kind == wire.REFUSED
+        assert kind == protocol.REFUSED
         assert 1 < lives < 40
         eventually(lambda: server.stats()["waiting_rows"] == 64 * (lives - 1))
     eventually(lambda: server.stats()["waiting_rows"] == 0)
     client.kinds()  # what came late for former lives
-    assert client.hello()[0] == wire.READY
+    assert client.hello()[0] == protocol.READY
 
 
 def test_connections_that_say_nothing_are_ended(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,15 +227,15 @@ def test_who_sends_too_much_for_nothing_is_not_read_for_a_while(stack: ExitStack
     noisy.hello()
     quiet.hello()
     for _ in range(3000):
-        noisy.say(wire.PING)
-    assert quiet.hello()[0] == wire.READY
-    assert noisy.kinds().count(wire.PONG) < 1500
+        noisy.say(protocol.PING)
+    assert quiet.hello()[0] == protocol.READY
+    assert noisy.kinds().count(protocol.PONG) < 1500
     errors = server.stats()["errors"]
     assert errors["unread"] > 0
     assert errors["thrown_out"] > 0
-    assert noisy.hello()[0] == wire.READY  # over a new connection
+    assert noisy.hello()[0] == protocol.READY  # over a new connection
     noisy.rows(1)
-    assert noisy.answer()[0] == wire.REPLY
+    assert noisy.answer()[0] == protocol.REPLY
 
 
 def test_who_repeats_a_window_is_not_thrown_out(stack: ExitStack) -> None:
@@ -247,7 +247,7 @@ def test_who_repeats_a_window_is_not_thrown_out(stack: ExitStack) -> None:
             for number in range(63):
                 client.rows(number, 1)
         eventually(lambda: server.stats()["resends"] == 63)
-    assert client.kinds().count(wire.REPLY) == 63
+    assert client.kinds().count(protocol.REPLY) == 63
     assert server.stats()["errors"] == {}
 
 
@@ -282,7 +282,7 @@ def test_a_repeat_costs_no_second_computation_and_a_flood_of_them_little(stack: 
     client.hello()
     for _ in range(1000):
         client.rows(7)
-    assert 1 <= client.kinds().count(wire.REPLY) <= 1000
+    assert 1 <= client.kinds().count(protocol.REPLY) <= 1000
     assert server.stats()["rows"] == 64
 
 
@@ -294,7 +294,7 @@ def test_kept_answers_keep_no_batch_alive(stack: ExitStack) -> None:
             client.hello(window=1)
             client.rows(1, count)
         eventually(lambda: server.stats()["waiting_rows"] == 32)
-    assert small.answer()[0] == large.answer()[0] == wire.REPLY
+    assert small.answer()[0] == large.answer()[0] == protocol.REPLY
     (channel,) = server._channels
     sessions = channel._sessions.all()
     eventually(lambda: all(1 in session.replies for session in sessions))  # kept a moment after it was sent

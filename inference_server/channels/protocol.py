@@ -1,4 +1,4 @@
-"""The wire format between ZeroMQ clients and the server: frames, headers, and their checks.
+"""The protocol between ZeroMQ clients and the server: frames, headers, and their checks.
 
 Every message is [routing id,] header, payload frames. The header is a msgpack array
 
