@@ -23,7 +23,7 @@ import psutil
 from grove.common.errors import PoolError
 from grove.common.scratch import claim, is_claimed, sweep
 from grove.workers.pool.children import Child
-from grove.workers.pool.orphans import FOLDER_VARIABLE
+from grove.workers.pool.parent_watch import FOLDER_VARIABLE
 
 GAME_VARIABLE = "GROVE_PRELOAD_GAME"
 """Environment variable that names the game whose kernels `grove.workers.pool.preload` loads."""

@@ -5,7 +5,7 @@ import os
 import grove.inference_server
 import grove.workers.selfplay.worker
 from grove.workers.pool.fork_server import GAME_VARIABLE
-from grove.workers.pool.orphans import ended_with_parent
+from grove.workers.pool.parent_watch import ended_with_parent
 from grove.workers.selfplay.warm import load_kernels
 
 __all__ = ["grove"]

@@ -3,7 +3,7 @@ device."""
 
 from contextlib import suppress
 
-from grove.workers.pool.orphans import ended_with_parent
+from grove.workers.pool.parent_watch import ended_with_parent
 
 with ended_with_parent(), suppress(Exception):  # one that cannot be imported is left to the server, which can say so
     import grove.inference_server.backends.backend

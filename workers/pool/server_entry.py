@@ -20,7 +20,7 @@ from grove.inference_server.batching.policy import Policy, PolicyKind
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.inference_server.model_watch import ModelWatch
 from grove.workers.pool.children import Held
-from grove.workers.pool.orphans import end_with_supervisor, leave_signals, supervisor_is_gone, tidy_up
+from grove.workers.pool.parent_watch import end_with_supervisor, leave_signals, supervisor_is_gone, tidy_up
 from grove.workers.selfplay.control_pipe import ControlPipe, error_line
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from grove.inference_server import Patience, ZmqClient
 from grove.inference_server.channels.keys import ClientKeys
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.workers.pool.children import Held
-from grove.workers.pool.orphans import end_with_supervisor, leave_signals, supervisor_is_gone, tidy_up
+from grove.workers.pool.parent_watch import end_with_supervisor, leave_signals, supervisor_is_gone, tidy_up
 from grove.workers.selfplay.control_pipe import ControlPipe, error_line
 from grove.workers.selfplay.evaluators import (
     Evaluator,

@@ -1,4 +1,4 @@
-"""What a child process does by itself when its supervisor is gone, and what it leaves to its supervisor."""
+"""Exit when the supervisor's process has died; what a child leaves to its supervisor while it lives."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def end_with_supervisor(private: str = "") -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         arguments = parent.sentinel, private
-        threading.Thread(target=_outlive, args=arguments, name="orphan", daemon=True).start()
+        threading.Thread(target=_outlive, args=arguments, name="parent-watch", daemon=True).start()
 
 
 def supervisor_is_gone() -> bool:
