@@ -134,7 +134,7 @@ def main() -> None:
     for what, rate in rates.items():
         core, clock = rate["lines_per_second_of_a_core"], rate["lines_per_second_by_the_clock"]
         spread = f"({core['low']:,.0f}..{core['high']:,.0f})"
-        print(f"{what}: {core['middle']:,.0f} lines/s of a core {spread}, {clock['middle']:,.0f} by the clock")
+        print(f"{what}: {core['median']:,.0f} lines/s of a core {spread}, {clock['median']:,.0f} by the clock")
     if asked.out:
         write_result(asked.out, {"logs": logs, **rates})
 

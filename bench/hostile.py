@@ -184,7 +184,7 @@ def line(cost: Cost) -> str:
     """Return the row of the table."""
     kept = Spread.of(cost.kept)
     told = f"{cost.attack!s:<46}  {median(cost.sent):>7,.0f}  {median(cost.cores):>5.2f}"
-    return f"{told}   {kept.middle:.0%} ({kept.low:.0%}..{kept.high:.0%})"
+    return f"{told}   {kept.median:.0%} ({kept.low:.0%}..{kept.high:.0%})"
 
 
 def fuzz(count: int) -> dict[str, Any]:

@@ -149,9 +149,9 @@ def main() -> None:
     print(
         f"{spec}, {asked.pool} pool, {sizes.workers} workers: a look takes {cost.look_cpu_s * 1e3:.2f} ms of processor "
         f"time ({cost.looks} looks)\n"
-        f"looks every {asked.every:g} s lose {cost.lost.middle:.2%} of the evaluations [{cost.lost.low:.1%}, "
+        f"looks every {asked.every:g} s lose {cost.lost.median:.2%} of the evaluations [{cost.lost.low:.1%}, "
         f"{cost.lost.high:.1%}] over {cost.pairs} pairs; every {INTERVAL_S:g} s, as a run does, "
-        f"{cost.lost.middle * share:.3%}"
+        f"{cost.lost.median * share:.3%}"
     )
 
 

@@ -12,7 +12,7 @@ from grove.bench.core.counting import total
 from grove.bench.core.estimate import LEAST_GAMES, GameCost, game_cost, games_rate
 from grove.bench.core.gpu_watch import merged
 from grove.bench.core.modes import FIXED
-from grove.bench.core.rounds import Round, check_enough, kept, peak_share, probe_figures, ratio
+from grove.bench.core.rounds import Round, check_enough, peak_share, probe_figures, quiet_rounds, ratio
 from grove.bench.core.slices import Slice
 from grove.records.record import GameRecord, read_folder
 from grove.workers.pool import figures
@@ -38,7 +38,7 @@ def rows(outcome: Outcome, probe_limit: float) -> list[Row]:
 
 
 def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str, cost: GameCost | None) -> Row:
-    counted = kept(mode.rounds, probe_limit) or list(mode.rounds)
+    counted = quiet_rounds(mode.rounds, probe_limit) or list(mode.rounds)
     name = mode.name
     slices = [done.slices[name] for done in counted]
     seconds = sum(part.seconds for part in slices)
@@ -53,13 +53,13 @@ def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str, cost: 
         "variant": mode.variant or None,
         **_summary(mode, {"seconds": seconds, "workers": workers, "server": server}, outcome, records),
         "peak": median(done.peak for done in counted) if share else None,
-        "peak_share": share.middle if share else None,
+        "peak_share": share.median if share else None,
         "peak_share_low": share.low if share else None,
         "peak_share_high": share.high if share else None,
-        "ratio_to_direct": against.middle if against else None,
+        "ratio_to_direct": against.median if against else None,
         "ratio_low": against.low if against else None,
         "ratio_high": against.high if against else None,
-        "ours_by_rule": ours.middle if ours else None,
+        "ours_by_rule": ours.median if ours else None,
         "ours_by_rule_low": ours.low if ours else None,
         "ours_by_rule_high": ours.high if ours else None,
         "cpu_us_per_evaluation": cpu_us_per_row(sum(part.cpu_seconds for part in slices), workers),
@@ -113,7 +113,7 @@ def per_minute(slices: Sequence[Slice], cost: GameCost | None, units: figures.Un
     unit = next(iter(units))
     found = games_rate(slices, cost) if cost else None
     rates = {
-        f"{name}_per_minute": found.middle * count if found else None for name, count in {"games": 1, **units}.items()
+        f"{name}_per_minute": found.median * count if found else None for name, count in {"games": 1, **units}.items()
     }
     short = f"fewer than {LEAST_GAMES} {unit} ended to tell how long they are: {unit}/min needs more --seconds"
     return {
@@ -172,7 +172,7 @@ def _entropy(counts: Sequence[int]) -> float:
 
 def raw_rounds(rounds: Sequence[Round], probe_limit: float) -> list[Row]:
     """Return what every round measured, dropped ones included, for run.json."""
-    good = {id(done) for done in kept(rounds, probe_limit)} if rounds else set()
+    good = {id(done) for done in quiet_rounds(rounds, probe_limit)} if rounds else set()
     return [
         {
             "kept": id(done) in good,

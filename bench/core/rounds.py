@@ -48,7 +48,7 @@ class Round(Probed):
 class Spread(NamedTuple):
     """A median with the lowest and the highest value."""
 
-    middle: float
+    median: float
     low: float
     high: float
 
@@ -64,7 +64,7 @@ def usual_probe(rounds: Sequence[Probed]) -> Probe:
     return Probe(median(p.one_core for p in probes), median(p.all_cores for p in probes), probes[0].cores)
 
 
-def kept(rounds: Sequence[_Round], limit: float) -> list[_Round]:
+def quiet_rounds(rounds: Sequence[_Round], limit: float) -> list[_Round]:
     """Return the rounds whose probes moved by at most `limit` against the median."""
     usual = usual_probe(rounds)
     return [done for done in rounds if done.moved(usual) <= limit]
@@ -72,7 +72,7 @@ def kept(rounds: Sequence[_Round], limit: float) -> list[_Round]:
 
 def check_enough(rounds: Sequence[Round], limit: float) -> None:
     """Raise PoolError when too few rounds are left to report figures."""
-    left = len(kept(rounds, limit))
+    left = len(quiet_rounds(rounds, limit))
     if left < LEAST_ROUNDS:
         worst = max(done.moved(usual_probe(rounds)) for done in rounds)
         raise PoolError(

@@ -17,7 +17,7 @@ from typing import Any
 from grove.bench.core.compare import PROBE_S
 from grove.bench.core.peak import Peak, PeakJob
 from grove.bench.core.probe import MOVED, burn_probe
-from grove.bench.core.rounds import Probed, kept, usual_probe
+from grove.bench.core.rounds import Probed, quiet_rounds, usual_probe
 from grove.bench.core.slices import WarmPool
 from grove.bench.core.stage import Stage
 from grove.bench.limit.bounds import Measured
@@ -72,7 +72,7 @@ class LimitRound(Probed):
 
 def counted(rounds: Sequence[LimitRound]) -> list[LimitRound]:
     """Return the rounds whose burn probes did not move; all when there is none."""
-    return kept(rounds, MOVED) or list(rounds)
+    return quiet_rounds(rounds, MOVED) or list(rounds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,13 +218,13 @@ class _Bench:
         say(f"{wanted} rounds of {slice_s:.1f} s a part")
         rounds: list[LimitRound] = []
         probe = burn_probe(PROBE_S)
-        while len(rounds) < wanted or (len(kept(rounds, MOVED)) < wanted and len(rounds) < 2 * wanted):
+        while len(rounds) < wanted or (len(quiet_rounds(rounds, MOVED)) < wanted and len(rounds) < 2 * wanted):
             before, parts = probe, self._round(len(rounds), slice_s)
             probe = burn_probe(PROBE_S)
             rounds.append(LimitRound((before, probe), parts))
             self._count_written([done.parts for done in rounds])
             rates = ", ".join(f"{part} {parts[part]['rate']:,.0f}" for part in PARTS)
-            say(f"round {len(rounds)}, {len(kept(rounds, MOVED))} of {wanted} count: {rates} evaluations/s")
+            say(f"round {len(rounds)}, {len(quiet_rounds(rounds, MOVED))} of {wanted} count: {rates} evaluations/s")
         return Found(
             measured=self._measured([done.parts for done in counted(rounds)]),
             network=self._peak.found,
@@ -315,7 +315,7 @@ class _Bench:
 
     def _measured(self, rounds: list[dict[str, Row]]) -> Measured:
         """Return the medians over the rounds."""
-        middle = partial(median_of, rounds)
+        median_of_rounds = partial(median_of, rounds)
         found, pool = self._peak.found, self._whole.pool
         chosen, game = pool.sizes, load_game(pool.plan.game_spec)
         on_cores = str(found["backend"]["device"]).startswith("cpu")
@@ -331,24 +331,26 @@ class _Bench:
             threads=pool.pool_kind == "thread",
             compiled=game.compiled,
             network_on_cores=on_cores,
-            network_rate=max(middle("network", "rate"), lanes / middle("network", "cpu") if on_cores else 0.0),
-            network_cpu=middle("network", "cpu"),
+            network_rate=max(
+                median_of_rounds("network", "rate"), lanes / median_of_rounds("network", "cpu") if on_cores else 0.0
+            ),
+            network_cpu=median_of_rounds("network", "cpu"),
             ladder={int(rows): rate for rows, rate in found["ladder"]},
             tried=tuple((t["lanes"], t["bucket"], _quiet_rate(t, on_cores)) for t in found["tried"]),
-            search_rate=middle("search", "rate"),
-            search_cpu=middle("search", "cpu"),
-            wire_rate=middle("wire", "rate"),
-            wire_cpu=middle("wire", "cpu"),
+            search_rate=median_of_rounds("search", "rate"),
+            search_cpu=median_of_rounds("search", "cpu"),
+            wire_rate=median_of_rounds("wire", "rate"),
+            wire_cpu=median_of_rounds("wire", "cpu"),
             wire_rows=self._wire.rows,
             writer_rate=median(found["writer"]["rate"] for found in written) if written else None,
-            writer_cpu=middle("writer", "cpu"),
-            whole_rate=middle("whole", "rate"),
-            whole_cpu=middle("whole", "cpu"),
-            idle_cores=middle("whole", "idle_cores") if "idle_cores" in rounds[0]["whole"] else None,
-            waiting=middle("whole", "waiting"),
-            lane_idle=middle("whole", "lane_idle"),
-            batch_rows=middle("whole", "batch_rows"),
-            fill=middle("whole", "fill"),
+            writer_cpu=median_of_rounds("writer", "cpu"),
+            whole_rate=median_of_rounds("whole", "rate"),
+            whole_cpu=median_of_rounds("whole", "cpu"),
+            idle_cores=median_of_rounds("whole", "idle_cores") if "idle_cores" in rounds[0]["whole"] else None,
+            waiting=median_of_rounds("whole", "waiting"),
+            lane_idle=median_of_rounds("whole", "lane_idle"),
+            batch_rows=median_of_rounds("whole", "batch_rows"),
+            fill=median_of_rounds("whole", "fill"),
         )
 
 

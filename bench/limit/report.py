@@ -136,16 +136,16 @@ def _line(found: Found, bound: Bound, verdict: Verdict) -> tuple[str, ...]:
 
 
 def _measured_as(found: Found, name: str) -> str:
-    m, middle = found.measured, partial(median_of, [done.parts for done in found.counted])
+    m, median_of_rounds = found.measured, partial(median_of, [done.parts for done in found.counted])
     if name == "network":
         backend = found.network["backend"]
         return f"{found.network['lanes']} lanes of {found.network['bucket']} rows, {backend['dtype']} {backend['kind']}"
     if name == "search":
         return f"a thread {m.search_rate:,.0f}, on {m.cores} cores"
     if name == "wire":
-        return f"{middle('wire', 'messages_per_second'):,.0f} messages/s of {m.wire_rows} rows"
+        return f"{median_of_rounds('wire', 'messages_per_second'):,.0f} messages/s of {m.wire_rows} rows"
     if name == "writer":
-        games, size = middle("writer", "games_per_second"), middle("writer", "megabytes_per_second")
+        games, size = median_of_rounds("writer", "games_per_second"), median_of_rounds("writer", "megabytes_per_second")
         return f"{games:,.0f} games/s, {size:.0f} MB/s a writer"
     return "cores / cpu of all parts" if name == "cores" else "workers / time of search and record"
 

@@ -113,7 +113,7 @@ def _batcher(row: Row, servers: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _ratio(spread: Row | None) -> str:
-    return f"{spread['middle']:.2f}x ({spread['low']:.2f}..{spread['high']:.2f})" if spread else "-"
+    return f"{spread['median']:.2f}x ({spread['low']:.2f}..{spread['high']:.2f})" if spread else "-"
 
 
 def _peak(found: Sequence[Row]) -> float:

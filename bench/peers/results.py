@@ -9,7 +9,7 @@ from typing import Any
 from grove.bench.core.counting import total
 from grove.bench.core.estimate import Played, game_cost
 from grove.bench.core.results import cpu_us_per_row, mean_visit_entropy, per_minute
-from grove.bench.core.rounds import Round, Spread, check_enough, kept, peak_share, probe_figures
+from grove.bench.core.rounds import Round, Spread, check_enough, peak_share, probe_figures, quiet_rounds
 from grove.bench.core.slices import Slice
 from grove.bench.peers.peers import GROVE, Outcome, PeersAsked, grove_asked
 from grove.common.errors import PoolError
@@ -37,7 +37,7 @@ def rows(wanted: PeersAsked, outcome: Outcome) -> list[Row]:
     """
     limit = wanted.asked.probe_limit
     check_enough(outcome.players, limit)
-    found = [_player(wanted, outcome, name, kept(outcome.players, limit)) for name in outcome.players[0].slices]
+    found = [_player(wanted, outcome, name, quiet_rounds(outcome.players, limit)) for name in outcome.players[0].slices]
     if outcome.batchers:
         found += _batchers(outcome, limit)
     return found + [{"mode": name, "not_measured": why} for name, why in outcome.not_measured.items()]
@@ -49,7 +49,7 @@ def _batchers(outcome: Outcome, limit: float) -> list[Row]:
         check_enough(outcome.batchers, limit)
     except PoolError as error:
         return [{"mode": name, "not_measured": str(error)} for name in dict.fromkeys(n.split()[0] for n in names)]
-    return [_batcher(outcome, name, kept(outcome.batchers, limit)) for name in names]
+    return [_batcher(outcome, name, quiet_rounds(outcome.batchers, limit)) for name in names]
 
 
 def _player(wanted: PeersAsked, outcome: Outcome, name: str, rounds: Sequence[Round]) -> Row:
@@ -62,12 +62,12 @@ def _player(wanted: PeersAsked, outcome: Outcome, name: str, rounds: Sequence[Ro
         "mode": name,
         "kind": "player",
         "cache": grove_asked(wanted.asked, name).search.cache if name in GROVE else None,
-        "simulations_per_second": rates.middle,
+        "simulations_per_second": rates.median,
         "simulations_low": rates.low,
         "simulations_high": rates.high,
         "evaluations_per_second": median(part.evaluations_per_second for part in slices),
         "peak": median(done.peak for done in rounds),
-        "peak_share": share.middle if share else None,
+        "peak_share": share.median if share else None,
         "games": int(counts.get("games", 0)),
         **per_minute(slices, game_cost([played]), {"games": 1}),
         **proof,
@@ -88,10 +88,10 @@ def _batcher(outcome: Outcome, name: str, rounds: Sequence[Round]) -> Row:
         "mode": server,
         "kind": "batcher",
         "message_rows": int(size),
-        "evaluations_per_second": rates.middle,
+        "evaluations_per_second": rates.median,
         "evaluations_low": rates.low,
         "evaluations_high": rates.high,
-        "requests_per_second": rates.middle / int(size),
+        "requests_per_second": rates.median / int(size),
         "cpu_us_per_evaluation": cpu_us_per_row(sum(part.cpu_seconds for part in slices), counts),
         "against": {base.split()[0]: _plain(_against(rounds, name, base)) for base in others},
         "about": outcome.about.get(server, {}),
@@ -169,5 +169,5 @@ def finding(found: Sequence[Row]) -> str:
 
 
 def _times(row: Row, peer: str) -> str:
-    middle = float(row["against"][peer]["middle"])
+    middle = float(row["against"][peer]["median"])
     return f"{middle:.1f}" if middle < 9.95 else f"{middle:.0f}"

@@ -244,7 +244,7 @@ def _measured(visits: Sequence[Visit], units: figures.Units, cost: GameCost | No
         "evaluations_per_second_low": min(rates),
         "evaluations_per_second_high": max(rates),
         "peak": median(done.peak for done in rounds) if share else None,
-        "peak_share": share.middle if share else None,
+        "peak_share": share.median if share else None,
         "peak_share_low": share.low if share else None,
         "peak_share_high": share.high if share else None,
         "cache_hit_rate": found["cache_hit_rate"],

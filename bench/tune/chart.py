@@ -83,9 +83,9 @@ def _draw_trial(axes: Axes, tuned: Tuned, place: int, trial: Trial) -> None:
     end = trial.gain
     if again:
         axes.plot([again.low, again.high], [place, place], color=_AGAIN, linewidth=2.2, zorder=4)
-        axes.plot([again.middle], [place], "o", color=_AGAIN, markersize=6, zorder=5)
+        axes.plot([again.median], [place], "o", color=_AGAIN, markersize=6, zorder=5)
         end = max(end, again.high)
-    text = f"{again.middle:.2f}x" if again else f"{trial.gain:.2f}x"
+    text = f"{again.median:.2f}x" if again else f"{trial.gain:.2f}x"
     axes.annotate(text, (end, place), xytext=(6, 0), textcoords="offset points", va="center",
                   color=_AGAIN if again else _INK, fontsize=9.5, fontweight="bold" if again else "normal", zorder=6,
                   bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})  # fmt: skip

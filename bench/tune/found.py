@@ -90,13 +90,13 @@ class Tuned:
     def best(self) -> Trial | None:
         """The best finalist, or the best trial where none was measured again; None when none was ahead."""
         if self.gains:
-            return self.finalists[max(self.gains, key=lambda name: self.gains[name].middle)]
+            return self.finalists[max(self.gains, key=lambda name: self.gains[name].median)]
         return next(iter(self.ahead()), None)
 
     @property
     def gain(self) -> Gain | None:
         """The gain of the best; None when it was not measured again."""
-        return max(self.gains.values(), key=lambda gain: gain.middle, default=None)
+        return max(self.gains.values(), key=lambda gain: gain.median, default=None)
 
     @property
     def winner(self) -> Choice:

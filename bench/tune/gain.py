@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
-from grove.bench.core.rounds import Round, kept
+from grove.bench.core.rounds import Round, quiet_rounds
 from grove.bench.core.slices import Slice
 
 CONFIDENCE = 0.95
@@ -20,7 +20,7 @@ WORTH = 1.02
 class Gain(NamedTuple):
     """How many times as many simulations per second as the default's, over paired rounds."""
 
-    middle: float
+    median: float
     """The median."""
     low: float
     high: float
@@ -35,16 +35,16 @@ class Gain(NamedTuple):
     @property
     def better(self) -> bool:
         """Whether the gain is worth having and larger than chance, by quiet rounds."""
-        return not self.busy and self.middle >= WORTH and self.low > 1
+        return not self.busy and self.median >= WORTH and self.low > 1
 
     def __str__(self) -> str:
         sure = f"{100 * self.confidence:.0f} %, {self.rounds} rounds"
-        return f"{self.middle:.2f}x the default [{self.low:.2f}, {self.high:.2f}] ({sure})"
+        return f"{self.median:.2f}x the default [{self.low:.2f}, {self.high:.2f}] ({sure})"
 
 
 def gain_of(rounds: Sequence[Round], name: str, base: str, probe_limit: float) -> Gain:
     """Return what mode `name` brings over mode `base`."""
-    quiet = kept(rounds, probe_limit)
+    quiet = quiet_rounds(rounds, probe_limit)
     busy = len(quiet) < LEAST_QUIET
     counted = list(rounds) if busy else quiet
     ratios = [ratio([done.slices[name]], [done.slices[base]]) for done in counted]

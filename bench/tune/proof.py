@@ -130,7 +130,7 @@ def main() -> None:
         best, gain = judge(rounds, entries, f"tune {name}")
         gains[name] = {"best_of_grid": best, **gain._asdict()}
         ends, sure = f"[{gain.low:.3f}, {gain.high:.3f}]", f"{gain.confidence:.0%}, {gain.rounds} rounds"
-        print(f"tune {name} by {best}: {gain.middle:.3f} {ends} ({sure})")
+        print(f"tune {name} by {best}: {gain.median:.3f} {ends} ({sure})")
     if given.out:
         content = {
             **machine.provenance(),

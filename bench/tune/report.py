@@ -151,7 +151,7 @@ def print_tuned(tuned: Tuned, units: figures.Units, console: Console) -> None:
             found = f"{trial.gain:.2f}x [{min(trial.ratios):.2f}, {max(trial.ratios):.2f}]"
             console.print(f"{trial.why}: expected {trial.expected:.2f}x the default, measured {found}", soft_wrap=True)
     gain = tuned.gain
-    named = [("default", 1.0)] + ([("best", gain.middle)] if gain else [])
+    named = [("default", 1.0)] + ([("best", gain.median)] if gain else [])
     for name, times in named:
         rates = per_minute(base * times, cost, units)
         words = ", ".join(f"{form(rates[f'{unit}_per_minute'], '{:,.0f}')} {unit}/min" for unit in units)

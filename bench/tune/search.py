@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from grove.bench.core.compare import play_round, slice_length
 from grove.bench.core.estimate import Played
-from grove.bench.core.rounds import LEAST_ROUNDS, Round, kept
+from grove.bench.core.rounds import LEAST_ROUNDS, Round, quiet_rounds
 from grove.bench.core.slices import WarmPool
 from grove.bench.tune.found import DEFAULT, Screen, Trial, TuneAsked, Tuned
 from grove.bench.tune.gain import LEAST_QUIET, gain_of
@@ -196,7 +196,7 @@ def _decisions(warm: WarmPool) -> float:
 
 def enough(rounds: Sequence[Round], count: int, limit: float) -> bool:
     """Return whether `count` rounds were played and enough of them are quiet, or twice as many without avail."""
-    quiet = len(kept(rounds, limit)) if rounds else 0
+    quiet = len(quiet_rounds(rounds, limit)) if rounds else 0
     return len(rounds) >= count and (quiet >= LEAST_QUIET or len(rounds) >= 2 * count)
 
 

@@ -30,7 +30,7 @@ def test_every_reading_is_measured_printed_and_kept(
     assert (kept["logs"]["lines"], kept["logs"]["different_games"]) == (30, 4)
     for what in WORK:
         rates = kept[what]["lines_per_second_of_a_core"]
-        assert 0 < rates["low"] <= rates["middle"] <= rates["high"]
+        assert 0 < rates["low"] <= rates["median"] <= rates["high"]
         assert len(kept[what]["readings"]) == 2
 
 

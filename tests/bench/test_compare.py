@@ -22,7 +22,7 @@ from grove.bench.core.modes import FIXED, MODES, ORIGIN_WORKERS, Asked, parse_mo
 from grove.bench.core.probe import Probe
 from grove.bench.core.report import busy_warning, finding, print_table
 from grove.bench.core.results import mean_visit_entropy
-from grove.bench.core.rounds import Round, Spread, check_enough, kept, peak_share, ratio
+from grove.bench.core.rounds import Round, Spread, check_enough, peak_share, quiet_rounds, ratio
 from grove.bench.core.rules import AlwaysWaited
 from grove.bench.core.slices import Slice, cpu_seconds
 from grove.bench.search import REPEATS, simulations_per_second
@@ -97,7 +97,7 @@ def a_round(speed: float, after: float | None = None, **modes: float) -> Round:
 
 def test_rounds_whose_probe_moved_are_dropped() -> None:
     rounds = [a_round(1.0), a_round(1.05), a_round(0.5), a_round(1.0, after=0.7), a_round(1.0)]
-    assert kept(rounds, 0.1) == [rounds[0], rounds[1], rounds[4]]
+    assert quiet_rounds(rounds, 0.1) == [rounds[0], rounds[1], rounds[4]]
     check_enough(rounds, 0.1)
     with pytest.raises(PoolError, match="2 of 3 rounds are left and 3 are needed"):
         check_enough([rounds[0], rounds[0], rounds[2]], 0.1)

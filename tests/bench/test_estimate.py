@@ -83,18 +83,18 @@ def test_games_follow_from_simulations_and_not_from_their_count() -> None:
     steady = slices((1000, 2.0), (1000, 2.0))
     steady[0].workers["games"] = 99
     assert games_rate(steady, EXACT) == pytest.approx((60.0, 60.0, 60.0))
-    assert games_rate(slices((500, 10.0), (3000, 20.0)), EXACT).middle == pytest.approx(60 * 3500 / 30 / 500)
+    assert games_rate(slices((500, 10.0), (3000, 20.0)), EXACT).median == pytest.approx(60 * 3500 / 30 / 500)
     assert games_rate(slices((0, 5.0), (0, 5.0)), EXACT) == (0.0, 0.0, 0.0)
 
 
 def test_interval_holds_what_the_slices_differ_and_what_is_known_of_the_length() -> None:
     found = games_rate(slices((1000, 6.0), (3000, 6.0), (2000, 6.0)), EXACT)
     # Student's t for two degrees of freedom, standard error of the mean of 20, 60 and 40 games a minute.
-    assert found.high - found.middle == pytest.approx(4.30 * 20 / math.sqrt(3))
+    assert found.high - found.median == pytest.approx(4.30 * 20 / math.sqrt(3))
     assert found.low == 0.0
     assert games_rate(slices((1000, 2.0)), GameCost(500.0, 0.1)) == pytest.approx((60.0, 54.0, 66.0))
     both = games_rate(slices((1000, 6.0), (3000, 6.0), (2000, 6.0)), GameCost(500.0, 0.5))
-    assert both.high / both.middle - 1 == pytest.approx(math.hypot(found.high / found.middle - 1, 0.5))
+    assert both.high / both.median - 1 == pytest.approx(math.hypot(found.high / found.median - 1, 0.5))
 
 
 def test_days_of_a_row() -> None:

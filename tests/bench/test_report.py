@@ -193,7 +193,7 @@ def test_a_sweep_of_which_only_the_csv_is_left_reads_alike(tmp_path: Path) -> No
 
 def peers_rows() -> list[dict[str, Any]]:
     """What `grove bench peers` writes of two players, a peer and a batching server."""
-    against = {"open_spiel": {"middle": 12.34, "low": 11.0, "high": 13.0}}
+    against = {"open_spiel": {"median": 12.34, "low": 11.0, "high": 13.0}}
     player = dict.fromkeys(("games_per_minute", "mean_game_moves", "simulations_per_move", "mean_visit_entropy"))
     player |= {"kind": "player", "simulations_per_second": 34567.0, "simulations_low": 30000.0, "rounds": 6,
                "simulations_high": 36000.0, "evaluations_per_second": 33000.0, "cpu_us_per_evaluation": None,

@@ -24,7 +24,7 @@ def test_slices_with_and_without_looks_are_paired(tmp_path: Path) -> None:
     assert cost.pairs == LEAST_PAIRS
     assert cost.looks >= cost.pairs
     assert cost.look_cpu_s > 0
-    assert cost.lost.low <= cost.lost.middle <= cost.lost.high < 1
+    assert cost.lost.low <= cost.lost.median <= cost.lost.high < 1
 
 
 def test_too_few_pairs_are_no_figure(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_the_interval_is_the_one_of_a_median(count: int, ends: tuple[int, int], 
 def test_a_gain_must_be_worth_it_and_no_chance() -> None:
     good = tuned([1.2, 1.3, 1.26, 1.22, 1.28, 1.24, 1.9], probe=2.0)
     assert good.gain is not None
-    assert good.gain.middle == pytest.approx(1.27)
+    assert good.gain.median == pytest.approx(1.27)
     assert (good.gain.low, good.gain.rounds, good.gain.dropped) == (1.22, 6, 1)
     assert good.winner == BASE._replace(groups=2)
     assert finding(good).startswith("Tuned settings play at 1.27x the default [1.22, 1.90] (97 %, 6 rounds) (1 setting")
@@ -157,7 +157,7 @@ def test_the_proof_takes_the_best_of_the_grid_as_measured_again() -> None:
     probes = (Probe(1.0, 2.0, 2), Probe(1.0, 2.0, 2))
     slices = {"grid 1": a_slice(100), "grid 2": a_slice(110), "tune a": a_slice(99)}
     best, gain = judge([Round(probes, 0.0, slices)] * 3, [*entries, Entry("tune a", BASE)], "tune a")
-    assert (best, gain.middle) == ("grid 2", 0.9)
+    assert (best, gain.median) == ("grid 2", 0.9)
 
 
 @pytest.mark.parametrize("terminal", [True, False])
