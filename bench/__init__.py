@@ -4,8 +4,8 @@
 measures the network alone in a process of its own.
 """
 
-from grove.bench.core.compare import Outcome, run_comparison
-from grove.bench.core.estimate import Plan, parse_plan, plan_columns
+from grove.bench.core.compare import Comparison, run_comparison
+from grove.bench.core.estimate import LongRun, parse_plan, plan_columns
 from grove.bench.core.modes import MODES, Asked, parse_modes, pool_plans
 from grove.bench.core.probe import Probe, burn_probe
 from grove.bench.core.report import busy_warning, print_days, print_table, write_header, write_results
@@ -14,8 +14,8 @@ from grove.bench.core.results import rows
 __all__ = [
     "MODES",
     "Asked",
-    "Outcome",
-    "Plan",
+    "Comparison",
+    "LongRun",
     "Probe",
     "burn_probe",
     "busy_warning",

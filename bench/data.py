@@ -26,7 +26,7 @@ import tyro
 from grove.bench.core.result_file import write_result
 from grove.bench.core.rounds import Spread
 from grove.common.rng import derive
-from grove.records.files import Found, compress, find_files
+from grove.records.files import FoundFiles, compress, find_files
 from grove.records.record import GameRecord, encode, read_folder
 from grove.records.scan import Survey, records, survey
 from grove.records.stats import SpecStats
@@ -89,7 +89,7 @@ def _write(games: Sequence[GameRecord], path: Path, lines: int) -> int:
     return path.stat().st_size
 
 
-def _compress(games: Sequence[GameRecord], folder: Path, kind: str) -> Found:
+def _compress(games: Sequence[GameRecord], folder: Path, kind: str) -> FoundFiles:
     """Write a compressed log of all games, each once, and return what lies in its folder."""
     folder.mkdir()
     with (folder / "a.jsonl").open("wb") as raw, compress(raw, kind) as log:

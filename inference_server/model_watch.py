@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from grove.common.errors import ModelError
 from grove.inference_server.models.model_folder import (
-    Found,
+    FoundModel,
     ModelFolder,
     file_digest,
     is_whole,
@@ -135,7 +135,7 @@ class ModelWatch:
             if self._take(slot, found):
                 return
 
-    def _take(self, slot: str, found: Found) -> bool:
+    def _take(self, slot: str, found: FoundModel) -> bool:
         """Serve a file if it is any good; return whether nothing older need be looked at."""
         place = found.name, found.size, found.mtime_ns
         if place in self._failed:
@@ -158,7 +158,7 @@ class ModelWatch:
             self._say(f"model {found.path} is not taken: {type(error).__name__}: {error}")
         return False
 
-    def _serve(self, slot: str, found: Found, digest: str, known: _Verdict | None) -> bool:
+    def _serve(self, slot: str, found: FoundModel, digest: str, known: _Verdict | None) -> bool:
         place = found.name, found.size, found.mtime_ns
         try:
             model = self._loaded[1] if self._loaded and self._loaded[0] == place else self._load(found)
@@ -180,7 +180,7 @@ class ModelWatch:
         self._note(found, digest, _Verdict(True, "", model.version))
         return True
 
-    def _load(self, found: Found) -> Any:
+    def _load(self, found: FoundModel) -> Any:
         """Return the model in a file that did not change meanwhile: its digest was taken before. Raises OSError."""
         try:
             return self._source.load(found.path)
@@ -189,13 +189,13 @@ class ModelWatch:
             if (facts.st_size, facts.st_mtime_ns) != (found.size, found.mtime_ns):
                 raise OSError(errno.EAGAIN, "it changed while it was read")
 
-    def _is_whole(self, found: Found, place: _Place) -> bool:
+    def _is_whole(self, found: FoundModel, place: _Place) -> bool:
         if is_whole(found.path):
             return True
         since = self._short.setdefault(place, time.monotonic())
         return time.monotonic() - since > _PATIENCE_S
 
-    def _keep_start(self, slot: str, found: Found) -> None:
+    def _keep_start(self, slot: str, found: FoundModel) -> None:
         """Before the first change, keep the model that a slot began with as a file, for a rollback."""
         served = self._status["slots"].get(slot)
         if served is None or served["file"]:
@@ -209,7 +209,7 @@ class ModelWatch:
 
     # What is known of files
 
-    def _digest(self, found: Found) -> str:
+    def _digest(self, found: FoundModel) -> str:
         entry = self._status["files"].get(found.name)
         if entry and (entry["size"], entry["mtime_ns"]) == (found.size, found.mtime_ns):
             return str(entry["sha256"])
@@ -221,7 +221,7 @@ class ModelWatch:
                 return _Verdict(entry["good"], entry["reason"], entry["version"])
         return None
 
-    def _note(self, found: Found, digest: str, verdict: _Verdict) -> None:
+    def _note(self, found: FoundModel, digest: str, verdict: _Verdict) -> None:
         entry = {"size": found.size, "mtime_ns": found.mtime_ns, "sha256": digest, **verdict._asdict()}
         if self._status["files"].get(found.name) != entry:
             self._status["files"][found.name] = entry

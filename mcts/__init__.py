@@ -5,7 +5,7 @@ the game hides information, by one for each world drawn. `EvaluationCache` remem
 network, a socket or a clock.
 """
 
-from grove.mcts.forest import Forest, Rows, forest_capacity, make_cache
+from grove.mcts.forest import Forest, LeafRows, forest_capacity, make_cache
 from grove.mcts.kernels.cache import EvaluationCache
 from grove.mcts.kernels.layout import NONE, ROOT, Capacity
 from grove.mcts.settings import SearchSettings
@@ -17,7 +17,7 @@ __all__ = [
     "Capacity",
     "EvaluationCache",
     "Forest",
-    "Rows",
+    "LeafRows",
     "SearchSettings",
     "check_worlds",
     "forest_capacity",

@@ -31,7 +31,7 @@ from grove.mcts.worlds import Worlds, check_worlds, largest_share
 Ints = npt.NDArray[np.int32]
 
 
-class Rows(NamedTuple):
+class LeafRows(NamedTuple):
     """Leaves that want an evaluation. Arrays are views, valid until the forest's next search or ask."""
 
     ids: Ints
@@ -130,7 +130,7 @@ class Forest:
         self._still = True
         return self._decided[: self._kernels.decided(self._trees, self._worlds.count, self._decided)]
 
-    def ask(self) -> Rows:
+    def ask(self) -> LeafRows:
         """Grow, then return one row for every leaf that has not been asked yet."""
         if not self._still:
             self.search()
@@ -138,7 +138,7 @@ class Forest:
         count, pending.count = pending.count, 0
         if self.cache is not None:
             pending.table.fill(layout.NONE)
-        return Rows(pending.asked[:count], pending.observations[:count], 0, self)
+        return LeafRows(pending.asked[:count], pending.observations[:count], 0, self)
 
     def _walk_all(self) -> bool:
         """Take every tree to a leaf once; return whether a cache hit let some tree go on."""

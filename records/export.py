@@ -11,7 +11,7 @@ from typing import Any
 
 from grove.common.errors import RecordError, SettingError
 from grove.records.files import reason
-from grove.records.scan import Game, Report, Survey, records
+from grove.records.scan import Report, ScannedGame, Survey, records
 
 ROWS = 4096
 """Most games held in memory and written as one row group."""
@@ -87,7 +87,7 @@ def _groups(survey: Survey, problems: Report) -> Iterator[list[dict[str, Any]]]:
         yield rows
 
 
-def _row(game: Game) -> dict[str, Any]:
+def _row(game: ScannedGame) -> dict[str, Any]:
     record = game.record
     return {
         "run": game.log.file.run.identity or None,

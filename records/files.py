@@ -64,7 +64,7 @@ class Trouble(NamedTuple):
 
 
 @dataclass
-class Found:
+class FoundFiles:
     """What lies under the given folders."""
 
     files: list[GameFile] = field(default_factory=list)
@@ -75,9 +75,9 @@ class Found:
 LOOSE = Run(None, "")
 
 
-def find_files(roots: Sequence[Path]) -> Found:
+def find_files(roots: Sequence[Path]) -> FoundFiles:
     """Return all logs under `roots`, folders or files. Links are followed; never raises for what lies there."""
-    found = Found()
+    found = FoundFiles()
     runs: dict[Path, Run] = {}
     seen: set[tuple[int, int]] = set()
     paths: list[Path] = []

@@ -16,7 +16,7 @@ import numpy as np
 
 from grove.common.errors import RecordError
 from grove.records.files import read_whole, reason
-from grove.records.scan import Rows, Survey, first_of_each
+from grove.records.scan import NameRows, Survey, first_of_each
 
 FORMAT = 1
 _LARGEST = 4 << 30
@@ -52,7 +52,7 @@ def new_games(path: Path, survey: Survey) -> dict[str, int]:
     }
 
 
-def _fresh(rows: Rows, known: Rows | None) -> int:
+def _fresh(rows: NameRows, known: NameRows | None) -> int:
     """Return how many of the distinct `rows` are not in `known`."""
     if known is None:
         return len(rows)
@@ -62,7 +62,7 @@ def _fresh(rows: Rows, known: Rows | None) -> int:
     return int((first_of_each(both[order]) & new[order]).sum())
 
 
-def _read_mark(path: Path) -> dict[str, dict[str, Rows]]:
+def _read_mark(path: Path) -> dict[str, dict[str, NameRows]]:
     try:
         content = json.loads(read_whole(path, _LARGEST))
         if not isinstance(content, dict) or content.get("grove_mark") != FORMAT:
@@ -75,5 +75,5 @@ def _read_mark(path: Path) -> dict[str, dict[str, Rows]]:
         raise RecordError(f"the mark {path} cannot be read: {why}; name another, or remove it to start anew") from error
 
 
-def _rows(text: str) -> Rows:
+def _rows(text: str) -> NameRows:
     return np.frombuffer(base64.b64decode(text, validate=True), "<u8").astype(np.uint64).reshape(-1, 2)

@@ -26,7 +26,7 @@ REJECTED = ".rejected"
 
 
 @dataclass(frozen=True)
-class Plan:
+class RepairPlan:
     """What is to be done to one log."""
 
     log: Scanned
@@ -43,9 +43,9 @@ class Skipped(NamedTuple):
     why: str
 
 
-def plan_repair(survey: Survey) -> tuple[list[Plan], list[Skipped]]:
+def plan_repair(survey: Survey) -> tuple[list[RepairPlan], list[Skipped]]:
     """Return what is to be done to which logs of a survey that was made in full."""
-    plans: list[Plan] = []
+    plans: list[RepairPlan] = []
     skipped: list[Skipped] = []
     for number, log in enumerate(survey.logs):
         if why := _reason_to_skip(log):
@@ -54,7 +54,7 @@ def plan_repair(survey: Survey) -> tuple[list[Plan], list[Skipped]]:
             rejected = _rejected(survey, number)
             if rejected or log.kind == "empty":
                 kept = log.lines - len(rejected)
-                plans.append(Plan(log, frozenset(rejected), remove=not kept))
+                plans.append(RepairPlan(log, frozenset(rejected), remove=not kept))
     return plans, skipped
 
 
@@ -78,7 +78,7 @@ def _rejected(survey: Survey, number: int) -> set[int]:
     return set(np.flatnonzero(~used).tolist()) - set(log.later)
 
 
-def repair_log(plan: Plan) -> None:
+def repair_log(plan: RepairPlan) -> None:
     """Carry out `plan`. Raises RecordError, and leaves the log as it was, when that fails or the log has changed."""
     path = Path(os.path.realpath(plan.log.file.path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -104,7 +104,7 @@ def _refuse_changed(path: Path, log: Scanned) -> None:
         raise RecordError(f"{path} is left as it was: it was written to meanwhile")
 
 
-def _write_parts(plan: Plan, path: Path, temporary: Path) -> None:
+def _write_parts(plan: RepairPlan, path: Path, temporary: Path) -> None:
     """Write the kept lines to `temporary` and append the others to the file beside, both safe on the disk."""
     beside = path.with_name(path.name + REJECTED)
     with beside.open("ab") as rejected, temporary.open("xb") as raw:
@@ -134,7 +134,7 @@ def _lines(log: Scanned) -> Iterator[tuple[int, bytes]]:
         yield from enumerate(lines, first)
 
 
-def _verify(plan: Plan, temporary: Path) -> None:
+def _verify(plan: RepairPlan, temporary: Path) -> None:
     """Raise RecordError unless the new log holds exactly what was to be kept."""
     new = scan_file(GameFile(temporary, plan.log.file.run))
     if new.lines != plan.log.lines - len(plan.rejected) or new.unreadable or new.bad.total() != len(new.later):

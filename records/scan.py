@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from grove.common.errors import LineError, RecordError
 from grove.records.check import named, read_record
-from grove.records.files import LONGEST_LINE, Found, GameFile, LineReader, Run, Trouble
+from grove.records.files import LONGEST_LINE, FoundFiles, GameFile, LineReader, Run, Trouble
 from grove.records.record import GameRecord, Heads, Problem, read_head, written_heads
 
 EXAMPLES = 5
@@ -27,7 +27,7 @@ BAD = ("torn", "damaged", "invalid", "long", "later")
 
 Kind = Literal["games", "empty", "other", "unreadable"]
 """What a log is; `other`: JSON lines, none of them a game."""
-Rows = NDArray[np.uint64]
+NameRows = NDArray[np.uint64]
 """[games, 2]: index and seed."""
 
 _GAME_BEGINS = b'{"schema":'
@@ -116,7 +116,7 @@ class Survey:
     logs: list[Scanned]
     troubles: list[Trouble]
     """What could not be read at all, beside what the logs say of themselves."""
-    games: dict[str, dict[str, Rows]] = field(default_factory=dict)
+    games: dict[str, dict[str, NameRows]] = field(default_factory=dict)
     """Game spec -> run's identity -> [games, 2]: index and seed of each, ascending."""
     doubled: dict[str, Counter[str]] = field(default_factory=dict)
     """Game spec -> lines left out: `duplicates` (the game lies in the same folder) and `copies` (in another one)."""
@@ -214,7 +214,7 @@ def _head_of(line: bytes) -> tuple[str, int, int]:
 # -- all logs together -----------------------------------------------------------------------------------------------
 
 
-def survey(found: Found, held: Collection[Run] = (), in_full: bool = False) -> Survey:
+def survey(found: FoundFiles, held: Collection[Run] = (), in_full: bool = False) -> Survey:
     """Read all logs of `found` and count every game once.
 
     `held`: runs in whose folders a process plays. `in_full`: check every line in full, so that no line that would be
@@ -230,7 +230,7 @@ def survey(found: Found, held: Collection[Run] = (), in_full: bool = False) -> S
     return result
 
 
-def _join(result: Survey, spec: str, numbers: Sequence[int]) -> Rows:
+def _join(result: Survey, spec: str, numbers: Sequence[int]) -> NameRows:
     """Return the distinct games of `spec` in the logs `numbers`, all of one run; note the lines that are left out."""
     columns = [result.logs[number].games[spec] for number in numbers]
     rows = np.concatenate([np.stack([np.array(c.index), np.array(c.seed)], axis=1) for c in columns]).astype(np.uint64)
@@ -245,14 +245,14 @@ def _join(result: Survey, spec: str, numbers: Sequence[int]) -> Rows:
     return rows[order][fresh]
 
 
-def first_of_each(rows: Rows) -> NDArray[np.bool_]:
+def first_of_each(rows: NameRows) -> NDArray[np.bool_]:
     """Return which of the sorted `rows` differ from the one before."""
     fresh = np.ones(len(rows), np.bool_)
     fresh[1:] = (rows[1:] != rows[:-1]).any(axis=1)
     return fresh
 
 
-class Game(NamedTuple):
+class ScannedGame(NamedTuple):
     """A game that counts, and where it lies."""
 
     record: GameRecord
@@ -266,7 +266,7 @@ Report = Callable[[Problem], None]
 """Takes a line that a full check refused."""
 
 
-def records(result: Survey, problems: Report) -> Iterator[Game]:
+def records(result: Survey, problems: Report) -> Iterator[ScannedGame]:
     """Yield every game that counts with its log and line, checked in full; a line that fails goes to `problems`.
 
     Logs are read as far as the survey read them, so that a growing one gives the same games.
@@ -276,7 +276,7 @@ def records(result: Survey, problems: Report) -> Iterator[Game]:
             yield from _records_of(result, number, problems)
 
 
-def _records_of(result: Survey, number: int, problems: Report) -> Iterator[Game]:
+def _records_of(result: Survey, number: int, problems: Report) -> Iterator[ScannedGame]:
     log = result.logs[number]
     games = np.zeros(log.lines + 1, np.bool_)
     for columns in log.games.values():
@@ -288,7 +288,7 @@ def _records_of(result: Survey, number: int, problems: Report) -> Iterator[Game]
                 if at >= len(games) or not games[at]:
                     continue
                 try:
-                    yield Game(read_record(line), log, at, len(line))
+                    yield ScannedGame(read_record(line), log, at, len(line))
                 except LineError as error:
                     problems(Problem(log.file.path, at, str(error)))
     except RecordError as error:

@@ -26,14 +26,14 @@ MOST_SLICES = 120
 MOST_WORKERS = 4096
 
 
-class Interval(NamedTuple):
+class ScoreInterval(NamedTuple):
     """A 95 % confidence interval."""
 
     low: float
     high: float
 
 
-def wilson(successes: int, trials: int) -> Interval | None:
+def wilson(successes: int, trials: int) -> ScoreInterval | None:
     """Return the Wilson score interval of a share; None without trials.
 
     Wilson (1927); recommended over the textbook one, which is too narrow for small numbers and for shares near 0 or 1,
@@ -44,7 +44,7 @@ def wilson(successes: int, trials: int) -> Interval | None:
     share, z2 = successes / trials, Z95**2 / trials
     middle = (share + z2 / 2) / (1 + z2)
     half = Z95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials)) / (1 + z2)
-    return Interval(max(0.0, middle - half), min(1.0, middle + half))
+    return ScoreInterval(max(0.0, middle - half), min(1.0, middle + half))
 
 
 class Cap(NamedTuple):
@@ -114,13 +114,13 @@ class Seats:
         }
 
 
-def _mean_interval(total: float, squares: float, count: int) -> Interval | None:
+def _mean_interval(total: float, squares: float, count: int) -> ScoreInterval | None:
     """Return mean -+ 1.96 standard errors; None for few values."""
     if count < FEWEST:
         return None
     mean = total / count
     half = Z95 * math.sqrt(max(0.0, squares / count - mean * mean) / (count - 1))
-    return Interval(mean - half, mean + half)
+    return ScoreInterval(mean - half, mean + half)
 
 
 @dataclass

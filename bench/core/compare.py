@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class Measured:
+class ModeFigures:
     """One mode, or one variant of it, with its pool (stopped by the time a comparison returns) and its rounds."""
 
     name: str
@@ -49,13 +49,13 @@ class Measured:
 
 
 @dataclass
-class Outcome:
+class Comparison:
     """What a comparison found."""
 
     rounds: list[Round] = field(default_factory=list)
-    modes: list[Measured] = field(default_factory=list)
+    modes: list[ModeFigures] = field(default_factory=list)
     """The modes in the order asked for, as far as they could be measured."""
-    variants: list[Measured] = field(default_factory=list)
+    variants: list[ModeFigures] = field(default_factory=list)
     """The variants of `direct`; their rounds are those of the choice."""
     not_measured: dict[str, str] = field(default_factory=dict)
     """Mode or variant -> why it could not be measured here."""
@@ -69,13 +69,13 @@ class Outcome:
     """Processors that programs other than this comparison used meanwhile; None where a CPU quota hides it."""
 
 
-def run_comparison(asked: Asked, say: Say) -> Outcome:
+def run_comparison(asked: Asked, say: Say) -> Comparison:
     """Measure all modes and return what was found; every process has ended by then.
 
     Raises:
         GroveError: the network cannot be run, a pool died while it was measured, or no mode could be measured.
     """
-    outcome = Outcome(units=load_game(asked.game_spec).units)
+    outcome = Comparison(units=load_game(asked.game_spec).units)
     plans = pool_plans(asked)
     with ExitStack() as stack:
         peak = stack.enter_context(start_peak(asked, say))
@@ -102,7 +102,7 @@ def run_comparison(asked: Asked, say: Say) -> Outcome:
             raise PoolError(f"no mode could be measured: {'; '.join(outcome.not_measured.values())}")
         _play_rounds(warm, peak, left_s, outcome, say)
         outcome.modes = [
-            Measured(mode, pool, outcome.rounds, Played.by(pool), variant=pool.name if mode == "direct" else "")
+            ModeFigures(mode, pool, outcome.rounds, Played.by(pool), variant=pool.name if mode == "direct" else "")
             for mode, pool in warm.items()
         ]
     return outcome
@@ -133,7 +133,7 @@ def start_peak(asked: Asked, say: Say) -> Peak:
     return peak
 
 
-def _started(name: str, pool: WarmPool, outcome: Outcome, stack: ExitStack, say: Say) -> WarmPool | None:
+def _started(name: str, pool: WarmPool, outcome: Comparison, stack: ExitStack, say: Say) -> WarmPool | None:
     """Start and warm one pool; None, with the reason noted, when it cannot work here."""
     stack.enter_context(pool)
     try:
@@ -147,7 +147,7 @@ def _started(name: str, pool: WarmPool, outcome: Outcome, stack: ExitStack, say:
     return pool
 
 
-def _not_measured(name: str, why: str, outcome: Outcome, say: Say) -> None:
+def _not_measured(name: str, why: str, outcome: Comparison, say: Say) -> None:
     outcome.not_measured[name] = why
     say(f"{name}: not measured; {why}")
 
@@ -155,7 +155,7 @@ def _not_measured(name: str, why: str, outcome: Outcome, say: Say) -> None:
 # -- the baseline ------------------------------------------------------------------------------------------------------
 
 
-def _choose_direct(asked: Asked, outcome: Outcome, stack: ExitStack, say: Say) -> WarmPool | None:
+def _choose_direct(asked: Asked, outcome: Comparison, stack: ExitStack, say: Say) -> WarmPool | None:
     """Try the variants of `direct` in short rounds of their own and return the pool of the fastest; stop the others."""
     slice_s = VARIANT_SHARE * asked.seconds / VARIANT_ROUNDS / 4
     slice_s = min(max(slice_s, SHORTEST_SLICE_S), VARIANT_SLICE_S)
@@ -172,7 +172,10 @@ def _choose_direct(asked: Asked, outcome: Outcome, stack: ExitStack, say: Say) -
 
 
 def _fastest(
-    variants: Sequence[Variant], running: dict[str, WarmPool], slice_s: float, context: tuple[Outcome, ExitStack, Say]
+    variants: Sequence[Variant],
+    running: dict[str, WarmPool],
+    slice_s: float,
+    context: tuple[Comparison, ExitStack, Say],
 ) -> WarmPool | None:
     outcome, stack, say = context
     pools = dict(running)
@@ -188,7 +191,7 @@ def _fastest(
     fastest = max(rates, key=lambda name: rates[name])
     for name, pool in pools.items():
         if name not in running:
-            outcome.variants.append(Measured(name, pool, rounds, Played.by(pool)))
+            outcome.variants.append(ModeFigures(name, pool, rounds, Played.by(pool)))
         if name != fastest:
             pool.pool.stop()
     return pools[fastest]
@@ -203,7 +206,7 @@ def slice_length(seconds: float, modes: int) -> tuple[float, int]:
     return slice_s, max(LEAST_ROUNDS, int(seconds / (slice_s * modes + 2 * PROBE_S)))
 
 
-def _play_rounds(warm: Mapping[str, WarmPool], peak: Peak, seconds: float, outcome: Outcome, say: Say) -> None:
+def _play_rounds(warm: Mapping[str, WarmPool], peak: Peak, seconds: float, outcome: Comparison, say: Say) -> None:
     outcome.slice_s, count = slice_length(seconds, len(warm) + 1)
     say(f"{count} rounds of {outcome.slice_s:.1f} s a mode")
     for number in range(count):

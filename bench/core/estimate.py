@@ -27,7 +27,7 @@ _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 """Student's t for 95 % of both sides, by degrees of freedom from 1 on."""
 
 
-class Plan(NamedTuple):
+class LongRun(NamedTuple):
     """A training plan: so many iterations, each with so many finished games of self-play."""
 
     iterations: int
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
         return f"{self.iterations:,} x {self.games:,}"
 
 
-def parse_plan(text: str | None) -> Plan | None:
+def parse_plan(text: str | None) -> LongRun | None:
     """Return the plan of ``ITERATIONSxGAMES``, such as ``500x10000``; None where none was given.
 
     Raises SettingError for anything else, and for numbers below 1.
@@ -55,10 +55,10 @@ def parse_plan(text: str | None) -> Plan | None:
         raise SettingError.of(
             "plan", text, "it must be ITERATIONSxGAMES, two whole numbers from 1 on", "write it like 500x10000"
         )
-    return Plan(*numbers)
+    return LongRun(*numbers)
 
 
-def days(plan: Plan, games_per_minute: float) -> float:
+def days(plan: LongRun, games_per_minute: float) -> float:
     """Return the days of self-play that `plan` needs at a rate of finished games; infinite at a rate of 0."""
     return plan.total / games_per_minute / MINUTES_A_DAY if games_per_minute > 0 else math.inf
 
@@ -138,7 +138,7 @@ def games_rate(slices: Sequence[Slice], cost: GameCost) -> Spread:
     return Spread(rate, rate * max(0.0, 1 - share), rate * (1 + share))
 
 
-def plan_columns(plan: Plan, row: Row) -> dict[str, Any]:
+def plan_columns(plan: LongRun, row: Row) -> dict[str, Any]:
     """Return `plan_games`, `plan_days` and its interval for a row of results; None where no rate was measured.
 
     Keys of the row: `games_per_minute`, `games_per_minute_low`, `games_per_minute_high`. An end that the measurement

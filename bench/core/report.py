@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from grove.bench.core.compare import Outcome
-from grove.bench.core.estimate import Plan
+from grove.bench.core.compare import Comparison
+from grove.bench.core.estimate import LongRun
 from grove.bench.core.modes import Asked
 from grove.bench.core.results import Row, raw_rounds
 from grove.common import machine
@@ -27,7 +27,7 @@ _MORE_COLUMNS = ("cpu us/row", "rows/batch", "fill", "distinct", "entropy")
 """The rates per minute stand between the two, in the units of the game."""
 
 
-def write_header(asked: Asked, outcome: Outcome, settings: dict[str, Any], command: Sequence[str]) -> Path:
+def write_header(asked: Asked, outcome: Comparison, settings: dict[str, Any], command: Sequence[str]) -> Path:
     """Write run.json: the command, the resolved settings, the machine, the peak's sweep and every round's raw rates."""
     head = {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -129,7 +129,7 @@ def form(value: float | None, how: str) -> str:
     return "-" if value is None else how.format(value)
 
 
-def print_days(plan: Plan, rows: Sequence[tuple[str, Row]], console: Console) -> None:
+def print_days(plan: LongRun, rows: Sequence[tuple[str, Row]], console: Console) -> None:
     """Print the days of named rows that have `plan_columns`; training and evaluation of a model come on top."""
     units = {str(row["unit"]) for _, row in rows if row.get("unit")}
     heads = (f"{plan} {'/'.join(sorted(units)) or 'games'}", "days of self-play", "95 % interval")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
-from grove.bench.core.compare import Measured, Outcome
+from grove.bench.core.compare import Comparison, ModeFigures
 from grove.bench.core.counting import total
 from grove.bench.core.estimate import LEAST_GAMES, GameCost, game_cost, games_rate
 from grove.bench.core.gpu_watch import merged
@@ -22,7 +22,7 @@ OURS = "server-process"
 """The mode that a fixed rule differs from in nothing but the rule."""
 
 
-def rows(outcome: Outcome, probe_limit: float) -> list[Row]:
+def rows(outcome: Comparison, probe_limit: float) -> list[Row]:
     """Return one row per mode in the order asked for, then one per variant of `direct`, then what was not measured.
 
     Rates per minute are withheld (None, with a note) when too few games ended to tell what one costs. Raises PoolError,
@@ -37,7 +37,7 @@ def rows(outcome: Outcome, probe_limit: float) -> list[Row]:
     return out + [{**keys, "mode": name, "not_measured": why} for name, why in outcome.not_measured.items()]
 
 
-def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str, cost: GameCost | None) -> Row:
+def _row(mode: ModeFigures, outcome: Comparison, probe_limit: float, base: str, cost: GameCost | None) -> Row:
     counted = quiet_rounds(mode.rounds, probe_limit) or list(mode.rounds)
     name = mode.name
     slices = [done.slices[name] for done in counted]
@@ -75,7 +75,7 @@ def _row(mode: Measured, outcome: Outcome, probe_limit: float, base: str, cost: 
     }
 
 
-def _summary(mode: Measured, played: figures.Counters, outcome: Outcome, records: Sequence[GameRecord]) -> Row:
+def _summary(mode: ModeFigures, played: figures.Counters, outcome: Comparison, records: Sequence[GameRecord]) -> Row:
     """Return the keys of summary.json: rates and counts of the counted slices alone."""
     pool, workers = mode.pool.pool, played["workers"]
     chosen = pool.sizes
@@ -92,7 +92,7 @@ def _summary(mode: Measured, played: figures.Counters, outcome: Outcome, records
     return row
 
 
-def _own_network(mode: Measured, outcome: Outcome) -> Row:
+def _own_network(mode: ModeFigures, outcome: Comparison) -> Row:
     """Return device and dtype of a network in every worker."""
     network = mode.pool.pool.plan.network
     backend = outcome.peak["backend"]
@@ -136,7 +136,7 @@ def _models(records: Sequence[GameRecord]) -> str:
     return ", ".join(sorted(found))
 
 
-def _proof(records: Sequence[GameRecord], mode: Measured) -> Row:
+def _proof(records: Sequence[GameRecord], mode: ModeFigures) -> Row:
     """Return the columns that show that real search was done, and by all workers.
 
     They are samples and no rates, so they are taken of all that the mode played: a slow one has few decisions.

@@ -27,7 +27,7 @@ _ASLEEP = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class LimitFigures:
     """What one run of `grove bench limit` measured. Rates are evaluations/s, costs processor seconds an evaluation."""
 
     cores: int
@@ -104,7 +104,7 @@ class Bound:
     """Whether the whole is under this bound at all."""
 
 
-def bounds(m: Measured) -> list[Bound]:
+def bounds(m: LimitFigures) -> list[Bound]:
     """Return all bounds, the parts alone first."""
     alone = [
         _alone("network", m.network_rate),
@@ -120,12 +120,12 @@ def _alone(part: Part, rate: float, used: bool = True) -> Bound:
     return Bound(part, f"the {part} alone", rate, {part: 1 / rate}, used)
 
 
-def lowest_bound(m: Measured) -> Bound:
+def lowest_bound(m: LimitFigures) -> Bound:
     """Return the lowest bound that the whole is under."""
     return min((bound for bound in bounds(m) if bound.used), key=lambda bound: bound.rate)
 
 
-def _searchers(m: Measured) -> int:
+def _searchers(m: LimitFigures) -> int:
     """Return how many threads may search at once."""
     if m.threads and not m.compiled:
         return 1
@@ -133,11 +133,11 @@ def _searchers(m: Measured) -> int:
     return max(m.cores, m.workers) if sleeps else m.cores
 
 
-def _writers(m: Measured) -> int:
+def _writers(m: LimitFigures) -> int:
     return 1 if m.threads else min(m.workers, m.cores)
 
 
-def processor_costs(m: Measured) -> dict[Part, float]:
+def processor_costs(m: LimitFigures) -> dict[Part, float]:
     """Return the processor seconds that each part takes of the cores per evaluation."""
     return {
         "network": m.network_cpu if m.network_on_cores else 0.0,
@@ -147,13 +147,13 @@ def processor_costs(m: Measured) -> dict[Part, float]:
     }
 
 
-def _cores(m: Measured) -> Bound:
+def _cores(m: LimitFigures) -> Bound:
     costs = processor_costs(m)
     label = "both on the same cores" if m.network_on_cores else "all but the network on the cores"
     return Bound("cores", label, m.available_cores / max(sum(costs.values()), 1e-12), costs)
 
 
-def _workers(m: Measured) -> Bound:
+def _workers(m: LimitFigures) -> Bound:
     times: dict[Part, float] = {"search": 1 / m.search_rate, "writer": 1 / m.writer_rate if m.writer_rate else 0.0}
     count = 1 if m.threads and not m.compiled else m.workers
     label = f"{count} worker{'s' * (count > 1)}, search then record"
@@ -165,7 +165,7 @@ def largest_part(bound: Bound) -> Part:
     return max(bound.parts, key=lambda part: bound.parts[part])
 
 
-def network_rate_at(m: Measured, rows: float, fill: float = 1.0) -> float:
+def network_rate_at(m: LimitFigures, rows: float, fill: float = 1.0) -> float:
     """Return the network's rate in batches of `rows` rows, padded to rows / fill: batch times between those measured
     are taken to lie on a line."""
     sizes = sorted(m.ladder)
@@ -177,7 +177,7 @@ def network_rate_at(m: Measured, rows: float, fill: float = 1.0) -> float:
     return float(min(rows, sizes[-1]) / (times[0] + weight * (times[1] - times[0])))
 
 
-def with_formed_batches(m: Measured) -> Measured:
+def with_formed_batches(m: LimitFigures) -> LimitFigures:
     """Return the figures with a network as slow as it is in the batches that formed under the whole."""
     slower = max(network_rate_at(m, m.max_batch) / max(network_rate_at(m, m.batch_rows, m.fill), 1e-9), 1.0)
     return replace(m, network_rate=m.network_rate / slower, network_cpu=m.network_cpu * slower)
@@ -188,6 +188,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.005 else "<1 %"
 
 
-def mostly_waiting(m: Measured) -> bool:
+def mostly_waiting(m: LimitFigures) -> bool:
     """Whether the workers mostly wait for answers, so that more of them or more games each would fill the batches."""
     return m.waiting >= _WAITING

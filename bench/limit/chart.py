@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from grove.bench.core.chart import short
-from grove.bench.limit.bounds import Bound, Measured, bounds, percent
+from grove.bench.limit.bounds import Bound, LimitFigures, bounds, percent
 from grove.bench.limit.verdict import Verdict
 
 # Okabe and Ito's palette, as in bench/core/chart.py.
@@ -25,7 +25,7 @@ _MARGIN = 0.25
 _TITLE_LETTERS, _TITLE_LINE, _TEXT_LETTERS = 90, 0.24, 124
 
 
-def draw_limit(m: Measured, verdict: Verdict, path: Path, *, title: str, subtitle: str = "") -> Path:
+def draw_limit(m: LimitFigures, verdict: Verdict, path: Path, *, title: str, subtitle: str = "") -> Path:
     """Draw the bounds of `m`, lowest on top, the whole as a line through them, and below them the network by lanes and
     rows of a batch, to the PNG `path`; return it."""
     rows = sorted(bounds(m), key=lambda bound: (not bound.used, bound.rate))
@@ -46,7 +46,7 @@ def draw_limit(m: Measured, verdict: Verdict, path: Path, *, title: str, subtitl
     return path
 
 
-def _frame(axes: Axes, rows: list[Bound], m: Measured) -> None:
+def _frame(axes: Axes, rows: list[Bound], m: LimitFigures) -> None:
     rates = [m.whole_rate, *(bound.rate for bound in rows)]
     axes.set_xscale("log")
     axes.set_xlim(min(rates) / 1.6, max(rates) * 2.4)
@@ -67,7 +67,7 @@ def _frame(axes: Axes, rows: list[Bound], m: Measured) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _draw_bound(axes: Axes, place: int, bound: Bound, m: Measured, lowest: bool) -> None:
+def _draw_bound(axes: Axes, place: int, bound: Bound, m: LimitFigures, lowest: bool) -> None:
     """Draw the headroom from the whole to the bound, the bound's mark and rate, and the whole's share on the right."""
     colour = _BOUND if lowest else _INK if bound.used else _PALE
     if bound.used:
@@ -101,7 +101,7 @@ def _draw_bound(axes: Axes, place: int, bound: Bound, m: Measured, lowest: bool)
     )
 
 
-def _draw_whole(axes: Axes, m: Measured) -> None:
+def _draw_whole(axes: Axes, m: LimitFigures) -> None:
     axes.axvline(m.whole_rate, color=_WHOLE, linewidth=2.4, zorder=3)
     left = axes.transAxes.inverted().transform(axes.transData.transform((m.whole_rate, 0)))[0] < 0.5
     axes.annotate(
@@ -127,7 +127,7 @@ def _draw_whole(axes: Axes, m: Measured) -> None:
     )
 
 
-def _draw_grid(axes: Axes, m: Measured) -> None:
+def _draw_grid(axes: Axes, m: LimitFigures) -> None:
     """Draw the rates of the network alone over the rows of a batch, a line for each number of lanes."""
     counts = sorted({lanes for lanes, _, _ in m.tried})
     for place, count in enumerate(counts, start=1):

@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from grove.bench.limit.bounds import Measured, lowest_bound, mostly_waiting, network_rate_at, percent, processor_costs
+from grove.bench.limit.bounds import (
+    LimitFigures,
+    lowest_bound,
+    mostly_waiting,
+    network_rate_at,
+    percent,
+    processor_costs,
+)
 
 Kind = Literal["network", "search", "wire", "writer", "starved", "oversubscribed"]
 
@@ -39,7 +46,7 @@ class Knob:
     """The settings it changes, by name, with their new values, which `grove tune` tries; empty where it is none."""
 
 
-def choose_knob(m: Measured, kind: Kind) -> Knob:
+def choose_knob(m: LimitFigures, kind: Kind) -> Knob:
     """Return the setting for a whole that `kind` binds."""
     return {
         "network": _network,
@@ -51,16 +58,16 @@ def choose_knob(m: Measured, kind: Kind) -> Knob:
     }[kind](m)
 
 
-def _predict(m: Measured, **changes: Any) -> float:
+def _predict(m: LimitFigures, **changes: Any) -> float:
     """Return evaluations/s with some figures changed, the whole reaching the same share of its lowest bound."""
     return lowest_bound(replace(m, **changes)).rate * m.whole_rate / lowest_bound(m).rate
 
 
-def _kept(m: Measured) -> str:
+def _kept(m: LimitFigures) -> str:
     return f"the whole keeps its {percent(m.whole_rate / lowest_bound(m).rate)} of the lowest bound"
 
 
-def _network(m: Measured) -> Knob:
+def _network(m: LimitFigures) -> Knob:
     lanes, rows, slower, costlier = _better_shape(m)
     if slower > _WORTH:
         turned = {"lanes": lanes} if lanes != m.lanes else {}
@@ -76,7 +83,7 @@ def _network(m: Measured) -> Knob:
                 f"the network twice as fast, the rest as it is, {_kept(m)}")  # fmt: skip
 
 
-def _better_shape(m: Measured) -> tuple[int, int, float, float]:
+def _better_shape(m: LimitFigures) -> tuple[int, int, float, float]:
     """Return the best lanes and max batch of the sweep, and how many times as slow, and as costly in processor time an
     evaluation, the present ones are.
 
@@ -94,7 +101,7 @@ def _better_shape(m: Measured) -> tuple[int, int, float, float]:
     return lanes, rows, costlier * share, costlier
 
 
-def _search(m: Measured) -> Knob:
+def _search(m: LimitFigures) -> Knob:
     if not m.compiled:
         faster = {"search_rate": _COMPILED * m.search_rate, "search_cpu": m.search_cpu / _COMPILED}
         return Knob("a compiled game", "write the game's rules as kernels (docs/tutorial_compiled_game.md)",
@@ -108,7 +115,7 @@ def _search(m: Measured) -> Knob:
                 f"twice the cores and workers, the rest as it is, {_kept(m)}")  # fmt: skip
 
 
-def _wire(m: Measured) -> Knob:
+def _wire(m: LimitFigures) -> Knob:
     if m.compiled:
         # Far below its bound the wire is not all that a lap waits for, and threads wait for the rest as well.
         beyond = 1 / m.whole_rate - 1 / lowest_bound(m).rate
@@ -122,12 +129,12 @@ def _wire(m: Measured) -> Knob:
                 {"games_per_worker": 2 * m.games_per_worker})  # fmt: skip
 
 
-def _writer(m: Measured) -> Knob:
+def _writer(m: LimitFigures) -> Knob:
     return Knob("--out", "--out on a faster disk", _predict(m, writer_rate=None),
                 f"no time for waiting on the disk, {_kept(m)}")  # fmt: skip
 
 
-def _starved(m: Measured) -> Knob:
+def _starved(m: LimitFigures) -> Knob:
     limit = lowest_bound(m).rate
     if not mostly_waiting(m):
         return Knob("--workers", f"--workers {2 * m.workers} (now {m.workers})", min(2 * m.whole_rate, limit),
@@ -142,7 +149,7 @@ def _starved(m: Measured) -> Knob:
                 "the lowest bound", {"games_per_worker": times * m.games_per_worker})  # fmt: skip
 
 
-def _with_more_games(m: Measured, times: int, rows: float) -> float:
+def _with_more_games(m: LimitFigures, times: int, rows: float) -> float:
     """Return evaluations/s with `times` the rows in flight and `rows` in a batch.
 
     A lap, from a row's request to its tree's next one, then takes as much more search and a larger batch; what else it
@@ -153,7 +160,7 @@ def _with_more_games(m: Measured, times: int, rows: float) -> float:
     return times * m.whole_rate / (1 + (times - 1) * (1 - m.waiting) + m.lanes * max(slower, 0.0) / lap)
 
 
-def _oversubscribed(m: Measured) -> Knob:
+def _oversubscribed(m: LimitFigures) -> Knob:
     games = -(-m.workers * m.games_per_worker // m.cores)
     return Knob("--workers", f"--workers {m.cores} (now {m.workers}) with --games-per-worker {games}",
                 lowest_bound(m).rate, "an evaluation takes what its parts need: the lowest bound, at most",

@@ -20,7 +20,7 @@ from grove.bench.core.probe import MOVED, burn_probe
 from grove.bench.core.rounds import Probed, quiet_rounds, usual_probe
 from grove.bench.core.slices import WarmPool
 from grove.bench.core.stage import Stage
-from grove.bench.limit.bounds import Measured
+from grove.bench.limit.bounds import LimitFigures
 from grove.bench.limit.wire import MOST_CLIENTS, Wire, WireClient, WireServer
 from grove.bench.limit.worker import WorkerAlone
 from grove.common.errors import PoolError
@@ -76,10 +76,10 @@ def counted(rounds: Sequence[LimitRound]) -> list[LimitRound]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class LimitFound:
     """What was measured."""
 
-    measured: Measured
+    measured: LimitFigures
     network: Mapping[str, Any]
     """The grid of the network: see `Peak.found`."""
     backend: Mapping[str, Any]
@@ -100,7 +100,7 @@ class Found:
         return max(done.moved(usual) for done in self.rounds)
 
 
-def run_limit(asked: LimitAsked, say: Say) -> Found:
+def run_limit(asked: LimitAsked, say: Say) -> LimitFound:
     """Measure every part and the whole; every process has ended by then.
 
     Raises:
@@ -155,7 +155,7 @@ def pool_plan(asked: LimitAsked) -> PoolPlan:
     )
 
 
-def run_beside(asked: LimitAsked, plan: PoolPlan, peak: Peak, say: Say) -> Found:
+def run_beside(asked: LimitAsked, plan: PoolPlan, peak: Peak, say: Say) -> LimitFound:
     """Start the whole and measure everything beside a peak that is ready."""
     # The number format was decided by the peak; the whole must not decide otherwise.
     plan = replace(plan, network=replace(plan.network, dtype=peak.found["backend"]["dtype"]))
@@ -166,7 +166,7 @@ def run_beside(asked: LimitAsked, plan: PoolPlan, peak: Peak, say: Say) -> Found
         return measure_beside(asked, peak, whole, ROUNDS, say)
 
 
-def measure_beside(asked: LimitAsked, peak: Peak, whole: WarmPool, rounds: int, say: Say) -> Found:
+def measure_beside(asked: LimitAsked, peak: Peak, whole: WarmPool, rounds: int, say: Say) -> LimitFound:
     """Start the other parts and measure all of them beside a peak and a whole that are warm, over `rounds` rounds.
 
     Raises:
@@ -212,7 +212,7 @@ class _Bench:
     def __init__(self, asked: LimitAsked, peak: Peak, worker: Stage, wire: Wire, whole: WarmPool) -> None:
         self._asked, self._peak, self._worker, self._wire, self._whole = asked, peak, worker, wire, whole
 
-    def run(self, wanted: int, say: Say) -> Found:
+    def run(self, wanted: int, say: Say) -> LimitFound:
         """Play rounds until `wanted` of them count, twice as many at most, and return what they gave."""
         slice_s = max(self._asked.seconds / (wanted * len(PARTS)), SHORTEST_S)
         say(f"{wanted} rounds of {slice_s:.1f} s a part")
@@ -225,7 +225,7 @@ class _Bench:
             self._count_written([done.parts for done in rounds])
             rates = ", ".join(f"{part} {parts[part]['rate']:,.0f}" for part in PARTS)
             say(f"round {len(rounds)}, {len(quiet_rounds(rounds, MOVED))} of {wanted} count: {rates} evaluations/s")
-        return Found(
+        return LimitFound(
             measured=self._measured([done.parts for done in counted(rounds)]),
             network=self._peak.found,
             backend=self._whole.pool.server_ready["backend"],
@@ -313,7 +313,7 @@ class _Bench:
             "fill": server["rows"] / server["bucket_rows"],
         }
 
-    def _measured(self, rounds: list[dict[str, Row]]) -> Measured:
+    def _measured(self, rounds: list[dict[str, Row]]) -> LimitFigures:
         """Return the medians over the rounds."""
         median_of_rounds = partial(median_of, rounds)
         found, pool = self._peak.found, self._whole.pool
@@ -321,7 +321,7 @@ class _Bench:
         on_cores = str(found["backend"]["device"]).startswith("cpu")
         lanes = min(int(found["lanes"]), usable_cores())
         written = [found for found in rounds if found["writer"]["rate"]]
-        return Measured(
+        return LimitFigures(
             cores=usable_cores(),
             workers=chosen.workers,
             games_per_worker=chosen.games,

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from grove.bench.core.probe import MOVED
 from grove.bench.core.report import print_lines
-from grove.bench.limit.bounds import Bound, Measured, bounds, percent, processor_costs
-from grove.bench.limit.limit import Found, LimitAsked, median_of
+from grove.bench.limit.bounds import Bound, LimitFigures, bounds, percent, processor_costs
+from grove.bench.limit.limit import LimitAsked, LimitFound, median_of
 from grove.bench.limit.verdict import Verdict
 from grove.common import machine
 from grove.workers.pool.figures import search_text
@@ -24,7 +24,7 @@ _HEADS = ("limit", "evaluations/s", "the whole has", "cpu us/row", "measured as"
 
 
 def write_limit(
-    asked: LimitAsked, found: Found, verdict: Verdict, settings: dict[str, Any], command: Sequence[str]
+    asked: LimitAsked, found: LimitFound, verdict: Verdict, settings: dict[str, Any], command: Sequence[str]
 ) -> list[Path]:
     """Write limit.json and limit.png below `asked.out` and return their paths."""
     from grove.bench.limit.chart import (
@@ -62,7 +62,7 @@ def write_limit(
     return [path, picture]
 
 
-def print_limit(found: Found, verdict: Verdict, console: Console) -> None:
+def print_limit(found: LimitFound, verdict: Verdict, console: Console) -> None:
     """Print the table of bounds, the verdict, the setting, and what speaks against trusting them."""
     m = found.measured
     lines = [_line(found, bound, verdict) for bound in sorted(bounds(m), key=lambda bound: bound.rate)]
@@ -86,7 +86,7 @@ def print_limit(found: Found, verdict: Verdict, console: Console) -> None:
         console.print(warning, soft_wrap=True)
 
 
-def _moved_warning(found: Found) -> str:
+def _moved_warning(found: LimitFound) -> str:
     """Return which rounds were dropped, or that none could be relied on; nothing when all were quiet."""
     if found.moved <= MOVED:
         return ""
@@ -98,7 +98,7 @@ def _moved_warning(found: Found) -> str:
     )
 
 
-def _grid(m: Measured) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _grid(m: LimitFigures) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return heads and lines of the network alone by lanes and rows of a batch."""
     rates = {(lanes, rows): rate for lanes, rows, rate in m.tried}
     best = max(rates, key=lambda shape: rates[shape])
@@ -111,7 +111,7 @@ def _grid(m: Measured) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return heads, [(f"{n} lane{'s' * (n > 1)}", *(cell(n, rows) for rows in sizes)) for n in counts]
 
 
-def pool_text(found: Found) -> str:
+def pool_text(found: LimitFound) -> str:
     """Return workers, games and groups in words."""
     m = found.measured
     groups = f" in {m.groups} groups" if m.groups > 1 else ""
@@ -119,7 +119,7 @@ def pool_text(found: Found) -> str:
     return f"{m.workers} {kind} x {m.games_per_worker} games{groups}"
 
 
-def _line(found: Found, bound: Bound, verdict: Verdict) -> tuple[str, ...]:
+def _line(found: LimitFound, bound: Bound, verdict: Verdict) -> tuple[str, ...]:
     m = found.measured
     share = percent(m.whole_rate / bound.rate) if bound.used else "not in use"
     mark = " <- lowest" if bound.name == verdict.lowest.name else ""
@@ -135,7 +135,7 @@ def _line(found: Found, bound: Bound, verdict: Verdict) -> tuple[str, ...]:
     )
 
 
-def _measured_as(found: Found, name: str) -> str:
+def _measured_as(found: LimitFound, name: str) -> str:
     m, median_of_rounds = found.measured, partial(median_of, [done.parts for done in found.counted])
     if name == "network":
         backend = found.network["backend"]
@@ -150,7 +150,7 @@ def _measured_as(found: Found, name: str) -> str:
     return "cores / cpu of all parts" if name == "cores" else "workers / time of search and record"
 
 
-def _whole_text(found: Found) -> str:
+def _whole_text(found: LimitFound) -> str:
     m = found.measured
     text = f"{pool_text(found)}; {m.batch_rows:.0f} rows a batch, lanes idle {percent(m.lane_idle)}"
     return f"{text}, workers wait {percent(m.waiting)}"

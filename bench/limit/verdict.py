@@ -7,7 +7,7 @@ from typing import Any
 
 from grove.bench.limit.bounds import (
     Bound,
-    Measured,
+    LimitFigures,
     largest_part,
     lowest_bound,
     mostly_waiting,
@@ -53,7 +53,7 @@ class Verdict:
         return {**found, "knob": asdict(self.knob), "gain": self.gain}
 
 
-def judge(m: Measured) -> Verdict:
+def judge(m: LimitFigures) -> Verdict:
     """Return what binds the whole and the one setting to change next."""
     lowest = lowest_bound(m)
     share = m.whole_rate / lowest.rate
@@ -63,7 +63,7 @@ def judge(m: Measured) -> Verdict:
     return Verdict(kind, _text(m, kind, lowest, share), lowest, share, choose_knob(m, kind))
 
 
-def _oversubscribed(m: Measured) -> bool:
+def _oversubscribed(m: LimitFigures) -> bool:
     """Whether the cores are full of more threads than they can run, and of work that no part accounts for."""
     needed = sum(processor_costs(with_formed_batches(m)).values())
     runnable = m.workers + (m.lanes if m.network_on_cores else 0)
@@ -71,7 +71,7 @@ def _oversubscribed(m: Measured) -> bool:
     return runnable > _CROWD * m.cores and full and m.whole_cpu > _INFLATED * needed
 
 
-def _starved(m: Measured, lowest: Bound) -> bool:
+def _starved(m: LimitFigures, lowest: Bound) -> bool:
     """Whether the network gets too few rows at a time, or none for much of it, and the wire is not to blame.
 
     Lanes that are idle while no core is wait for the cores, not for rows.
@@ -83,7 +83,7 @@ def _starved(m: Measured, lowest: Bound) -> bool:
     return (small or idle) and largest_part(lowest) != "wire"
 
 
-def _text(m: Measured, kind: Kind, lowest: Bound, share: float) -> str:
+def _text(m: LimitFigures, kind: Kind, lowest: Bound, share: float) -> str:
     if kind == "starved":
         return f"starved: {_hungry(m)}"
     if kind == "oversubscribed":
@@ -94,7 +94,7 @@ def _text(m: Measured, kind: Kind, lowest: Bound, share: float) -> str:
     return f"{kind}-bound at {percent(share)} of its limit{_why(lowest)}"
 
 
-def _hungry(m: Measured) -> str:
+def _hungry(m: LimitFigures) -> str:
     batches = f"batches hold {m.batch_rows:.0f} of {m.max_batch} rows"
     if mostly_waiting(m):
         waiting = max(1, round(m.workers * m.waiting))

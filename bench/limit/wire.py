@@ -19,7 +19,7 @@ from grove.game.contract import Game
 from grove.inference_server import InferenceServer, RowSpec, ServerSettings, ZmqClient, private_endpoint
 from grove.inference_server.batching.lanes import Backend
 from grove.inference_server.interface.buckets import CPU_READY, buckets_up_to
-from grove.mcts import NONE, ROOT, Forest, Rows, SearchSettings
+from grove.mcts import NONE, ROOT, Forest, LeafRows, SearchSettings
 from grove.workers.selfplay.evaluators import ServedEvaluator, row_spec
 
 MOST_CLIENTS = 64
@@ -162,7 +162,7 @@ class _Sender:
         return {"seconds": took, "messages": answered, "rows": answered * len(self._rows.ids)}
 
 
-def first_rows(game: Game, games: int, search: SearchSettings) -> tuple[Forest, Rows]:
+def first_rows(game: Game, games: int, search: SearchSettings) -> tuple[Forest, LeafRows]:
     """Return the rows that a group of `games` new games asks, and the forest that owns them."""
     forest = Forest(game, games, search)
     states = np.zeros(games, game.state_dtype)

@@ -63,7 +63,7 @@ class PeersAsked:
 
 
 @dataclass
-class Outcome:
+class PeersOutcome:
     """What was found; every process has ended."""
 
     network: PeerNetwork
@@ -131,14 +131,14 @@ def _lightzero() -> str:
     return f"by its declared requirement, {declared}, it cannot stand beside Grove, which needs numpy 2 or later"
 
 
-def run_peers(wanted: PeersAsked, say: Say) -> Outcome:
+def run_peers(wanted: PeersAsked, say: Say) -> PeersOutcome:
     """Measure all players and batching servers; every process has ended by then.
 
     Raises GroveError when Grove's own modes cannot be measured, or a peer died while it was.
     """
     network = export_network(wanted.asked)
     say(f"network: {network.parameters:,} parameters, the same weights for all")
-    outcome = Outcome(network=network, not_measured=missing(wanted.peers))
+    outcome = PeersOutcome(network=network, not_measured=missing(wanted.peers))
     for peer, why in outcome.not_measured.items():
         say(f"{peer}: not measured; {why}")
     asked = replace(wanted.asked, network=replace(wanted.asked.network, model=network.model))
@@ -198,7 +198,7 @@ class Peer:
         """Its processes say nothing between slices."""
 
 
-def _players(wanted: PeersAsked, outcome: Outcome, stack: ExitStack, say: Say) -> dict[str, Contender]:
+def _players(wanted: PeersAsked, outcome: PeersOutcome, stack: ExitStack, say: Say) -> dict[str, Contender]:
     """Start Grove's pools and the peers, one after the other, and return those that are warm."""
     asked, found = wanted.asked, dict[str, Contender]()
     for name in GROVE:
@@ -221,7 +221,7 @@ def _players(wanted: PeersAsked, outcome: Outcome, stack: ExitStack, say: Say) -
     return found
 
 
-def _warmed(name: str, stages: Sequence[Stage], outcome: Outcome) -> Peer:
+def _warmed(name: str, stages: Sequence[Stage], outcome: PeersOutcome) -> Peer:
     """Return the player after its first slice; mctx finds its batch first."""
     if name == "mctx":
         what, tried = choose_batch(stages, MOST_GAMES)
@@ -263,7 +263,9 @@ def core_ids() -> list[int]:
     return list(allowed[: usable_cores()])
 
 
-def _started(name: str, jobs: Sequence[Any], wanted: PeersAsked, outcome: Outcome, stack: ExitStack) -> list[Stage]:
+def _started(
+    name: str, jobs: Sequence[Any], wanted: PeersAsked, outcome: PeersOutcome, stack: ExitStack
+) -> list[Stage]:
     """Start the processes of one peer; none, with the reason noted, when it cannot work here."""
     with ExitStack() as mine:
         stages = [mine.enter_context(Stage(name, job, wanted.asked.game_spec)) for job in jobs]
@@ -280,7 +282,7 @@ def _started(name: str, jobs: Sequence[Any], wanted: PeersAsked, outcome: Outcom
 
 
 def _batchers(
-    wanted: PeersAsked, names: Sequence[str], outcome: Outcome, stack: ExitStack, say: Say
+    wanted: PeersAsked, names: Sequence[str], outcome: PeersOutcome, stack: ExitStack, say: Say
 ) -> dict[str, Contender]:
     """Start the servers, then the clients that ask all of them."""
     stages: dict[str, Stage] = {}

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from grove.bench.core.report import form, print_lines
 from grove.bench.core.results import raw_rounds
-from grove.bench.peers.peers import Outcome, PeersAsked
+from grove.bench.peers.peers import PeersAsked, PeersOutcome
 from grove.bench.peers.results import FULL_NAMES, Row, finding
 from grove.common import machine
 from grove.workers.pool.figures import search_text
@@ -25,7 +25,7 @@ _BATCHERS = ("server", "rows/message", "rows/s", "lowest..highest", "requests/s"
 
 
 def write_peers(
-    wanted: PeersAsked, outcome: Outcome, found: Sequence[Row], settings: dict[str, Any], command: Sequence[str]
+    wanted: PeersAsked, outcome: PeersOutcome, found: Sequence[Row], settings: dict[str, Any], command: Sequence[str]
 ) -> list[Path]:
     """Write run.json, results.json and chart.png; return their paths."""
     from grove.bench.peers.chart import draw_peers  # matplotlib takes half a second to import

@@ -11,7 +11,7 @@ from grove.bench.core.estimate import Played, game_cost
 from grove.bench.core.results import cpu_us_per_row, mean_visit_entropy, per_minute
 from grove.bench.core.rounds import Round, Spread, check_enough, peak_share, probe_figures, quiet_rounds
 from grove.bench.core.slices import Slice
-from grove.bench.peers.peers import GROVE, Outcome, PeersAsked, grove_asked
+from grove.bench.peers.peers import GROVE, PeersAsked, PeersOutcome, grove_asked
 from grove.common.errors import PoolError
 from grove.records.record import GameRecord, read_folder
 
@@ -29,7 +29,7 @@ FULL_NAMES = {
 }
 
 
-def rows(wanted: PeersAsked, outcome: Outcome) -> list[Row]:
+def rows(wanted: PeersAsked, outcome: PeersOutcome) -> list[Row]:
     """Return one row per player, one per server and size of its messages, then what was not measured.
 
     Raises PoolError, with the numbers, when too few rounds of the players are left to report anything; servers without
@@ -43,7 +43,7 @@ def rows(wanted: PeersAsked, outcome: Outcome) -> list[Row]:
     return found + [{"mode": name, "not_measured": why} for name, why in outcome.not_measured.items()]
 
 
-def _batchers(outcome: Outcome, limit: float) -> list[Row]:
+def _batchers(outcome: PeersOutcome, limit: float) -> list[Row]:
     names = list(outcome.batchers[0].slices)
     try:
         check_enough(outcome.batchers, limit)
@@ -52,7 +52,7 @@ def _batchers(outcome: Outcome, limit: float) -> list[Row]:
     return [_batcher(outcome, name, quiet_rounds(outcome.batchers, limit)) for name in names]
 
 
-def _player(wanted: PeersAsked, outcome: Outcome, name: str, rounds: Sequence[Round]) -> Row:
+def _player(wanted: PeersAsked, outcome: PeersOutcome, name: str, rounds: Sequence[Round]) -> Row:
     slices = [done.slices[name] for done in rounds]
     counts = total(part.workers for part in slices)
     rates = Spread.of([part.simulations_per_second for part in slices])
@@ -78,7 +78,7 @@ def _player(wanted: PeersAsked, outcome: Outcome, name: str, rounds: Sequence[Ro
     }
 
 
-def _batcher(outcome: Outcome, name: str, rounds: Sequence[Round]) -> Row:
+def _batcher(outcome: PeersOutcome, name: str, rounds: Sequence[Round]) -> Row:
     server, size = name.split()
     slices = [done.slices[name] for done in rounds]
     rates = Spread.of([part.evaluations_per_second for part in slices])
@@ -122,7 +122,7 @@ def _plain(spread: Spread | None) -> Row | None:
     return spread._asdict() if spread else None
 
 
-def _records_proof(outcome: Outcome, name: str) -> Row:
+def _records_proof(outcome: PeersOutcome, name: str) -> Row:
     """Return what Grove's game records show: visits that a searched decision really had, and how long games are."""
     records = list(read_folder(outcome.pools[name].pool.plan.games_folder))
     searched = [pairs for record in records for pairs in record.visits if pairs]

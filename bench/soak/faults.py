@@ -1,6 +1,6 @@
 """The faults of a soak: what each does to the run, and by what it is seen that the run has recovered from it.
 
-To add one, write a function from a `Trial` to a `Sign` and name it in `FAULTS`.
+To add one, write a function from a `FaultTrial` to a `Recovery` and name it in `FAULTS`.
 """
 
 from __future__ import annotations
@@ -14,35 +14,44 @@ import psutil
 from grove.bench.soak.disk import fill_disk, no_small_disk
 from grove.bench.soak.flood import flood_server
 from grove.bench.soak.swap import kill_in_swap, push_bad_model, roll_back, swap_model
-from grove.bench.soak.trial import Fault, Sign, Trial, Unrecovered, first_batch, full_batch, goes_on, in_background
+from grove.bench.soak.trial import (
+    Fault,
+    FaultTrial,
+    Recovery,
+    Unrecovered,
+    first_batch,
+    full_batch,
+    goes_on,
+    in_background,
+)
 from grove.common.errors import SettingError
 
 _CLEAN_S = 30.0
 """Longest time that a clean end may take."""
 
 
-def kill_worker(trial: Trial) -> Sign:
+def kill_worker(trial: FaultTrial) -> Recovery:
     """`kill -9` of a worker."""
     worker, sign = trial.victim("worker"), full_batch(trial)
     worker.kill()
     return sign
 
 
-def kill_server(trial: Trial) -> Sign:
+def kill_server(trial: FaultTrial) -> Recovery:
     """`kill -9` of the server."""
     server, sign = trial.victim("server"), first_batch(trial)
     server.kill()
     return sign
 
 
-def kill_fork_server(trial: Trial) -> Sign:
+def kill_fork_server(trial: FaultTrial) -> Recovery:
     """`kill -9` of the process that servers are forked from."""
     fork_server, sign = trial.victim("server-fork-server"), goes_on(trial)
     fork_server.kill()
     return sign
 
 
-def kill_server_and_fork_server(trial: Trial) -> Sign:
+def kill_server_and_fork_server(trial: FaultTrial) -> Recovery:
     """`kill -9` of the server and of the process it was forked from: the next one must load everything."""
     fork_server, server, sign = trial.victim("server-fork-server"), trial.victim("server"), first_batch(trial)
     fork_server.kill()
@@ -50,7 +59,7 @@ def kill_server_and_fork_server(trial: Trial) -> Sign:
     return sign
 
 
-def kill_supervisor(trial: Trial) -> Sign:
+def kill_supervisor(trial: FaultTrial) -> Recovery:
     """`kill -9` of the supervisor, and the same command again at once."""
     supervisor, sign = trial.victim("supervisor"), first_batch(trial)
     supervisor.kill()
@@ -59,7 +68,7 @@ def kill_supervisor(trial: Trial) -> Sign:
     return sign
 
 
-def kill_worker_and_fork_server(trial: Trial) -> Sign:
+def kill_worker_and_fork_server(trial: FaultTrial) -> Recovery:
     """`kill -9` of a worker and of the process it was forked from."""
     fork_server, worker, sign = trial.victim("worker-fork-server"), trial.victim("worker"), full_batch(trial)
     fork_server.kill()
@@ -67,7 +76,7 @@ def kill_worker_and_fork_server(trial: Trial) -> Sign:
     return sign
 
 
-def kill_all(trial: Trial) -> Sign:
+def kill_all(trial: FaultTrial) -> Recovery:
     """`kill -9` of all processes of the run, and the same command again at once."""
     sign = first_batch(trial)
     trial.run.kill_all()
@@ -75,7 +84,7 @@ def kill_all(trial: Trial) -> Sign:
     return sign
 
 
-def stop_and_continue(trial: Trial) -> Sign:
+def stop_and_continue(trial: FaultTrial) -> Recovery:
     """SIGTERM, an end with status 0, and the same command again."""
     sign = first_batch(trial)
     trial.run.stop()
@@ -86,10 +95,10 @@ def stop_and_continue(trial: Trial) -> Sign:
     return sign
 
 
-def hang(role: str, sign_of: Callable[[Trial], Sign]) -> Callable[[Trial], Sign]:
+def hang(role: str, sign_of: Callable[[FaultTrial], Recovery]) -> Callable[[FaultTrial], Recovery]:
     """Return the fault SIGSTOP of a process of that role."""
 
-    def inject(trial: Trial) -> Sign:
+    def inject(trial: FaultTrial) -> Recovery:
         victim, sign = trial.victim(role), sign_of(trial)
         victim.send_signal(signal.SIGSTOP)
         return sign
@@ -97,12 +106,12 @@ def hang(role: str, sign_of: Callable[[Trial], Sign]) -> Callable[[Trial], Sign]
     return inject
 
 
-def full_disk(trial: Trial) -> Sign:
+def full_disk(trial: FaultTrial) -> Recovery:
     """Another run fills a small file system, ends, and goes on when there is room."""
     return in_background(lambda: fill_disk(trial.run.folder.with_name("disk"), trial.run.scratch))
 
 
-def release(trial: Trial) -> None:
+def release(trial: FaultTrial) -> None:
     """Let stopped processes go on, so that the end of a soak need not wait for them."""
     for process in trial.run.members():
         with suppress(psutil.Error):

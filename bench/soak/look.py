@@ -18,7 +18,7 @@ _KEPT = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Observation:
     """What the server told at one moment."""
 
     time: float
@@ -40,16 +40,16 @@ class Watch:
 
     def __init__(self, port: int) -> None:
         self._url = f"http://127.0.0.1:{port}/metrics"
-        self._looks: deque[Look] = deque(maxlen=_KEPT)
+        self._looks: deque[Observation] = deque(maxlen=_KEPT)
         self.evaluations = 0
         """Rows computed in all; what a life computed after the last look at it is missing."""
 
     @property
-    def last(self) -> Look | None:
+    def last(self) -> Observation | None:
         """The latest look at a living server."""
         return self._looks[-1] if self._looks else None
 
-    def look(self) -> Look | None:
+    def look(self) -> Observation | None:
         """Look now; None while there is no server that answers."""
         text = _fetch(self._url)
         if text is None:
@@ -58,7 +58,7 @@ class Watch:
         self.add(look)
         return look
 
-    def add(self, look: Look) -> None:
+    def add(self, look: Observation) -> None:
         """Take a look into account."""
         same = self.last is not None and look.uptime_s >= self.last.uptime_s
         self.evaluations += look.rows - (self.last.rows if same and self.last else 0)
@@ -78,7 +78,7 @@ class Watch:
         return (last.rows - first.rows) / batches if batches else 0.0
 
 
-def read_metrics(text: str, now: float) -> Look:
+def read_metrics(text: str, now: float) -> Observation:
     """Return what a text of /metrics says; what it does not name counts as 0."""
     sums: dict[str, float] = {}
     errors: dict[str, int] = {}
@@ -93,7 +93,7 @@ def read_metrics(text: str, now: float) -> Look:
             model = model or found[1]
         if found := _ERRORS.match(line):
             errors[found[1]] = int(float(value))
-    return Look(
+    return Observation(
         time=now,
         uptime_s=sums.get("grove_uptime_seconds", 0.0),
         rows=int(sums.get("grove_rows_total", 0)),

@@ -19,11 +19,11 @@ import psutil
 
 from grove.bench.soak.check import Check, Served, check_games
 from grove.bench.soak.faults import FAULTS, KILLS, release
-from grove.bench.soak.look import Look, Watch
+from grove.bench.soak.look import Observation, Watch
 from grove.bench.soak.memory import Sample
 from grove.bench.soak.models import MadeModels
 from grove.bench.soak.run import RunUnderTest, Written
-from grove.bench.soak.trial import Fault, NotNow, Sign, Trial, Unrecovered
+from grove.bench.soak.trial import Fault, FaultTrial, NotNow, Recovery, Unrecovered
 from grove.common.errors import PoolError
 from grove.game import load_game
 from grove.workers.selfplay.evaluators import row_spec
@@ -137,7 +137,7 @@ class _Soak:
         self._asked, self._say = asked, say
         port, folder = _free_port(), asked.out / "run"
         command = ["selfplay", "--config", str(asked.load), "--out", str(folder), "--metrics-port", str(port)]
-        self.trial = Trial(
+        self.trial = FaultTrial(
             RunUnderTest(command, folder, port, scratch),
             Watch(port),
             random.Random(asked.seed),
@@ -256,7 +256,7 @@ class _Soak:
         self._found.injected.append(Injected(name, at - self._began, None if why else seconds, why))
         self._say(f"  {fault.does}: {why or f'{fault.recovered_at} after {seconds:.2f} s'}")
 
-    def _await_sign(self, sign: Sign, deadline: float) -> str:
+    def _await_sign(self, sign: Recovery, deadline: float) -> str:
         """Look until the run has recovered; return why it has not, or nothing."""
         while time.monotonic() < deadline:
             early = len(self._found.ended_early)
@@ -269,7 +269,7 @@ class _Soak:
 
     # -- looking -------------------------------------------------------------------------------------------------
 
-    def _tick(self, seconds: float) -> Look | None:
+    def _tick(self, seconds: float) -> Observation | None:
         """Wait, look, and start the run again when it has ended by itself."""
         time.sleep(seconds)
         now, run = time.monotonic(), self.trial.run

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from grove.bench.soak.look import Look
-from grove.bench.soak.trial import NotNow, Sign, Trial, Unrecovered, first_batch, goes_on
+from grove.bench.soak.look import Observation
+from grove.bench.soak.trial import FaultTrial, NotNow, Recovery, Unrecovered, first_batch, goes_on
 from grove.inference_server.batching.slots import DEFAULT
 from grove.inference_server.models.model_folder import ModelFolder, file_digest
 
@@ -16,13 +16,13 @@ REFUSED = "refused_model"
 """Counter of errors that a bad file raises."""
 
 
-def swap_model(trial: Trial) -> Sign:
+def swap_model(trial: FaultTrial) -> Recovery:
     """Push the next model; recovered when the server says that it serves it, and batches go on."""
     goes, serves = goes_on(trial), _push_next(trial)
     return lambda look: serves(look) and goes(look)
 
 
-def kill_in_swap(trial: Trial) -> Sign:
+def kill_in_swap(trial: FaultTrial) -> Recovery:
     """Push the next model and `kill -9` the server at once; recovered when another life of it serves that model."""
     server, computes = trial.victim("server"), first_batch(trial)
     serves = _push_next(trial)
@@ -30,7 +30,7 @@ def kill_in_swap(trial: Trial) -> Sign:
     return lambda look: computes(look) and serves(look)
 
 
-def push_bad_model(trial: Trial) -> Sign:
+def push_bad_model(trial: FaultTrial) -> Recovery:
     """Push a file that must be refused; recovered when it was, the model is the same, and batches go on."""
     last, goes = trial.watch.last, goes_on(trial)
     if last is None:
@@ -38,7 +38,7 @@ def push_bad_model(trial: Trial) -> Sign:
     refused, model = last.errors.get(REFUSED, 0), trial.served[-1].version
     path = _push(trial, trial.draw.choice(trial.models.bad))
 
-    def refused_and_gone(look: Look | None) -> bool:
+    def refused_and_gone(look: Observation | None) -> bool:
         if look is None or look.errors.get(REFUSED, 0) <= refused:
             return False
         if look.model != model:
@@ -49,7 +49,7 @@ def push_bad_model(trial: Trial) -> Sign:
     return refused_and_gone
 
 
-def roll_back(trial: Trial) -> Sign:
+def roll_back(trial: FaultTrial) -> Recovery:
     """Make the file of the model before the newest one; recovered when the server says that it serves that model."""
     folder, goes = _folder(trial), goes_on(trial)
     slot = folder.read_status()["slots"].get(DEFAULT)
@@ -61,7 +61,7 @@ def roll_back(trial: Trial) -> Sign:
     return lambda look: serves(look) and goes(look)
 
 
-def _push_next(trial: Trial) -> Sign:
+def _push_next(trial: FaultTrial) -> Recovery:
     """Push the next good model; the sign is that the server says that it serves it."""
     version, path = trial.next_model()
     serves = trial.serves(version)
@@ -69,9 +69,9 @@ def _push_next(trial: Trial) -> Sign:
     return serves
 
 
-def _push(trial: Trial, path: Path) -> Path:
+def _push(trial: FaultTrial, path: Path) -> Path:
     return _folder(trial).place(path, DEFAULT, file_digest(path))
 
 
-def _folder(trial: Trial) -> ModelFolder:
+def _folder(trial: FaultTrial) -> ModelFolder:
     return ModelFolder(trial.run.folder / "models")

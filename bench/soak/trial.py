@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 
 from grove.bench.soak.check import Served
-from grove.bench.soak.look import Look, Watch
+from grove.bench.soak.look import Observation, Watch
 from grove.bench.soak.models import MadeModels
 from grove.bench.soak.run import RunUnderTest
 from grove.common.errors import GroveError
 from grove.inference_server import RowSpec
 
-Sign = Callable[[Look | None], bool]
+Recovery = Callable[[Observation | None], bool]
 """Whether a look at the run (None: no server answers) shows that it has recovered; raises Unrecovered if it cannot."""
 
 FULL = 0.9
@@ -36,7 +36,7 @@ class NotNow(GroveError):
 
 
 @dataclass
-class Trial:
+class FaultTrial:
     """What a fault may use."""
 
     run: RunUnderTest
@@ -60,12 +60,12 @@ class Trial:
         self._pushed += 1
         return self.models.files[(self._pushed - 1) % len(self.models.files)]
 
-    def serves(self, version: str) -> Sign:
+    def serves(self, version: str) -> Recovery:
         """Call it just before a model is given; then: the server says that it serves it."""
         given = Served(version, time.monotonic())
         self.served.append(given)
 
-        def sign(look: Look | None) -> bool:
+        def sign(look: Observation | None) -> bool:
             if look is None or look.model != version:
                 return False
             given.taken_at = given.taken_at or look.time
@@ -80,7 +80,7 @@ class Fault:
 
     does: str
     """In words, for the table."""
-    inject: Callable[[Trial], Sign]
+    inject: Callable[[FaultTrial], Recovery]
     """Do it, and say how the recovery is seen. Raises NotNow."""
     recovered_at: str
     """What the time to recover is measured to, in words."""
@@ -95,7 +95,7 @@ class Fault:
 # How recovery is seen
 
 
-def full_batch(trial: Trial) -> Sign:
+def full_batch(trial: FaultTrial) -> Recovery:
     """Call it before the fault; then: a new process, as many live clients and as full batches as before."""
     before, rows = trial.watch.last, trial.watch.batch_rows(BEFORE_S)
     if before is None or not rows:
@@ -103,7 +103,7 @@ def full_batch(trial: Trial) -> Sign:
     known = {process.pid for process in trial.run.members()}
     since = time.monotonic()
 
-    def sign(look: Look | None) -> bool:
+    def sign(look: Observation | None) -> bool:
         if look is None or look.live_clients < before.live_clients or look.time - since < _WINDOW_S:
             return False
         replaced = any(process.pid not in known for process in trial.run.members())
@@ -112,20 +112,20 @@ def full_batch(trial: Trial) -> Sign:
     return sign
 
 
-def first_batch(trial: Trial) -> Sign:
+def first_batch(trial: FaultTrial) -> Recovery:
     """Call it before the fault; then: another life of the server has computed a batch."""
     since = time.monotonic()
     return lambda look: look is not None and look.uptime_s < look.time - since and look.batches > 0
 
 
-def goes_on(trial: Trial) -> Sign:
+def goes_on(trial: FaultTrial) -> Recovery:
     """Batches are computed by the same life of the server."""
     last = trial.watch.last
     batches = last.batches if last else 0
     return lambda look: look is not None and look.batches > batches
 
 
-def in_background(work: Callable[[], object]) -> Sign:
+def in_background(work: Callable[[], object]) -> Recovery:
     """Do what takes long beside the looks; recovered when it has ended. Its errors are failures to recover."""
     faults: list[Exception] = []
 
@@ -138,7 +138,7 @@ def in_background(work: Callable[[], object]) -> Sign:
     thread = threading.Thread(target=run, name="fault")
     thread.start()
 
-    def sign(look: Look | None) -> bool:
+    def sign(look: Observation | None) -> bool:
         if faults:
             raise Unrecovered(str(faults[0]))
         return look is not None and not thread.is_alive()

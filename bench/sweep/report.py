@@ -7,7 +7,7 @@ from statistics import fmean
 
 from rich.console import Console
 
-from grove.bench.core.estimate import Plan
+from grove.bench.core.estimate import LongRun
 from grove.bench.core.modes import Asked
 from grove.bench.core.report import busy_warning, form, print_days, print_lines, rule_texts
 from grove.bench.sweep.finding import finding, rule_cases, rules_finding
@@ -24,7 +24,7 @@ _HEADS = ("mode", "workers", "games", "cap", "delay ms", "lanes", "sims", "per c
 _MORE_HEADS = ("simulations/s", "cpu", "cpu us/row", "rows/batch", "fill", "distinct", "entropy", "slowest")
 
 
-def report_sweep(asked: Asked, rows: Sequence[Row], plan: Plan | None, console: Console) -> None:
+def report_sweep(asked: Asked, rows: Sequence[Row], plan: LongRun | None, console: Console) -> None:
     """Draw chart.png and print everything; one row at least was measured."""
     from grove.bench.sweep.chart import draw_sweep
     from grove.bench.sweep.rules_chart import draw_rules  # matplotlib takes half a second to import

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from grove.bench.core.counting import total
-from grove.bench.core.estimate import GameCost, Plan, Played, game_cost, plan_columns
+from grove.bench.core.estimate import GameCost, LongRun, Played, game_cost, plan_columns
 from grove.bench.core.gpu_watch import merged
 from grove.bench.core.modes import FIXED, Asked
 from grove.bench.core.probe import Probe
@@ -142,7 +142,7 @@ def _costs(visits: Sequence[Visit]) -> dict[int, GameCost | None]:
     return {simulations: game_cost(pools) for simulations, pools in played.items()}
 
 
-def with_plan(rows: Sequence[Row], plan: Plan | None) -> list[Row]:
+def with_plan(rows: Sequence[Row], plan: LongRun | None) -> list[Row]:
     """Return the rows with the days that `plan` would take at each point."""
     return [row | plan_columns(plan, row) for row in rows] if plan else list(rows)
 

@@ -35,7 +35,7 @@ _ONE, _NO_SEED = np.uint64(1), np.uint64(0)
 _SUITS, _RANKS, _CLASSES = 4, 13, 16
 
 
-class Scratch(NamedTuple):
+class DealScratch(NamedTuple):
     """What drawing one world works with; a class is named by the bits of the suits it may hold."""
 
     cards: NDArray[np.int64]
@@ -61,7 +61,7 @@ class Scratch(NamedTuple):
 @kernel
 def determinize(states: NDArray[Any], seeds: NDArray[np.uint64], out: NDArray[Any]) -> None:
     """Write a world for the mover of each state; it ends with the round and knows no later deal."""
-    scratch = Scratch(
+    scratch = DealScratch(
         np.empty((_SUITS, _RANKS), np.int64),
         np.empty(_SUITS, np.int64),
         np.empty(52, np.int64),

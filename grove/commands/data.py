@@ -22,7 +22,7 @@ from grove.records.export import export
 from grove.records.files import find_files
 from grove.records.mark import new_games, write_mark
 from grove.records.record import Problem
-from grove.records.repair import REJECTED, Plan, plan_repair, repair_log
+from grove.records.repair import REJECTED, RepairPlan, plan_repair, repair_log
 from grove.records.scan import Survey, records, survey
 from grove.run.lock import FolderLock, holder
 
@@ -232,7 +232,9 @@ def _locked(folder: Path | None, dry_run: bool) -> Iterator[None]:
         lock.release()
 
 
-def _repair_all(plans: Sequence[Plan], dry_run: bool, done: list[dict[str, Any]], left: list[dict[str, str]]) -> None:
+def _repair_all(
+    plans: Sequence[RepairPlan], dry_run: bool, done: list[dict[str, Any]], left: list[dict[str, str]]
+) -> None:
     for plan in plans:
         try:
             if not dry_run:
@@ -242,7 +244,7 @@ def _repair_all(plans: Sequence[Plan], dry_run: bool, done: list[dict[str, Any]]
             left.append({"path": str(plan.log.file.path), "why": str(error)})
 
 
-def _plan_table(plan: Plan) -> dict[str, Any]:
+def _plan_table(plan: RepairPlan) -> dict[str, Any]:
     rejected, kept = len(plan.rejected), plan.log.lines - len(plan.rejected)
     text = f"{rejected:,} of {plan.log.lines:,} lines to {plan.log.file.path.name}{REJECTED}"
     text += "; the log goes, because nothing is left in it" if plan.remove else ""

@@ -17,7 +17,7 @@ import tyro
 from grove.common.errors import ModelError, SettingError
 from grove.inference_server.batching.slots import DEFAULT
 from grove.inference_server.channels.zmq_client import ask_server
-from grove.inference_server.models.model_folder import STATUS, Found, ModelFolder, file_digest, is_whole, lives
+from grove.inference_server.models.model_folder import STATUS, FoundModel, ModelFolder, file_digest, is_whole, lives
 
 _POLL_S = 0.1
 _Target = tyro.conf.Positional[str]
@@ -130,7 +130,7 @@ def _former(folder: ModelFolder, status: dict[str, Any], settings: Rollback) -> 
     raise SettingError.of("slot", settings.slot, f"it has no model {wanted} with a file here", remedy)
 
 
-def _row(found: Found, entry: dict[str, Any] | None) -> str:
+def _row(found: FoundModel, entry: dict[str, Any] | None) -> str:
     if entry is None or (entry["size"], entry["mtime_ns"]) != (found.size, found.mtime_ns):
         return f"{found.name}  not looked at"
     if entry["good"]:

@@ -143,7 +143,7 @@ def _asked(settings: Sweep, out: Path, modes: tuple[str, ...]) -> bench.Asked:
     )
 
 
-def _play(steps: SweepPlan, game: Game, plan: bench.Plan | None, console: Console) -> list[Row]:
+def _play(steps: SweepPlan, game: Game, plan: bench.LongRun | None, console: Console) -> list[Row]:
     """Visit and return the rows; the files are up to date after every visit. Raises PoolError when no point worked."""
     out = steps.asked.out
 

@@ -31,7 +31,7 @@ MOST_HEADER = 100 << 20
 _MOST_HISTORY = 100
 
 
-class Found(NamedTuple):
+class FoundModel(NamedTuple):
     """A model file as it lies in the folder; the order of these tuples is the order of age."""
 
     mtime_ns: int
@@ -47,7 +47,7 @@ class ModelFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def files(self, slot: str = DEFAULT) -> list[Found]:
+    def files(self, slot: str = DEFAULT) -> list[FoundModel]:
         """Return the model files for `slot`, newest first."""
         return sorted(_files(self.path, self._place(slot)), reverse=True)
 
@@ -111,7 +111,7 @@ class ModelFolder:
             scratch.unlink(missing_ok=True)
 
 
-def _files(root: Path, folder: Path) -> Iterator[Found]:
+def _files(root: Path, folder: Path) -> Iterator[FoundModel]:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(_SUFFIX) and not entry.name.startswith("."):
@@ -119,7 +119,7 @@ def _files(root: Path, folder: Path) -> Iterator[Found]:
                     facts = entry.stat()
                     if entry.is_file():
                         path = Path(entry.path)
-                        yield Found(facts.st_mtime_ns, path.relative_to(root).as_posix(), facts.st_size, path)
+                        yield FoundModel(facts.st_mtime_ns, path.relative_to(root).as_posix(), facts.st_size, path)
 
 
 def _is_status(status: Any) -> bool:

@@ -11,7 +11,7 @@ from rich.console import Console
 from grove.bench.core.estimate import (
     LEAST_GAMES,
     GameCost,
-    Plan,
+    LongRun,
     Played,
     days,
     game_cost,
@@ -24,7 +24,7 @@ from grove.bench.core.results import per_minute
 from grove.bench.core.slices import Slice
 from grove.common.errors import SettingError
 
-ORIGIN = Plan(500, 10_000)
+ORIGIN = LongRun(500, 10_000)
 
 
 @pytest.mark.parametrize(("rate", "wanted"), [(43.3, 80.2), (68.3, 50.8)])

@@ -11,7 +11,7 @@ import pytest
 
 from grove.bench.soak.check import Check, Served, Span, check_games, replay, served_during, wrong_models
 from grove.bench.soak.faults import FAULTS, parse_faults
-from grove.bench.soak.look import Look, Watch, read_metrics
+from grove.bench.soak.look import Observation, Watch, read_metrics
 from grove.bench.soak.memory import slope
 from grove.bench.soak.report import Kept, evaluations_a_game, fault_rows, kept_shares
 from grove.bench.soak.run import Written
@@ -41,7 +41,7 @@ grove_model_info{{version="{MODEL}"}} 1.0
 """
 
 
-def look(time: float, uptime_s: float, rows: int, batches: int) -> Look:
+def look(time: float, uptime_s: float, rows: int, batches: int) -> Observation:
     return replace(read_metrics(METRICS, time), uptime_s=uptime_s, rows=rows, batches=batches)
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from grove.bench.limit.bounds import Measured, bounds, network_rate_at
+from grove.bench.limit.bounds import LimitFigures, bounds, network_rate_at
 from grove.bench.limit.verdict import judge
 
 US = 1e-6
 # Two cores. An evaluation takes 16 us of the network, 3 of the search, 1 of the records: 2 / 20 us = 100k/s.
-USUAL = Measured(
+USUAL = LimitFigures(
     cores=2,
     workers=2,
     games_per_worker=256,
@@ -43,12 +43,12 @@ USUAL = Measured(
 )
 
 
-def usual(**changes: Any) -> Measured:
+def usual(**changes: Any) -> LimitFigures:
     m = replace(USUAL, **changes)
     return m if "idle_cores" in changes else replace(m, idle_cores=max(m.cores - m.whole_rate * m.whole_cpu, 0.0))
 
 
-def rates(m: Measured) -> dict[str, float]:
+def rates(m: LimitFigures) -> dict[str, float]:
     return {bound.name: round(bound.rate) for bound in bounds(m) if bound.used}
 
 

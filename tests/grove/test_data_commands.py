@@ -236,7 +236,7 @@ def test_a_log_that_is_written_to_during_its_repair_is_left_as_it_was(
     log = write(tmp_path / "a.jsonl", b'{"schema":\n' + lines([0]))
     verify = record_repair._verify
 
-    def late(plan: record_repair.Plan, temporary: Path) -> None:
+    def late(plan: record_repair.RepairPlan, temporary: Path) -> None:
         verify(plan, temporary)
         with log.open("ab") as file:
             file.write(lines([1]))

@@ -16,7 +16,7 @@ from grove.inference_server import InferenceServer, Patience, ZmqClient, private
 from grove.inference_server.backends.backend import make_backends
 from grove.inference_server.backends.direct import DirectNetwork
 from grove.inference_server.interface.network_settings import NetworkSettings
-from grove.mcts import NONE, ROOT, Forest, Rows, SearchSettings
+from grove.mcts import NONE, ROOT, Forest, LeafRows, SearchSettings
 from grove.workers.selfplay.evaluators import (
     KINDS,
     Answer,
@@ -93,7 +93,7 @@ def rooted(game: Game, trees: int, moves: int = 0) -> Forest:
     return forest
 
 
-def asked(game: Game, trees: int, moves: int = 0) -> Rows:
+def asked(game: Game, trees: int, moves: int = 0) -> LeafRows:
     return rooted(game, trees, moves).ask()
 
 
@@ -106,7 +106,7 @@ def collected(evaluator: Evaluator, count: int) -> dict[int, Answer]:
     return answers
 
 
-def answered(evaluator: Evaluator, rows: Rows) -> Answer:
+def answered(evaluator: Evaluator, rows: LeafRows) -> Answer:
     ticket = evaluator.submit(rows)
     return collected(evaluator, 1)[ticket]
 

@@ -13,7 +13,7 @@ from grove.commands.show import show_game
 from grove.common.rng import derive
 from grove.game import load_game
 from grove.game.contract import Game
-from grove.mcts import Rows, SearchSettings, make_cache
+from grove.mcts import LeafRows, SearchSettings, make_cache
 from grove.records.record import GameRecord, decode_line, encode
 from grove.workers.selfplay.evaluators import Answer, HashEvaluator, row_spec
 from grove.workers.selfplay.group import SAMPLE_EVERY, Group
@@ -22,7 +22,7 @@ Spoil = Callable[[int, Answer], Answer]
 SHORT = SearchSettings(simulations=12)
 
 
-def evaluated(game: Game, rows: Rows) -> Answer:
+def evaluated(game: Game, rows: LeafRows) -> Answer:
     evaluator = HashEvaluator(row_spec(game))
     evaluator.submit(rows)
     answer = evaluator.collect(0)

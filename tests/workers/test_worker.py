@@ -14,7 +14,7 @@ import pytest
 
 from grove.common.errors import ChannelError
 from grove.game import load_game
-from grove.mcts import Rows, SearchSettings
+from grove.mcts import LeafRows, SearchSettings
 from grove.records.record import read_log
 from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.evaluators import Answer, Evaluator, HashEvaluator, row_spec
@@ -33,7 +33,7 @@ class Watched(HashEvaluator):
         self.closed = False
         self._fail = fail_every_row
 
-    def submit(self, rows: Rows) -> int:
+    def submit(self, rows: LeafRows) -> int:
         self.outstanding += 1
         self.most_outstanding = max(self.most_outstanding, self.outstanding)
         self.most_rows = max(self.most_rows, len(rows.ids))

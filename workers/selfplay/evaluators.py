@@ -19,7 +19,7 @@ from grove.inference_server import ZmqClient
 from grove.inference_server.batching.slots import DEFAULT
 from grove.inference_server.interface.client import Client
 from grove.inference_server.interface.rows import RowSpec
-from grove.mcts import Rows
+from grove.mcts import LeafRows
 from grove.workers.selfplay.row_kernels import draw_moves, hash_evaluate, state_keys
 
 KINDS = ("server", "local", "direct", "rollout", "test")
@@ -50,7 +50,7 @@ class Evaluator(Protocol):
     slot: int
     """Model slot that the first games shall use."""
 
-    def submit(self, rows: Rows) -> int:
+    def submit(self, rows: LeafRows) -> int:
         """Take rows (copied before returning) and return their ticket."""
         ...
 
@@ -83,7 +83,7 @@ class ServedEvaluator:
         self._client = client
         self._ragged = num_actions > RAGGED_ABOVE
 
-    def submit(self, rows: Rows) -> int:
+    def submit(self, rows: LeafRows) -> int:
         """Send the rows; beyond 512 actions with their legal moves."""
         return self._client.submit(rows.observations, rows.slot, rows.legal() if self._ragged else None)
 
@@ -122,7 +122,7 @@ class OwnEvaluator:
         self._queue: deque[tuple[int, Any]] = deque()
         self._tickets = 0
 
-    def submit(self, rows: Rows) -> int:
+    def submit(self, rows: LeafRows) -> int:
         """Queue a copy of what `compute` needs."""
         self._tickets += 1
         self._queue.append((self._tickets, self.take(rows)))
@@ -149,7 +149,7 @@ class OwnEvaluator:
         """Forget what is queued."""
         self._queue.clear()
 
-    def take(self, rows: Rows) -> Any:
+    def take(self, rows: LeafRows) -> Any:
         """Return a copy of what the evaluation needs: the observations [B, ...]."""
         return rows.observations.copy()
 
@@ -200,7 +200,7 @@ class RolloutEvaluator(OwnEvaluator):
         self._game, self._playouts = game, playouts
         self._seed = np.uint64(seed)
 
-    def take(self, rows: Rows) -> Any:
+    def take(self, rows: LeafRows) -> Any:
         """Random games need the states themselves."""
         return rows.states()
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from grove.common.rng import derive
 from grove.game.contract import Game
-from grove.mcts import NONE, ROOT, EvaluationCache, Forest, Rows, SearchSettings
+from grove.mcts import NONE, ROOT, EvaluationCache, Forest, LeafRows, SearchSettings
 from grove.records.record import GameRecord
 from grove.records.versions import ModelVersions
 from grove.workers.selfplay.evaluators import Answer
@@ -145,7 +145,7 @@ class Group:
             self._versions.heard(model_slot, self._cache.version, in_search, in_search)
         return self.forest.search()
 
-    def ask(self) -> list[Rows]:
+    def ask(self) -> list[LeafRows]:
         """Return the rows to be evaluated, for each model slot in use its own."""
         rows = self.forest.ask()
         if not len(rows.ids):
@@ -155,7 +155,7 @@ class Group:
         used = self._model_slot_of[self.forest.positions_of(rows.ids)]
         parts = [(model_slot, np.flatnonzero(used == model_slot)) for model_slot in self._model_slots]
         return [
-            Rows(rows.ids[mine], rows.observations[mine], model_slot, rows.forest)
+            LeafRows(rows.ids[mine], rows.observations[mine], model_slot, rows.forest)
             for model_slot, mine in parts
             if len(mine)
         ]
