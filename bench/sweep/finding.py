@@ -7,7 +7,7 @@ from typing import Any
 
 from grove.bench.core.modes import FIXED
 from grove.bench.sweep.points import AXES_OF
-from grove.common.words import many
+from grove.common.words import plural
 
 Row = Mapping[str, Any]
 
@@ -111,7 +111,7 @@ def finding(rows: Sequence[Row]) -> str:
     alike = sum(number(row, f"{column}_high") >= lowest for row in others)
     text = f"Fastest with {_people(best, rows)}: {_speed(best, column)}"
     if alike:
-        text += f", not told apart from {many(alike, 'others')}"
+        text += f", not told apart from {plural(alike, 'others')}"
     line = [row for row in panel_rows(rows, "workers", best["mode"]) if row["success"]]
     crowd = line[-1] if line else best
     if crowd["workers"] <= best["workers"] or number(crowd, f"{column}_high") >= lowest:
@@ -142,7 +142,7 @@ def _setting(axis: str, value: int) -> str:
     """Return a value of an axis in words."""
     text = tick(axis, value)
     words = {"games_per_worker": f"{text} games each", "max_batch": f"a max batch of {text} rows"}
-    words |= {"max_delay_us": f"a longest delay of {text} ms", "lanes": many(value, "lanes")}
+    words |= {"max_delay_us": f"a longest delay of {text} ms", "lanes": plural(value, "lanes")}
     return words[axis]
 
 

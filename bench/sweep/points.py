@@ -11,7 +11,7 @@ from grove.bench.core.modes import FIXED, GROUPS, Asked, direct_kinds, pool_plan
 from grove.bench.core.results import OURS
 from grove.common.errors import GroveError, SettingError
 from grove.common.machine import free_memory_bytes
-from grove.common.words import many
+from grove.common.words import plural
 from grove.game import load_game
 from grove.workers.pool.plan import PoolPlan
 from grove.workers.pool.sizing import check_memory, lanes_of
@@ -66,9 +66,9 @@ class Point(NamedTuple):
         return "-".join([self.mode, *(f"{letter}{value}" for letter, value in values), *searched])
 
     def __str__(self) -> str:
-        parts = [f"{self.mode}: {many(self.workers, 'workers')} x {many(self.games_per_worker, 'games')}"]
+        parts = [f"{self.mode}: {plural(self.workers, 'workers')} x {plural(self.games_per_worker, 'games')}"]
         if self.mode not in ("local", "direct"):
-            parts += [f"batches of {self.max_batch}", f"delay {self.max_delay_us} us", many(self.lanes, "lanes")]
+            parts += [f"batches of {self.max_batch}", f"delay {self.max_delay_us} us", plural(self.lanes, "lanes")]
         return ", ".join(parts + ([f"{self.simulations} simulations"] if self.simulations else []))
 
 

@@ -13,7 +13,7 @@ from grove.bench.core.report import busy_warning, form, print_days, print_lines,
 from grove.bench.sweep.finding import finding, rule_cases, rules_finding
 from grove.bench.sweep.rows import Row
 from grove.common import machine
-from grove.common.words import many
+from grove.common.words import plural
 from grove.workers.pool.figures import counted, search_text
 
 _RULE_HEADS = ("ours by rule", "lowest..highest")
@@ -56,10 +56,10 @@ def _print_failures(rows: Sequence[Row], console: Console) -> None:
     failed = sum(not row["success"] for row in rows)
     again = sum(row["success"] and row["failure"] is not None for row in rows)
     if failed:
-        said = f"{failed} of {many(len(rows), 'points')} failed"
+        said = f"{failed} of {plural(len(rows), 'points')} failed"
         console.print(f"\n{said}; the same command on this folder tries them again")
     if again:
-        said = f"{many(again, 'points')} had a visit that failed beside others that did not"
+        said = f"{plural(again, 'points')} had a visit that failed beside others that did not"
         console.print(f"\n{said}; the same command on this folder makes it again")
 
 
@@ -86,7 +86,7 @@ def print_rows(rows: Sequence[Row], console: Console) -> None:
 
 def _name(row: Row) -> str:
     searched = f", {row['simulations_per_search']} simulations" if row["varied"] == "simulations" else ""
-    return f"{row['mode']}, {many(row['workers'], 'workers')}{searched}"
+    return f"{row['mode']}, {plural(row['workers'], 'workers')}{searched}"
 
 
 def _texts(row: Row, units: Sequence[str]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from grove.bench.core.slices import OthersUse, Slice, WarmPool
 from grove.bench.sweep.points import Point, Team, check_team, point_plan, teams
 from grove.bench.sweep.visits import Visit, latest, read_visits
 from grove.common.errors import GroveError
-from grove.common.words import many
+from grove.common.words import plural
 from grove.records.log import LineLog
 from grove.records.record import read_folder
 from grove.workers.pool.plan import PoolPlan
@@ -77,8 +77,8 @@ def run_sweep(plan: SweepPlan, say: Say, after_visit: Callable[[Sequence[Visit]]
     visits = read_visits(path)
     todo = plan.todo(visits)
     count = sum(len(team) for team, _ in todo)
-    minutes = many(math.ceil(count * (plan.asked.seconds + _BESIDE_S) / 60), "minutes")
-    say(f"{many(len(plan.points), 'points')}, {many(count, 'visits')} to make: about {minutes} on an idle machine")
+    minutes = plural(math.ceil(count * (plan.asked.seconds + _BESIDE_S) / 60), "minutes")
+    say(f"{plural(len(plan.points), 'points')}, {plural(count, 'visits')} to make: about {minutes} on an idle machine")
     made = 0
     with ExitStack() as stack, LineLog(path, 0.0) as log:
         visitor = _Visitor(plan.asked, stack, say)

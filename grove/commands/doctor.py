@@ -20,7 +20,7 @@ from rich.text import Text
 from grove.bench.core.probe import Probe, burn_probe
 from grove.commands.console import text_console
 from grove.common import kernels, machine
-from grove.common.words import many
+from grove.common.words import plural
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -76,7 +76,7 @@ def _verdict(checks: list[Check]) -> str:
     warned = sum(check.status == "warn" for check in checks)
     if failed:
         return f"\n{failed} of {len(checks)} checks failed: Grove will not run as it is."
-    better = f"; {many(warned, 'things')} could be better" if warned else ""
+    better = f"; {plural(warned, 'things')} could be better" if warned else ""
     return f"\nGrove can run here{better}."
 
 

@@ -65,7 +65,7 @@ def selfplay(settings: SelfPlay) -> int:
     # What `auto` takes is known later; here only what cannot be at all is refused.
     check_memory(game, settings.search, min(possible, key=lambda one: one.workers * one.games))
     _check_swap(settings.search, server)
-    with Interrupts(settings.run.drain) as asked, _folder(settings, settings.run.out, game) as folder:
+    with Interrupts(settings.run.drain) as interrupts, _folder(settings, settings.run.out, game) as folder:
         plan = PoolPlan(
             game_spec=game.name,
             run_seed=folder.seed,
@@ -81,7 +81,7 @@ def selfplay(settings: SelfPlay) -> int:
             fsync_every_s=_FSYNC_S[settings.run.fsync],
             models=settings.models.watch_models or str(folder.path / "models"),
         )
-        return _Run(folder, plan, game, range(settings.run.games), asked, why).play()
+        return _Run(folder, plan, game, range(settings.run.games), interrupts, why).play()
 
 
 def work(settings: Work) -> int:
@@ -99,7 +99,7 @@ def work(settings: Work) -> int:
     check_memory(game, settings.search, process)
     window = requests_at_once(process.groups, server.swap == "between-games")
     _check_served(settings, game, process, window, keys)
-    with Interrupts(settings.drain) as asked, _folder(settings, settings.out, game) as folder:
+    with Interrupts(settings.drain) as interrupts, _folder(settings, settings.out, game) as folder:
         plan = PoolPlan(
             game_spec=game.name,
             run_seed=folder.seed,
@@ -115,7 +115,7 @@ def work(settings: Work) -> int:
             keys=settings.keys or "",
             fsync_every_s=_FSYNC_S[settings.fsync],
         )
-        return _Run(folder, plan, game, wanted, asked).play()
+        return _Run(folder, plan, game, wanted, interrupts).play()
 
 
 def _check_served(settings: Work, game: Game, chosen: Sizes, window: int, keys: ClientKeys | None) -> None:
@@ -209,16 +209,22 @@ class _Run:
     """One start of a run: the pool, the view, the figures."""
 
     def __init__(
-        self, folder: RunFolder, plan: PoolPlan, game: Game, wanted: range, asked: Interrupts, network_reason: str = ""
+        self,
+        folder: RunFolder,
+        plan: PoolPlan,
+        game: Game,
+        wanted: range,
+        interrupts: Interrupts,
+        network_reason: str = "",
     ) -> None:
         self._folder, self._plan, self._game, self._network_reason = folder, plan, game, network_reason
-        self._asked = asked
+        self._interrupts = interrupts
         done = finished_indices(folder.games)
         for problem in done.problems:
             folder.log(str(problem))
         self._torn = len(done.problems)
         self._pool = Pool(plan, GameScheduler(wanted, done.indices), folder.lock)
-        asked.hurry = self._pool.hurry
+        interrupts.end_now = self._pool.end_now
         self._unit = next(iter(game.units))
         self._said = 0  # of the pool's problems
         self._unkept = False  # whether it was said that something beside the games cannot be written
@@ -252,7 +258,7 @@ class _Run:
     def _play(self, view: LiveView) -> None:
         with self._pool as pool:
             self._start()
-            if not self._asked.count:
+            if not self._interrupts.count:
                 self._say_sizes(view, pool.sizes)
                 self._say_head(view)
                 with closing(Sampler(pool, self._game.units)) as self._sampler:
@@ -265,7 +271,7 @@ class _Run:
     def _start(self) -> None:
         """Start the pool; a new folder of a run that cannot start goes again, so that mended settings may use it."""
         try:
-            self._pool.start(lambda: self._asked.count > 0)
+            self._pool.start(lambda: self._interrupts.count > 0)
         except PoolError:
             if not self._folder.resumed:
                 shutil.rmtree(self._folder.path, ignore_errors=True)
@@ -291,9 +297,9 @@ class _Run:
 
     def _over(self, view: LiveView) -> bool:
         """Return whether the user wants to stop and, where asked for, the games in progress have ended."""
-        asked = self._asked
-        if not asked.count or not asked.drain or asked.count > 1:
-            return asked.count > 0
+        interrupts = self._interrupts
+        if not interrupts.count or not interrupts.drain or interrupts.count > 1:
+            return interrupts.count > 0
         if not self._pool.draining:
             view.message("finishing the games in progress; again to stop now")
             self._pool.drain()
@@ -376,4 +382,4 @@ class _Run:
             print(f"{scheduler.finished} {self._unit} are saved, {scheduler.left} are left: {again}.")
         elif self._began is None:
             print(f"All {scheduler.finished} {self._unit} are there already: {self._folder.path}")
-        return 0 if self._asked.count < 2 else STOPPED
+        return 0 if self._interrupts.count < 2 else STOPPED

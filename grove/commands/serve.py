@@ -35,8 +35,8 @@ def serve(settings: Serve) -> int:
 
     Nobody is let in before all models are there: who comes back after a restart shall find those it knew.
     """
-    with Interrupts(drain=True) as asked, ExitStack() as stack:
-        asked.hurry = partial(_end_now, STOPPED)
+    with Interrupts(drain=True) as interrupts, ExitStack() as stack:
+        interrupts.end_now = partial(_end_now, STOPPED)
         from grove.inference_server.backends.backend import ModelFiles, make_backends
         from grove.inference_server.channels.keys import ServerKeys
 
@@ -50,7 +50,7 @@ def serve(settings: Serve) -> int:
             spec, network, server_settings.max_batch, server_settings.lanes, server_settings.deterministic
         )
         server = stack.enter_context(InferenceServer(spec, backends, server_settings))
-        if not _is_ready(server, asked):
+        if not _is_ready(server, interrupts):
             print("ended", flush=True)
             _end_now(0)  # not in order: a lane may go on compiling for minutes, and there is nothing to lose
         if settings.metrics.metrics_port:
@@ -61,12 +61,12 @@ def serve(settings: Serve) -> int:
         if settings.models.watch_models:
             stack.enter_context(ModelWatch(server, Path(settings.models.watch_models), source))
         endpoint = server.bind(settings.bind, keys)
-        asked.hurry = partial(_end_now, STOPPED, endpoint)
+        interrupts.end_now = partial(_end_now, STOPPED, endpoint)
         about = {**backends[0].describe(), "network": network.model or network.network, "network_reason": why}
         _say_head(server, game.name, about, endpoint)
         print(f"workers: grove work --connect {endpoint}{_their_keys(settings)}", flush=True)
         try:
-            _report(server, asked)
+            _report(server, interrupts)
             _drain(server)
         except PoolError as error:
             print(f"grove: {error}", file=sys.stderr, flush=True)
@@ -81,11 +81,11 @@ def _end_now(status: int, endpoint: str = "") -> NoReturn:
     os._exit(status)
 
 
-def _is_ready(server: InferenceServer, asked: Interrupts) -> bool:
+def _is_ready(server: InferenceServer, interrupts: Interrupts) -> bool:
     """Wait until all lanes can compute; False when a signal came first. Raises PoolError."""
     deadline = time.monotonic() + READY_S
     while not server.wait_ready(_LOOK_S):
-        if asked.count:
+        if interrupts.count:
             return False
         if time.monotonic() > deadline:
             raise PoolError(f"the lanes were not ready within {READY_S:.0f} s; see `grove doctor`")
@@ -126,10 +126,10 @@ def named_models(pairs: Sequence[str]) -> list[tuple[str, Path]]:
     return list(models.items())
 
 
-def _report(server: InferenceServer, asked: Interrupts) -> None:
+def _report(server: InferenceServer, interrupts: Interrupts) -> None:
     """Print a line every `REPORT_S` seconds in which rows came, and faults at once. Raises PoolError."""
     last, due = server.stats(), time.monotonic() + REPORT_S
-    while not asked.count:
+    while not interrupts.count:
         time.sleep(_LOOK_S)
         for problem in server.new_problems():
             print(problem, flush=True)

@@ -14,7 +14,7 @@ import tyro
 from numpy.typing import NDArray
 
 from grove.common.errors import RecordError, SettingError
-from grove.common.words import many, one
+from grove.common.words import plural, singular
 from grove.game import Game, load_game
 from grove.game.registry import BUILT_IN
 from grove.records.check import check_record
@@ -36,8 +36,8 @@ def find_game(games: Path, index: int) -> GameRecord:
         count += 1
     if not count:
         raise SettingError(f"{games} holds no finished game yet; give a run folder that has played some")
-    unread = f" ({many(len(problems), 'lines')} damaged)" if problems else ""
-    others = many(count, "other games")
+    unread = f" ({plural(len(problems), 'lines')} damaged)" if problems else ""
+    others = plural(count, "other games")
     raise SettingError.of("game", index, f"{games} holds {others}{unread}", "give the index of one of them")
 
 
@@ -73,7 +73,7 @@ def show_game(record: GameRecord, game: Game, out: TextIO, positions: Positions 
 
 
 def _head(record: GameRecord, game: Game) -> str:
-    counts = ", ".join(many(n, unit) for unit, n in game.units.items() if unit != "games")
+    counts = ", ".join(plural(n, unit) for unit, n in game.units.items() if unit != "games")
     what = f" ({counts})" if counts else ""
     return f"game {record.index} of {record.game}{what}, {len(record.moves)} moves, {record.seconds:.1f} s"
 
@@ -92,7 +92,7 @@ def _round_head(record: GameRecord, game: Game, number: int) -> str:
     if len(game.units) < 2:
         return ""
     unit, count = list(game.units.items())[1]
-    return f"{_points(record, number - 1)}{f'==== {one(unit)} {number} of {count} ':=<78}\n\n"
+    return f"{_points(record, number - 1)}{f'==== {singular(unit)} {number} of {count} ':=<78}\n\n"
 
 
 def _points(record: GameRecord, number: int) -> str:

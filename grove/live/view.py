@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grove.common.numbers import amount, duration, milliseconds, percent, reason_shares
-from grove.common.words import many
+from grove.common.words import plural
 from grove.live.snapshot import Snapshot, eta_seconds, over_groups, what_binds
 from grove.workers.pool.figures import counted
 
@@ -141,7 +141,7 @@ def _progress(state: Snapshot, total: int) -> RenderableType:
     line.add_column(ratio=1)
     line.add_column(justify="right", no_wrap=True)
     bar = ProgressBar(total=max(total, 1), completed=done, complete_style="green", finished_style="green")
-    said = f" of {many(total, _unit(state))}", ("  " + _outlook(state, total), "dim")
+    said = f" of {plural(total, _unit(state))}", ("  " + _outlook(state, total), "dim")
     line.add_row(bar, Text.assemble((f"{done:,}", "bold"), *said))
     return line
 
@@ -220,9 +220,9 @@ def plain_line(state: Snapshot, total: int) -> str:
         *((reason, share) for reason, share in _reasons(state) if share != "-"),
         *_pairwise(_machine_words(state)),
     ]
-    parts = [f"{state.get('games', 0):,}/{many(total, _unit(state))}", _outlook(state, total)]
+    parts = [f"{state.get('games', 0):,}/{plural(total, _unit(state))}", _outlook(state, total)]
     parts += [f"{first} {second}" for first, second in figures if first != "-"]
-    parts += [many(state["workers_alive"], "workers")] if "workers_alive" in state else []
+    parts += [plural(state["workers_alive"], "workers")] if "workers_alive" in state else []
     parts += [f"{state['workers_restarted']:,} restarted"] if state.get("workers_restarted") else []
     parts += [_server_restarts(state)] if state.get("server_restarted") else []
     parts += [f"binds: {said}"] if (said := what_binds(state, total)) else []
@@ -251,7 +251,7 @@ def _pairwise(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _server_restarts(state: Snapshot) -> str:
-    return many(state.get("server_restarted", 0), "server restarts")
+    return plural(state.get("server_restarted", 0), "server restarts")
 
 
 def _unit(state: Snapshot) -> str:

@@ -10,7 +10,7 @@ from grove.bench.core.modes import FIXED
 from grove.bench.core.probe import MOVED
 from grove.bench.core.report import busy_warning
 from grove.common.numbers import amount, percent
-from grove.common.words import many
+from grove.common.words import plural
 from grove.workers.pool.figures import counted
 
 _IDLE, _BUSY = 0.3, 0.1
@@ -47,13 +47,13 @@ def selfplay_advice(summary: Figures, settings: Figures) -> list[str]:
 
 def _of_the_run(summary: Figures) -> Iterator[str]:
     if summary.get("games_left"):
-        yield f"Left to play: {many(summary['games_left'], 'games')}; the same command with the same --out plays on."
+        yield f"Left to play: {plural(summary['games_left'], 'games')}; the same command with the same --out plays on."
     if summary.get("workers_restarted"):
         yield f"Workers were started again {_times(summary['workers_restarted'])}; log.txt says why."
     if summary.get("server_restarted"):
         yield f"The server was started again {_times(summary['server_restarted'])}; log.txt says why."
     if summary.get("timeouts"):
-        yield f"{many(summary['timeouts'], 'games')} ended at the cap of moves; --max-moves sets it."
+        yield f"{plural(summary['timeouts'], 'games')} ended at the cap of moves; --max-moves sets it."
     if 0 < float(summary.get("seconds") or 0) < _SHORT_S:
         yield f"The run played for {summary['seconds']:.1f} s only: its rates say little about longer ones."
     hits = summary.get("cache_hit_rate")

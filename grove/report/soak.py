@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from grove.common.numbers import percent
-from grove.common.words import many
+from grove.common.words import plural
 
 LOSSES = ("lost", "duplicates", "wrong_models", "against_rules")
 """Lists of games in the check of soak.json, each of which must be empty."""
@@ -20,8 +20,8 @@ def soak_finding(content: Figures) -> str:
     injected, recovered = (sum(int(fault[key]) for fault in faults) for key in ("injected", "recovered"))
     said = "Sound" if content.get("sound") else "NOT SOUND"
     lost, twice = len(check.get("lost") or ()), len(check.get("duplicates") or ())
-    parts = [f"{said}: {recovered:,} of {many(injected, 'faults')} recovered"]
-    parts.append(f"{many(int(check.get('games') or 0), 'games')}, {lost:,} lost, {twice:,} twice")
+    parts = [f"{said}: {recovered:,} of {plural(injected, 'faults')} recovered"]
+    parts.append(f"{plural(int(check.get('games') or 0), 'games')}, {lost:,} lost, {twice:,} twice")
     shares = (content.get("kept") or {}).get("evaluations_kills") or {}
     if shares.get("mean") is not None:
         parts.append(f"{percent(shares['mean'])} of the evaluations/s kept under kills{_interval(shares)}")

@@ -20,23 +20,23 @@ class Interrupts:
         """`drain`: the games in progress are to be finished after the first signal."""
         self.drain = drain
         self.count = 0
-        self.hurry: Callable[[], None] = lambda: None
+        self.end_now: Callable[[], None] = lambda: None
         """Called at the second signal, by the signal handler."""
 
     def __enter__(self) -> Self:
         numbers = [signal.SIGINT, signal.SIGTERM]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
             numbers.append(signal.SIGHUP)
-        self._former = {number: signal.signal(number, self._asked) for number in numbers}
+        self._former = {number: signal.signal(number, self._on_signal) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
-    def _asked(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         if self.count > 1:
-            self.hurry()
+            self.end_now()
         if self.count >= _ENOUGH:
             raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from grove.commands.console import text_console
 from grove.common import numbers
-from grove.common.words import many, one
+from grove.common.words import plural, singular
 from grove.live import view as live
 from grove.live.snapshot import Snapshot, eta_seconds, what_binds
 from grove.live.view import LiveView
@@ -182,8 +182,8 @@ def test_units_and_searches_in_words() -> None:
     assert search_text(SearchSettings(simulations=9, worlds=2)) == "2 worlds x 9 simulations"
     shared = SearchSettings(simulations=9, worlds=2, simulations_per="decision")
     assert search_text(shared) == "9 simulations shared by 2 worlds"
-    assert [one(unit) for unit in ("games", "rounds", "matches")] == ["game", "round", "match"]
-    assert [many(count, "matches") for count in (0, 1, 1234)] == ["0 matches", "1 match", "1,234 matches"]
+    assert [singular(unit) for unit in ("games", "rounds", "matches")] == ["game", "round", "match"]
+    assert [plural(count, "matches") for count in (0, 1, 1234)] == ["0 matches", "1 match", "1,234 matches"]
 
 
 def test_nothing_is_said_twice_at_the_end() -> None:

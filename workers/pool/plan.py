@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from grove.common.words import many
+from grove.common.words import plural
 from grove.inference_server import ServerSettings
 from grove.inference_server.batching.policy import Policy, PolicyKind
 from grove.inference_server.interface.network_settings import NetworkSettings
@@ -24,7 +24,7 @@ class Sizes:
     """Groups a worker's games are split into."""
 
     def __str__(self) -> str:
-        return f"{many(self.workers, 'workers')} x {many(self.games, 'games')} in {many(self.groups, 'groups')}"
+        return f"{plural(self.workers, 'workers')} x {plural(self.games, 'games')} in {plural(self.groups, 'groups')}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ class Pool:
         self._server = ServerProcess(plan, lock, self.problems)
         self._pumped = time.monotonic()
         self._interrupted: Callable[[], bool] = lambda: False
-        self._stopping = self._hurried = self._paused = self._ever_ready = False
+        self._stopping = self._ending_now = self._paused = self._ever_ready = False
         self.draining = False
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -150,9 +150,9 @@ class Pool:
             process.alive = process.running
         self._tell_all("drain")
 
-    def hurry(self) -> None:
+    def end_now(self) -> None:
         """Let `stop` kill everything at once; written games are safe. May be called by a signal handler."""
-        self._hurried = True
+        self._ending_now = True
 
     def pump(self, timeout_s: float) -> None:
         """Handle messages for up to `timeout_s`, restart what is due, hand out games.
@@ -197,7 +197,7 @@ class Pool:
                 self.scheduler.finish(process.worker, process.written())
 
     def _patience(self, deadline: float) -> float:
-        return 0.0 if self._hurried else max(0.0, deadline - time.monotonic())
+        return 0.0 if self._ending_now else max(0.0, deadline - time.monotonic())
 
     def __enter__(self) -> Pool:
         return self
