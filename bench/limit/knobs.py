@@ -117,7 +117,7 @@ def _search(m: LimitFigures) -> Knob:
 
 def _wire(m: LimitFigures) -> Knob:
     if m.compiled:
-        # Far below its bound the wire is not all that a lap waits for, and threads wait for the rest as well.
+        # Far below its bound the wire is not all that a round trip waits for, and threads wait for the rest as well.
         beyond = 1 / m.whole_rate - 1 / lowest_bound(m).rate
         then = 1 / (beyond + 1 / lowest_bound(replace(m, threads=True)).rate)
         return Knob("--pool", "--pool thread: search threads beside the lanes, no wire", max(then, m.whole_rate),
@@ -145,19 +145,19 @@ def _starved(m: LimitFigures) -> Knob:
     rows = min(m.batch_rows * times, m.max_batch)
     expected = min(max(_with_more_games(m, times, rows), m.whole_rate), limit)
     return Knob("--games-per-worker", f"--games-per-worker {times * m.games_per_worker} (now {m.games_per_worker})",
-                expected, f"{times} times the rows a lap in batches of {rows:.0f} rows, a row's search as now, up to "
+                expected, f"{times} times the rows a step in batches of {rows:.0f} rows, a row's search as now, up to "
                 "the lowest bound", {"games_per_worker": times * m.games_per_worker})  # fmt: skip
 
 
 def _with_more_games(m: LimitFigures, times: int, rows: float) -> float:
     """Return evaluations/s with `times` the rows in flight and `rows` in a batch.
 
-    A lap, from a row's request to its tree's next one, then takes as much more search and a larger batch; what else it
-    waits for stays. It takes as long as rows in flight by their rate.
+    A round trip, from a row's request to its tree's next one, then takes as much more search and a larger batch; what
+    else it waits for stays. It takes as long as rows in flight by their rate.
     """
-    lap = m.workers * m.groups * m.wire_rows / m.whole_rate
+    round_trip = m.workers * m.groups * m.wire_rows / m.whole_rate
     slower = rows / network_rate_at(m, rows) - m.batch_rows / network_rate_at(m, m.batch_rows, m.fill)
-    return times * m.whole_rate / (1 + (times - 1) * (1 - m.waiting) + m.lanes * max(slower, 0.0) / lap)
+    return times * m.whole_rate / (1 + (times - 1) * (1 - m.waiting) + m.lanes * max(slower, 0.0) / round_trip)
 
 
 def _oversubscribed(m: LimitFigures) -> Knob:

@@ -1,4 +1,4 @@
-"""From a profile's slices to profile.json: stages per lap and per row that add up, interpreter time, top functions."""
+"""From a profile's slices to profile.json: stages per step and per row that add up, interpreter time, top functions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Figures = dict[str, Any]
 
 
 def figures_of(found: Profiled, gil_lap_s: float | None) -> Figures:
-    """Return the measured part of profile.json. `gil_lap_s`: the lock's share of a lap by workers/pool/gil.py, if
+    """Return the measured part of profile.json. `gil_lap_s`: the lock's share of a step by workers/pool/gil.py, if
     known."""
     assert found.staged, "all passes are over"
     assert found.watched, "all passes are over"
@@ -87,7 +87,7 @@ def server_part(part: Slice) -> Figures:
 
 
 def _part(stages: Snapshot, times: tuple[float, float], counts: tuple[int, int], order: tuple[str, ...]) -> Figures:
-    """Return the figures of one table. `times`: wall and processor seconds; `counts`: laps and rows."""
+    """Return the figures of one table. `times`: wall and processor seconds; `counts`: steps and rows."""
     wall_s, cpu_s = times
     laps, rows = counts
     known = [name for name in order if name in stages]

@@ -12,7 +12,7 @@ from grove.bench.core.report import BUSY
 from grove.bench.profile.figures import IO_THREAD, TOP, Figures, top_functions
 from grove.common.machine import usable_cores
 
-_HEADS = ("stage", "share", "seconds", "calls", "us/lap", "us/row")
+_HEADS = ("stage", "share", "seconds", "calls", "us/step", "us/row")
 
 
 def write_profile(out: Path, head: Figures, figures: Figures, pstats_file: Path) -> tuple[list[Path], str]:
@@ -38,7 +38,7 @@ def stage_tables(figures: Figures) -> list[str]:
     load, part = figures["load"], figures["workers"]
     one, many = ("thread", "threads") if load["pool"] == "thread" else ("process", "processes")
     who = f"{part['threads']} worker {one if part['threads'] == 1 else many}"
-    tables = [_table(f"{who}: {part['laps']:,} laps, {part['rows']:,} rows", part, figures["tolerance"])]
+    tables = [_table(f"{who}: {part['laps']:,} steps, {part['rows']:,} rows", part, figures["tolerance"])]
     server = figures["server"]
     for name, thread in server["threads"].items():
         counts = f"{server['laps']:,} requests, {server['rows']:,} rows in {server['batches']:,} batches"
@@ -107,8 +107,8 @@ def _search_lines(figures: Figures) -> Iterable[str]:
         whose = (
             "the server's lock, all search threads together" if load["pool"] == "thread" else "its own lock, a worker"
         )
-        per_lap = f"{here['search_gil_us_per_lap']:.0f} us a lap"
-        yield f"search by workers/pool/gil.py: {per_lap}, {here['search_gil_share']:.1%} of {whose}"
+        per_step = f"{here['search_gil_us_per_lap']:.0f} us a step"
+        yield f"search by workers/pool/gil.py: {per_step}, {here['search_gil_share']:.1%} of {whose}"
     for process, threads in here["gil_by_thread"].items():
         shares = ", ".join(f"{name} {share:.1%}" for name, share in threads.items()) or "nobody"
         yield f"interpreter lock of the {process}, held by (py-spy): {shares}"

@@ -17,7 +17,7 @@ from grove.common import machine
 from grove.common.errors import PoolError, SettingError
 from grove.game.contract import Game
 from grove.run.settings import Load, flatten
-from grove.workers.pool.gil import gil_seconds_per_lap
+from grove.workers.pool.gil import gil_seconds_per_step
 from grove.workers.pool.plan import PoolPlan
 from grove.workers.pool.sizing import check_memory, check_requests, sizes
 
@@ -87,11 +87,11 @@ def _plan(settings: Profile, game: Game, out: Path) -> PoolPlan:
 
 
 def _write(settings: Profile, found: Profiled, game: Game, out: Path) -> tuple[list[Path], str]:
-    per_lap = gil_seconds_per_lap(game, settings.search.simulations) if game.compiled else None
+    per_step = gil_seconds_per_step(game, settings.search.simulations) if game.compiled else None
     head = {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": list(sys.argv),
         **machine.provenance(),
         "settings": flatten(settings) | {"out": str(out)},
     }
-    return write_profile(out, head, figures_of(found, per_lap), out / PSTATS)
+    return write_profile(out, head, figures_of(found, per_step), out / PSTATS)

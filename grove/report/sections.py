@@ -280,7 +280,7 @@ def _profile(made: Section) -> None:
 
 
 def _stages(part: Figures) -> Html:
-    heads = ("stage", "share", "seconds", "calls", "us/lap", "us/row")
+    heads = ("stage", "share", "seconds", "calls", "us/step", "us/row")
     keys = ("seconds", "calls", "us_per_lap", "us_per_row")
     rows = [
         [stage["stage"], percent(stage["share"]), *(shown(stage.get(key)) for key in keys)] for stage in part["stages"]

@@ -178,7 +178,7 @@ def test_writer_binds() -> None:
 
 
 def test_starved_by_few_rows() -> None:
-    # A lap takes 4 / 9,000 s, a tenth of it search.
+    # A round trip takes 4 / 9,000 s, a tenth of it search.
     few = usual(workers=1, games_per_worker=4, groups=2, wire_rows=2, whole_rate=9_000.0, waiting=0.9, lane_idle=0.5)
     few = replace(few, batch_rows=2.0, fill=1.0)
     verdict = judge(few)

@@ -31,10 +31,10 @@ def evaluated(game: Game, rows: LeafRows) -> Answer:
 
 
 def played(game: Game, settings: SearchSettings, indices: range, slots: int, spoil: Spoil | None = None) -> Group:
-    """Play the games `indices`; `spoil` makes what it likes of the answers of a lap."""
+    """Play the games `indices`; `spoil` makes what it likes of the answers of a step."""
     group = Group(game, game.name, settings, slots, make_cache(game, settings))
     waiting = list(indices)
-    for lap in range(10_000):
+    for step in range(10_000):
         for _ in range(1000):
             count = min(len(group.free), len(waiting))
             group.start(5, [waiting.pop(0) for _ in range(count)])
@@ -46,7 +46,7 @@ def played(game: Game, settings: SearchSettings, indices: range, slots: int, spo
             return group
         rows = group.forest.ask()
         ids, answer = rows.ids.copy(), evaluated(game, rows)
-        group.tell(ids, spoil(lap, answer) if spoil else answer)
+        group.tell(ids, spoil(step, answer) if spoil else answer)
     raise AssertionError("the games do not end")
 
 
@@ -106,9 +106,9 @@ def test_failed_rows_are_asked_again_and_change_nothing(fault: str, share: float
     game = load_game("connect_four")
     random = np.random.default_rng(0)
 
-    def spoil(lap: int, answer: Answer) -> Answer:
+    def spoil(step: int, answer: Answer) -> Answer:
         rows = np.flatnonzero(random.random(len(answer.values)) < share).astype(np.int32)
-        if lap % 3:
+        if step % 3:
             return answer
         if fault == "failed":
             answer.logits[rows] = answer.values[rows] = 0

@@ -15,10 +15,10 @@ _FEW, _MANY = 8, 64
 _LAPS = 40
 
 
-def gil_seconds_per_lap(game: Game, simulations: int) -> float:
-    """Return the seconds of a lap that do not grow with its rows: interpreter and call overhead, GIL held.
+def gil_seconds_per_step(game: Game, simulations: int) -> float:
+    """Return the seconds of a step that do not grow with its rows: interpreter and call overhead, GIL held.
 
-    Measured as the intercept of the best lap times with few and with many trees; kernels run without the GIL.
+    Measured as the intercept of the best step times with few and with many trees; kernels run without the GIL.
     """
     few, many = (_lap_seconds(game, simulations, trees) for trees in (_FEW, _MANY))
     return max(0.0, few - _FEW * (many - few) / (_MANY - _FEW))
@@ -44,11 +44,11 @@ def _lap_seconds(game: Game, simulations: int, trees: int) -> float:
     return best
 
 
-def thread_verdict(game: Game, simulations: int, rows_per_s: float, rows_per_lap: int) -> tuple[bool, str]:
+def thread_verdict(game: Game, simulations: int, rows_per_s: float, rows_per_step: int) -> tuple[bool, str]:
     """Return whether search threads beside the lanes will do for `rows_per_s`, and the reason in words."""
     if not game.compiled:
         return False, f"{game.name} is written in Python and would hold the GIL"
-    per_lap = gil_seconds_per_lap(game, simulations)
-    share = per_lap * rows_per_s / rows_per_lap
-    text = f"searching takes {share:.0%} of the GIL ({per_lap * 1e6:.0f} us a lap of {rows_per_lap} rows"
+    per_step = gil_seconds_per_step(game, simulations)
+    share = per_step * rows_per_s / rows_per_step
+    text = f"searching takes {share:.0%} of the GIL ({per_step * 1e6:.0f} us a step of {rows_per_step} rows"
     return share <= MOST_SHARE, f"{text}, at {rows_per_s:,.0f} rows/s)"

@@ -26,7 +26,7 @@ def warm(game_spec: str) -> None:
 
 def _play(group: Group, evaluator: HashEvaluator) -> None:
     group.start(1, range(2))
-    for lap in range(200):
+    for step in range(200):
         for _ in range(64):
             decided = group.forest.search()
             if not len(decided):
@@ -37,7 +37,7 @@ def _play(group: Group, evaluator: HashEvaluator) -> None:
             return
         ids = rows.ids.copy()
         rows.legal()
-        if lap == 1:
+        if step == 1:
             group.forest.drop(ids)
             continue
         evaluator.submit(rows)
