@@ -106,7 +106,7 @@ def _set_out(trees, walkers, capacity):  # -> number of walkers
 
 @lean_kernel
 def _touch(walkers, walking, nodes, edges):  # -> a number nobody needs
-    """Read what the next step will read, and do nothing with it.
+    """Prefetch the next step's cache lines; the sum only keeps the loads alive.
 
     The network has driven the trees from the near caches. These short loops wait for many lines of memory at a time,
     where the step itself would wait for one after another.

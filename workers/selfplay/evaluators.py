@@ -137,7 +137,7 @@ class OwnEvaluator:
         return Answer(ticket, logits, values, self._version, NO_FAILURES)
 
     def set_window(self, tickets: int) -> None:
-        """Nobody else waits for this worker's rows."""
+        """No-op: there is no server."""
 
     def rejoin(self, epoch: str) -> None:
         """No server is asked."""
