@@ -90,7 +90,7 @@ if __name__ == "__main__":
     )
     with Pool(plan, GameScheduler(range(12))) as pool:
         pool.start()
-        while pool.book.left:
+        while pool.scheduler.left:
             pool.pump(0.1)
     assert "torch" not in sys.modules
 """
