@@ -15,7 +15,7 @@ test: $(VENV)/installed-tests
 	$(MAKE) --no-print-directory --jobs 2 lint kernels
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# What real measurements should find on a quiet machine; docs/bench.md. About ten minutes; `make test` has none of it.
+# What real measurements should find on a quiet machine; docs/guide/measuring.md. About ten minutes; `make test` has none of it.
 bench-check: $(VENV)/installed-tests kernels
 	$(BIN)/python -m pytest -n 0 --timeout 900 tests/bench_check
 

@@ -1,4 +1,4 @@
-"""The server's counters as Prometheus text at http://127.0.0.1:PORT/metrics; docs/metrics.md names every metric.
+"""The server's counters as Prometheus text at http://127.0.0.1:PORT/metrics (docs/reference/metrics.md).
 
 Imported only where such a port is asked for. Labels come from bounded sets: dispatch reasons, causes of faults, lanes,
 model slots (64 at most), GPUs.

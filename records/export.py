@@ -1,4 +1,4 @@
-"""Games as Parquet: one row a game, nested lists for what is known per move. docs/data.md gives the schema."""
+"""Games as Parquet: one row a game, nested lists for what is known per move. docs/guide/data.md gives the schema."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def _better_shape(m: LimitFigures) -> tuple[int, int, float, float]:
 def _search(m: LimitFigures) -> Knob:
     if not m.compiled:
         faster = {"search_rate": _COMPILED * m.search_rate, "search_cpu": m.search_cpu / _COMPILED}
-        return Knob("a compiled game", "write the game's rules as kernels (docs/tutorial_compiled_game.md)",
+        return Knob("a compiled game", "write the game's rules as kernels (docs/tutorials/own-compiled-game.md)",
                     _predict(m, compiled=True, **faster),
                     f"a search {_COMPILED} times as fast, the rest as it is, {_kept(m)}")  # fmt: skip
     if m.workers < m.cores and lowest_bound(m).name == "workers":

@@ -78,7 +78,7 @@ class Repair(Roots):
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Roots):
-    """Write all games to one Parquet file, one row a game (docs/data.md); needs pyarrow."""
+    """Write all games to one Parquet file, one row a game (docs/guide/data.md); needs pyarrow."""
 
     out: str = ""
     """New file to write."""

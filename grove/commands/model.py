@@ -1,6 +1,6 @@
 """`grove model`: give a server that works another model, see what it serves, go back to the model before.
 
-All three go through the folder that the server watches (docs/models.md): a run's own is RUN/models.
+All three go through the folder that the server watches (docs/guide/models.md): a run's own is RUN/models.
 """
 
 from __future__ import annotations

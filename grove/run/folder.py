@@ -5,7 +5,7 @@ runs/NAME/
   run.json        version, commit, machine, seed, command line and choices of the first start and of every resume
   games/          one log of finished games per worker (records/record.py)
   models/         model files that take over while the run goes on, the newest one, and what became of each
-  metrics.jsonl   one JSON line per interval (docs/metrics.md names its keys)
+  metrics.jsonl   one JSON line per interval (docs/reference/metrics.md names its keys)
   log.txt         what was said
   summary.json    the figures at the end
   lock            only while a process uses the folder

@@ -67,7 +67,7 @@ class ModelSettings:
     """Where the server finds new models while it works."""
 
     watch_models: str | None = None
-    """Folder whose newest model file is served, see docs/models.md. A run watches its own, RUN/models, by default."""
+    """Folder whose newest model file is served (docs/guide/models.md). By default a run watches its own, RUN/models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class MetricsSettings:
     """Where the server tells its figures to Prometheus."""
 
     metrics_port: int = 0
-    """Port of the server's /metrics on 127.0.0.1, see docs/metrics.md. 0: none, because not everyone collects them."""
+    """Port of the server's /metrics on 127.0.0.1, see docs/reference/metrics.md. 0: none, which is usual."""
 
     def __post_init__(self) -> None:
         """Refuse what is no port.

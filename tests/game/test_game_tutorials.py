@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(?:<!-- file: (\S+) -->\n)?```python\n(.*?)```", re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["tutorial_compiled_game.md", "tutorial_python_game.md"])
+@pytest.mark.parametrize("page", ["own-compiled-game.md", "own-game.md"])
 def test_tutorial_runs_as_printed(page: str, tmp_path: Path) -> None:
     """Save the named blocks and run the others as one script, from the folder that holds them."""
-    blocks = BLOCK.findall((ROOT / "docs" / page).read_text())
+    blocks = BLOCK.findall((ROOT / "docs" / "tutorials" / page).read_text())
     for name, code in blocks:
         if name:
             (tmp_path / name).write_text(code)

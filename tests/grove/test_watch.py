@@ -32,7 +32,7 @@ from tests.conftest import ROOT, Grove
 MLP = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 PLAY = ("selfplay", "--game", "hex:size=5", "--workers", 2, "--games-per-worker", 8, "--simulations", 16, *MLP)
 GROUPS = {"server", "workers", "supervisor"}
-DOCUMENTED = (ROOT / "docs" / "metrics.md").read_text()
+DOCUMENTED = (ROOT / "docs" / "reference" / "metrics.md").read_text()
 CHARTS = (
     *("games", "evaluations", "batches", "fill", "reasons", "queue", "compute", "cache", "device", "cpu", "memory"),
     *("workers", "lost"),
@@ -381,7 +381,7 @@ def test_points_come_once_and_odd_requests_get_all(tmp_path: Path) -> None:
 
 
 def check_line(line: dict[str, Any], pool: str) -> None:
-    """Check one line of metrics of a run with a server and two workers; docs/metrics.md names all its keys."""
+    """Check one line of metrics of a run with a server and two workers; docs/reference/metrics.md has all keys."""
     assert not {key for key in line.keys() - {"t"} if f"`{key}`" not in DOCUMENTED}
     assert line.keys() >= metrics(5).keys()
     assert line["cpu_cores"].keys() == line["memory_mb"].keys() == GROUPS

@@ -97,7 +97,7 @@ def test_figures_are_those_of_the_snapshot() -> None:
 
 def test_every_metric_is_documented_and_the_dashboard_asks_for_no_other() -> None:
     names = {name for name, _ in samples(told(snapshot(), [{**GPU, "power_w": 90.0}]))}
-    documented = set(re.findall(r"`(grove_\w+)[`{]", (ROOT / "docs" / "metrics.md").read_text()))
+    documented = set(re.findall(r"`(grove_\w+)[`{]", (ROOT / "docs" / "reference" / "metrics.md").read_text()))
     plain = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in names}
     assert plain == documented
     dashboard = (ROOT / "docs" / "grafana.json").read_text()
