@@ -23,7 +23,7 @@ bench-check: $(VENV)/installed-tests kernels
 kernels: $(VENV)/installed-tests
 	$(BIN)/python -m tests.support.compile_kernels
 
-# Three minutes of processes killed and stopped, models swapped, bad messages and a full disk; docs/reliability.md.
+# Three minutes of processes killed and stopped, models swapped and a full disk; docs/reliability.md.
 chaos: $(VENV)/installed
 	$(BIN)/grove bench soak --minutes 3
 

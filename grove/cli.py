@@ -22,7 +22,7 @@ usage: grove COMMAND [flags]; grove COMMAND --help lists the flags
   bench sweep     measure over workers, games, max batch, delay and lanes; goes on where it stopped
   bench limit     say what binds: network, search, wire, writer or cores, and what to change next
   bench peers     play the same game beside mctx + pgx and OpenSpiel, serve the same rows beside mosec and LitServe
-  bench soak      kill, stop and flood a run for a while and check that no game is lost
+  bench soak      kill and stop a run for a while and check that no game is lost
   tune            search the fastest pool and server settings for a load and keep them as a preset
   profile         say where the time of workers and server goes
   data count      count the games under any folders, each once; with a mark, the new ones

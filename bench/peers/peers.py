@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from statistics import fmean
 from typing import Any
@@ -31,11 +30,9 @@ from grove.common.machine import usable_cores
 from grove.game import load_game
 from grove.workers.selfplay.evaluators import row_spec
 
-PEERS = ("mctx", "open_spiel", "lightzero", "mosec", "litserve")
+PEERS = ("mctx", "open_spiel", "mosec", "litserve")
 MODULES = {"mctx": ("jax", "mctx", "pgx"), "open_spiel": ("pyspiel",), "mosec": ("mosec",), "litserve": ("litserve",)}
 """What must be importable; the extra `peers` holds all of it."""
-LIGHTZERO_NUMPY = "numpy<2,>=1.24.1"
-"""What LightZero 0.2.0 declares that it needs."""
 GROVE = ("server-thread", "server-process", "server-thread-cache")
 """Grove's players; the last one remembers evaluations, as OpenSpiel's does. Its games are the same as without."""
 CACHE = 1 << 20
@@ -113,22 +110,9 @@ def missing(peers: Sequence[str]) -> dict[str, str]:
     found = {}
     for peer in peers:
         absent = [module for module in MODULES.get(peer, ()) if find_spec(module) is None]
-        if peer == "lightzero":
-            found[peer] = _lightzero()
-        elif absent:
+        if absent:
             found[peer] = f"{', '.join(absent)} is not installed; install Grove with the extra `peers`"
     return found
-
-
-def _lightzero() -> str:
-    """Return why LightZero is not measured: by what it declares, the installed one if there is one."""
-    try:
-        declared = next((text for text in requires("LightZero") or () if text.startswith("numpy")), None)
-    except PackageNotFoundError:
-        declared = LIGHTZERO_NUMPY
-    if declared is None:
-        return "no player for it is written"
-    return f"by its declared requirement, {declared}, it cannot stand beside Grove, which needs numpy 2 or later"
 
 
 def run_peers(wanted: PeersAsked, say: Say) -> PeersOutcome:

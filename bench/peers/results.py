@@ -22,7 +22,6 @@ FULL_NAMES = {
     "server-thread-cache": "Grove, threads and cache",
     "mctx": "mctx + pgx (JAX)",
     "open_spiel": "OpenSpiel's Python MCTS",
-    "lightzero": "LightZero",
     "grove": "Grove",
     "mosec": "mosec",
     "litserve": "LitServe",

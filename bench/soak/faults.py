@@ -12,7 +12,6 @@ from contextlib import suppress
 import psutil
 
 from grove.bench.soak.disk import fill_disk, no_small_disk
-from grove.bench.soak.flood import flood_server
 from grove.bench.soak.swap import kill_in_swap, push_bad_model, roll_back, swap_model
 from grove.bench.soak.trial import (
     Fault,
@@ -130,7 +129,6 @@ FAULTS: dict[str, Fault] = {
     "swap": Fault("a model pushed", swap_model, _SERVES),
     "rollback": Fault("back to the model before", roll_back, _SERVES),
     "bad-model": Fault("a bad model pushed", push_bad_model, "refused, the former serves on"),
-    "flood": Fault("bad messages, 1,000/s for 5 s", flood_server, "the end of it"),
     "full-disk": Fault("a small disk full, then room", full_disk, "its exact end", 2 * 60, impossible=no_small_disk),
     "kill-in-swap": Fault("a model pushed, kill -9 of the server at once", kill_in_swap, "the new server serves it"),
     "hang-worker": Fault("SIGSTOP of a worker", hang("worker", full_batch), _FULL),

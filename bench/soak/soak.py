@@ -26,7 +26,6 @@ from grove.bench.soak.run import RunUnderTest, Written
 from grove.bench.soak.trial import Fault, FaultTrial, NotNow, Recovery, Unrecovered
 from grove.common.errors import PoolError
 from grove.game import load_game
-from grove.workers.selfplay.evaluators import row_spec
 
 REST, KILL, OTHER = "rest", "kills", "others"
 _CYCLE_S = 180.0
@@ -141,7 +140,6 @@ class _Soak:
             RunUnderTest(command, folder, port, scratch),
             Watch(port),
             random.Random(asked.seed),
-            row_spec(load_game(asked.game_spec)),
             asked.models,
             [Served(asked.models.first, time.monotonic())],
         )

@@ -16,7 +16,6 @@ from grove.bench.soak.look import Observation, Watch
 from grove.bench.soak.models import MadeModels
 from grove.bench.soak.run import RunUnderTest
 from grove.common.errors import GroveError
-from grove.inference_server import RowSpec
 
 Recovery = Callable[[Observation | None], bool]
 """Whether a look at the run (None: no server answers) shows that it has recovered; raises Unrecovered if it cannot."""
@@ -42,7 +41,6 @@ class FaultTrial:
     run: RunUnderTest
     watch: Watch
     draw: random.Random
-    row_spec: RowSpec
     models: MadeModels
     served: list[Served]
     """The models in the order in which it was given them; one that came back is there again."""

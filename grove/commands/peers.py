@@ -18,7 +18,7 @@ class Peers(Load):
 
     seconds: float = 120.0
     """Seconds of measuring, over all; starting and warming comes on top (minutes: JAX compiles)."""
-    peers: str = "mctx,open_spiel,lightzero,mosec,litserve"
+    peers: str = "mctx,open_spiel,mosec,litserve"
     """Comma-separated peers: mctx (with pgx) and open_spiel play, mosec and litserve serve rows to clients."""
     clients: int = 32
     """Processes that ask the batching servers, one message outstanding each."""

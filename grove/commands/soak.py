@@ -24,7 +24,7 @@ _NOT_OF_THE_RUN = ("minutes", "every", "faults", "out", "preset", "config")
 
 @dataclass(frozen=True, kw_only=True)
 class Soak(Load):
-    """Harm a run for a while: kill and stop its processes, swap its models, send bad messages, fill a disk; then check
+    """Harm a run for a while: kill and stop its processes, swap its models, fill a disk; then check
     that every game is there once. Ends with status 1 when anything was lost, doubled, wrong or left behind. Games are
     played by worker processes."""
 

@@ -206,7 +206,7 @@ def peers_rows() -> list[dict[str, Any]]:
         {**player, "mode": "open_spiel", "against": {}},
         {**served, "mode": "grove", "against": {"mosec": against["open_spiel"]}},
         {**served, "mode": "mosec", "against": {}},
-        {"mode": "lightzero", "not_measured": "by its declared requirement"},
+        {"mode": "mctx", "not_measured": "mctx is not installed"},
     ]
 
 
@@ -222,7 +222,7 @@ def test_peers_are_two_tables_and_no_comparison_of_modes(tmp_path: Path) -> None
         "12.34x (11.00..13.00)",
         "Batching servers",
         "8,765",
-        "not measured: lightzero: by its declared requirement",
+        "not measured: mctx: mctx is not installed",
         "Beware: other programs used 1.4 of 2 cores meanwhile",
     ):
         assert text in page.text

@@ -22,7 +22,6 @@ from grove.bench.core.slices import Slice
 from grove.bench.tune.chart import draw_tuned
 from grove.bench.tune.found import DEFAULT, Trial, Tuned
 from grove.bench.tune.gain import gain_of, interval
-from grove.bench.tune.proof import Entry, grid_entries, judge
 from grove.bench.tune.report import finding, print_tuned, rows
 from grove.bench.tune.screen import TuneScreen
 from grove.bench.tune.search import enough
@@ -144,20 +143,6 @@ def test_rows_and_chart_of_all_kinds_of_trials(tmp_path: Path) -> None:
     picture = imread(draw_tuned(found, tmp_path / "chart.png", title=finding(found)))[..., :3]
     assert picture.shape[1] == 1800
     assert all((edge == 1.0).all() for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]))
-
-
-def test_the_proof_takes_the_best_of_the_grid_as_measured_again() -> None:
-    names = ("workers", "games_per_worker", "groups", "batch_size", "window_us", "lanes")
-    row = dict.fromkeys(names, 1) | {"success": True, "threads": True, "dtype": "fp32"}
-    grid = [row | {"evaluations_per_second": rate, "workers": rate} for rate in (5, 9, 7)]
-    entries = grid_entries([*grid, {"success": False}], {"cache": 0}, best=2)
-    assert [(one.name, one.choice.workers, one.choice.pool) for one in entries] == [
-        *(("grid 1", 9, "thread"), ("grid 2", 7, "thread")),
-    ]
-    probes = (Probe(1.0, 2.0, 2), Probe(1.0, 2.0, 2))
-    slices = {"grid 1": a_slice(100), "grid 2": a_slice(110), "tune a": a_slice(99)}
-    best, gain = judge([Round(probes, 0.0, slices)] * 3, [*entries, Entry("tune a", BASE)], "tune a")
-    assert (best, gain.median) == ("grid 2", 0.9)
 
 
 @pytest.mark.parametrize("terminal", [True, False])

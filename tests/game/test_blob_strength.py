@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from grove.bench.duel import RandomPlayer, SearchPlayer, duel, settings_of
 from grove.game import load_game
+from tests.support.duel import RandomPlayer, SearchPlayer, duel, settings_of
 
 SPEC = "blob:players=4,cards=3"
 WORLDS, SIMULATIONS = 10, 60

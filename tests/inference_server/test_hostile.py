@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 
 import numpy as np
 import psutil
 import pytest
 import zmq
 
-from grove.bench import attacks
+import tests.support.attacks
 from grove.inference_server import InferenceServer, Patience, RowSpec, ServerSettings, ZmqClient, private_endpoint
 from grove.inference_server.channels import listener, protocol
 from grove.inference_server.channels.rate_limiter import NO_BOUND, RateLimits
@@ -249,31 +247,6 @@ def test_who_repeats_a_window_is_not_thrown_out(stack: ExitStack) -> None:
         eventually(lambda: server.stats()["resends"] == 63)
     assert client.kinds().count(protocol.REPLY) == 63
     assert server.stats()["errors"] == {}
-
-
-@pytest.mark.parametrize("transport", ["ipc", "tcp"])
-def test_a_flood_keeps_nobody_out(transport: str, stack: ExitStack) -> None:
-    """While a process floods, an honest client is answered, another one comes in, and the flood is held down."""
-    wished = stack.enter_context(private_endpoint()) if transport == "ipc" else "tcp://127.0.0.1:*"
-    server, endpoint = serve(stack, wished)
-    honest = Honest(endpoint)
-    stack.callback(honest.close)
-    flooding = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
-    for kinds, each in ((("new-lives",), 100), (("new-lives",), 1), (tuple(attacks.MESSAGES), 1000)):
-        before = sum(server.stats()["errors"].values())
-        flood = flooding.submit(attacks.flood, endpoint, SPEC, kinds, 1.5, each=each)
-        eventually(lambda before=before: sum(server.stats()["errors"].values()) > before + 50)
-        answered = honest.answered
-        with closing(ZmqClient(endpoint, SPEC, window=2, max_rows=20, patience=QUICK)) as newcomer:
-            sent = random_rows(SPEC, 20, 0)
-            newcomer.submit(sent)
-            assert np.array_equal(newcomer.collect(60).logits, compute(SPEC, sent)[0])
-        eventually(lambda answered=answered: honest.fault or honest.answered > answered)
-        assert flood.result(60)
-    errors = server.stats()["errors"]
-    assert errors["unanswered"] > 100
-    assert errors["thrown_out"] > 0
-    assert set(errors) <= KNOWN, errors
 
 
 def test_a_repeat_costs_no_second_computation_and_a_flood_of_them_little(stack: ExitStack) -> None:

@@ -1,10 +1,10 @@
-"""Messages and connections that mean harm, and `flood`, which attacks a server with them."""
+"""Messages and connections that mean harm."""
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import msgpack
@@ -13,7 +13,6 @@ import zmq
 
 from grove.inference_server import RowSpec, ServerSettings
 from grove.inference_server.channels import protocol
-from grove.inference_server.channels.keys import ClientKeys
 from grove.inference_server.channels.listener import Bounds
 
 Message = list[bytes]
@@ -28,8 +27,6 @@ _WINDOW, _ROWS = 4, 8
 _CONNECT_S = 5.0
 _LINGER_MS = 200
 """Longest time that what was sent may take after the end of a connection; nobody waits for it."""
-EACH = 100
-"""Messages of one connection, as a rule: fewer than the server reads of one sender outside a flood."""
 _UNKNOWN = [kind for kind in range(100) if kind not in protocol.KIND_NAMES]
 """Kinds that no client may send, those of the server's answers among them."""
 
@@ -126,16 +123,15 @@ MESSAGES: dict[str, Callable[[RowSpec, Random], Message]] = {
     "new-lives": _new_lives,
     "beyond-window": _beyond_window,
 }
-"""Wrong or unasked-for messages by kind; `flood` knows `oversized`, `slow`, `silent` and `half-open` too."""
+"""Wrong or unasked-for messages by kind; an attacker knows `oversized`, `slow`, `silent` and `half-open` too."""
 KINDS = (*MESSAGES, "oversized", "slow", "silent", "half-open")
 
 
 class Attacker:
     """Connections to one server, all of them ended when the context is left."""
 
-    def __init__(self, endpoint: str, spec: RowSpec, keys: ClientKeys | None = None, seed: int = 0) -> None:
-        """`keys` let its ZeroMQ connections in, when the server asks for them."""
-        self._endpoint, self._spec, self._keys = endpoint, spec, keys
+    def __init__(self, endpoint: str, spec: RowSpec, seed: int = 0) -> None:
+        self._endpoint, self._spec = endpoint, spec
         self._random = np.random.default_rng(seed)
         self._stack = ExitStack()
         self._context = self._stack.enter_context(zmq.Context())
@@ -148,10 +144,10 @@ class Attacker:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def burst(self, kind: str, count: int, waits: bool = True) -> None:
+    def burst(self, kind: str, count: int) -> None:
         """Send `count` messages of a kind over one new connection, after a HELLO, reading what is answered.
 
-        `waits`: until all of it was read, or for a second; the end of the connection may throw the rest away.
+        It waits until all of it was read, or for a second; the end of the connection may throw the rest away.
         `slow` reads nothing; `silent` and `half-open` open that many connections instead and keep them.
         """
         if kind in ("silent", "half-open"):
@@ -159,18 +155,16 @@ class Attacker:
                 self._stack.enter_context(self._half_open(b"\xff" if kind == "half-open" else b""))
         elif kind == "slow":
             dealer = self._stack.enter_context(self._context.socket(zmq.DEALER))
-            self._send(dealer, (rows(self._spec, number, _ROWS) for number in range(count)), False, False)
+            self._send(dealer, (rows(self._spec, number, _ROWS) for number in range(count)), False)
         else:
             make = MESSAGES.get(kind, _oversized)
             with self._context.socket(zmq.DEALER) as dealer:
-                self._send(dealer, (make(self._spec, self._random) for _ in range(count)), True, waits)
+                self._send(dealer, (make(self._spec, self._random) for _ in range(count)), True)
         self.sent[kind] += count
 
-    def _send(self, dealer: zmq.Socket[bytes], messages: Iterator[Message], reads: bool, waits: bool) -> None:
+    def _send(self, dealer: zmq.Socket[bytes], messages: Iterator[Message], reads: bool) -> None:
         dealer.setsockopt(zmq.LINGER, _LINGER_MS)
         dealer.setsockopt(zmq.SNDTIMEO, 1000)  # a server that ended the connection takes nothing for a while
-        if self._keys is not None:
-            self._keys.lock(dealer)
         dealer.connect(self._endpoint)
         try:
             dealer.send_multipart(hello(self._spec))
@@ -178,7 +172,7 @@ class Attacker:
                 dealer.send_multipart(message)
                 while reads and protocol.has_message(dealer):
                     dealer.recv_multipart()
-            if waits:
+            if reads:
                 dealer.send_multipart([protocol.pack_header(protocol.ASK, SENDER)])
                 _await_kind(dealer, protocol.SERVED)
         except zmq.Again:
@@ -215,36 +209,3 @@ def _await_kind(dealer: zmq.Socket[bytes], kind: int) -> None:
     while time.monotonic() < deadline and dealer.poll(100):
         if protocol.unpack_header(dealer.recv_multipart()[0]).kind == kind:
             return
-
-
-def flood(  # noqa: PLR0913
-    endpoint: str,
-    row_spec: RowSpec,
-    kinds: Sequence[str],
-    seconds: float,
-    *,
-    per_second: float = 0.0,
-    each: int = EACH,
-    waits: bool = False,
-    keys: ClientKeys | None = None,
-) -> dict[str, int]:
-    """Attack the server at `endpoint` with `kinds` in turn; return the messages or connections sent, by kind.
-
-    `per_second`: messages a second, 0 = as many as go. `each`: messages of one connection. `waits`: see `burst`.
-    Connections that say nothing or read nothing stay to the end.
-    """
-    ends = time.monotonic() + seconds
-    with Attacker(endpoint, row_spec, keys) as attacker:
-        for kind in (kind for kind in ("silent", "half-open") if kind in kinds):
-            attacker.burst(kind, SILENT)
-        if "slow" in kinds:
-            attacker.burst("slow", _SLOW)
-        active = [kind for kind in kinds if kind in MESSAGES or kind == "oversized"]
-        while active and time.monotonic() < ends:
-            for kind in active:
-                began = time.monotonic()
-                attacker.burst(kind, 1 if kind == "oversized" else each, waits)
-                pause = each / per_second - (time.monotonic() - began) if per_second else 0.0
-                time.sleep(max(min(pause, ends - time.monotonic()), 0))
-        time.sleep(max(ends - time.monotonic(), 0))
-        return attacker.sent

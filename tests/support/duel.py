@@ -1,8 +1,5 @@
 """Is one search stronger than another? Rollout evaluation, the same deals for both, every seat in turn.
 
-    python -m grove.bench.duel blob:players=4,cards=5 --rounds 400 --worlds 8 --against-worlds 1
-    python -m grove.bench.duel blob:players=4,cards=5 --rounds 200 --worlds 8 --against random
-
 In each round one seat plays the tested way and all others play the other way; each deal is played once for every seat
 that can be the tested one, so that luck of the deal and of the seat cancel. The figure is the tested seat's score less
 the mean of the others, in points of utility, with a 95 % interval over deals.
@@ -11,15 +8,13 @@ the mean of the others, in points of utility, with a 95 % interval over deals.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import tyro
 
 from grove.common.rng import derive
-from grove.game import Game, load_game
+from grove.game import Game
 from grove.mcts import NONE, ROOT, Forest, SearchSettings
 from grove.workers.selfplay.evaluators import RolloutEvaluator
 from grove.workers.selfplay.row_kernels import draw_moves
@@ -120,43 +115,3 @@ def settings_of(worlds: int, simulations: int, per: Literal["world", "decision"]
     return SearchSettings(
         simulations=simulations, worlds=worlds, simulations_per=per, noise_fraction=0.0, temperature="0:0"
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Duel:
-    """What to compare."""
-
-    rounds: int = 200
-    """Deals; each is played once per seat."""
-    worlds: int = 8
-    """Worlds of the tested search."""
-    simulations: int = 90
-    """Simulations of either search, counted as `per` says."""
-    per: Literal["world", "decision"] = "decision"
-    """`decision`: equal evaluations a decision for both; `world`: that many in each world."""
-    against: Literal["search", "random"] = "search"
-    """Who plays the other seats."""
-    against_worlds: int = 1
-    """Worlds of the other search."""
-
-
-def main() -> None:
-    """Parse, play, print."""
-    spec, asked = tyro.cli(tuple[tyro.conf.Positional[str], Duel], config=(tyro.conf.OmitArgPrefixes,))
-    game = load_game(spec)
-    most = asked.rounds * game.num_players
-    tested = SearchPlayer(game, settings_of(asked.worlds, asked.simulations, asked.per), most, 1)
-    other: RandomPlayer | SearchPlayer = RandomPlayer(game, 2)
-    if asked.against == "search":
-        other = SearchPlayer(game, settings_of(asked.against_worlds, asked.simulations, asked.per), most, 3)
-    found = duel(game, asked.rounds, tested, other)
-    name = "random players" if asked.against == "random" else f"{asked.against_worlds}"
-    print(
-        f"{game.name}: {asked.worlds} worlds against {name}, {asked.simulations} simulations a {asked.per}: "
-        f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] utility, "
-        f"{found.deals} deals x {game.num_players} seats"
-    )
-
-
-if __name__ == "__main__":
-    main()
