@@ -54,7 +54,7 @@ def test_picture_is_written_and_keeps_its_margins(rows: list[dict[str, Any]], tm
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        *((0, "0"), (0.25, "0.25"), (2.5, "2.5"), (99.97, "100"), (950, "950"), (999.9, "1.0k")),
+        *((0, "0"), (0.25, "0.25"), (99.97, "100"), (999.9, "1.0k")),
         *((12_345, "12.3k"), (20_000, "20k"), (1.25e6, "1.2M")),
     ],
 )

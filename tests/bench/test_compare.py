@@ -16,48 +16,21 @@ import psutil
 import pytest
 from rich.console import Console
 
-from grove.bench.core.compare import slice_length
 from grove.bench.core.counting import difference, total
-from grove.bench.core.modes import FIXED, MODES, ORIGIN_WORKERS, Asked, parse_modes, pool_plans, trees_bytes, unsuited
+from grove.bench.core.modes import FIXED, MODES, Asked, parse_modes, pool_plans, trees_bytes, unsuited
 from grove.bench.core.probe import Probe
-from grove.bench.core.report import busy_warning, finding, print_table
+from grove.bench.core.report import busy_warning, print_table
 from grove.bench.core.results import mean_visit_entropy
 from grove.bench.core.rounds import Round, Spread, check_enough, peak_share, quiet_rounds, ratio
 from grove.bench.core.rules import AlwaysWaited
 from grove.bench.core.slices import Slice, cpu_seconds
 from grove.bench.search import REPEATS, simulations_per_second
 from grove.common.errors import PoolError, SettingError
-from grove.game import load_game
 from grove.inference_server import ServerSettings
 from grove.inference_server.batching.policy import Policy
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.mcts import SearchSettings
-from grove.workers.pool.plan import Sizes
 from grove.workers.pool.settings import PoolSettings
-from tests.support.measuring_tools import refused
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--modes", "direct,fast"), "'fast' is no mode; choose from direct, local"),
-        (("--modes", ","), "it names no mode"),
-        (("--seconds", "0"), "seconds is 0"),
-        (("--game", "chess"), "chess"),
-        (("--game", "hex:size=3", "--worlds", "2"), "nothing is hidden in hex:size=3"),
-        (("--preset", "blob"), "the known presets are blob-diagnostic"),
-    ],
-)
-def test_bad_settings_end_with_one_line(
-    flags: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert words in refused(capsys, "bench", "compare", *flags, "--out", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "results.json").touch()
-    assert "it holds 'results.json' already" in refused(capsys, "bench", "compare", "--out", tmp_path)
 
 
 def a_row(unit: str) -> dict[str, Any]:
@@ -127,20 +100,8 @@ def test_counters_add_up_over_slices() -> None:
     }
 
 
-def test_slices_fill_the_time() -> None:
-    for seconds, modes in ((5, 3), (100, 5), (600, 5), (3600, 2)):
-        length, rounds = slice_length(seconds, modes)
-        assert rounds >= 5
-        assert 0.8 * seconds <= rounds * (length * modes + 0.2) <= 1.1 * seconds + 0.2
-
-
-def test_modes_are_taken_once_in_their_order() -> None:
+def test_modes_are_taken_once_in_their_order_and_groups_stand_for_theirs() -> None:
     assert parse_modes(" local, direct,local") == ("local", "direct")
-    with pytest.raises(SettingError, match="no mode"):
-        parse_modes("server")
-
-
-def test_groups_stand_for_their_modes() -> None:
     assert parse_modes("failed,direct") == ("python-threads", "one-position", "always-waited", "direct")
     assert parse_modes("drain,fixed")[:2] == ("drain", "full-only")
     assert set(parse_modes("all")) == set(MODES)
@@ -169,14 +130,6 @@ def test_rules_differ_from_the_server_in_nothing_but_the_rule(tmp_path: Path) ->
     assert all(replace(plan, policy=Policy, games_folder=ours.games_folder) == ours for plan in plans.values())
 
 
-def test_failed_designs_have_their_shape(tmp_path: Path) -> None:
-    plans = pool_plans(asked(tmp_path, "one-position", "python-threads"))
-    assert plans["one-position"].process_sizes == Sizes(workers=ORIGIN_WORKERS, games=1, groups=1)
-    python = plans["python-threads"]
-    assert python.pool == "thread"
-    assert not load_game(python.game_spec).compiled
-
-
 def test_a_mode_that_does_not_suit_the_game_says_why(tmp_path: Path) -> None:
     blob = asked(tmp_path, "python-threads", "drain", game="blob:players=4,cards=5")
     assert pool_plans(blob).keys() == {"drain"}
@@ -200,19 +153,6 @@ def test_our_rule_is_set_beside_every_other() -> None:
     assert head.endswith("ours by rule  lowest..highest")
     assert ours.endswith("-")
     assert drain.endswith("1.25x       1.10..1.50")
-
-
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
-        ([("a", 90.0, 9.0), ("direct", 10.0, 1.0)], "a evaluates 9 times as many positions as one at a time (direct)"),
-        ([("a", 90.0, None), ("b", 60.0, None)], "a is fastest, 1.5 times as fast as b"),
-        ([("a", 90.0, None)], "a: 90 evaluations a second"),
-    ],
-)
-def test_title_says_what_was_found(rows: list[tuple[str, float, float | None]], words: str) -> None:
-    keys = ("mode", "evaluations_per_second", "ratio_to_direct")
-    assert finding([dict(zip(keys, row, strict=True)) for row in rows]) == words
 
 
 def test_a_busy_machine_is_warned_of() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,6 @@ from grove.bench.core.probe import Probe
 from grove.bench.limit import limit
 from grove.bench.limit.report import _moved_warning
 from grove.common.errors import PoolError
-from tests.support.measuring_tools import refused
 
 
 class NoParts(limit._Bench):
@@ -59,26 +57,3 @@ def test_rounds_whose_probe_moved_are_dropped_and_played_again(
 def test_nothing_evaluated_is_no_figure() -> None:
     with pytest.raises(PoolError, match=r"the whole evaluated nothing in a slice of 0\.2 s; use more --seconds"):
         limit._some(0, "the whole", 0.2)
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--seconds", "0"), "seconds is 0"),
-        (("--game", "chess"), "chess"),
-        (("--evaluator", "local"), "leave --evaluator out"),
-        (("--worlds", "2"), "nothing is hidden in connect_four"),
-        (("--preset", "blob"), "the known presets are blob-diagnostic"),
-        (("--games-per-worker", "60000", "--groups", "1", "--pool", "thread"), "60000"),
-    ],
-)
-def test_bad_settings_end_with_one_line(
-    flags: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert words in refused(capsys, "bench", "limit", *flags, "--out", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_folder_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "limit.json").touch()
-    assert "it holds 'limit.json' already" in refused(capsys, "bench", "limit", "--out", tmp_path)

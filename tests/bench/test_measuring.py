@@ -148,3 +148,58 @@ def test_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "3 rounds, 0 dropped" in said
     assert {"parameters", "idle_cpu", "others_cpu"} <= content(out / "run.json").keys()
     assert imread(out / "chart.png").shape[1] == 1500
+
+
+# -- what a user can mend ----------------------------------------------------------------------------------------------
+
+UNPLAYABLE = "--games-per-worker 60000 --groups 1 --pool thread"
+WRONG = {
+    "bench compare": {
+        "--modes direct,fast": "'fast' is no mode; choose from direct, local",
+        "--modes ,": "it names no mode",
+        "--seconds 0": "seconds is 0",
+        "--game hex:size=3 --worlds 2": "nothing is hidden in hex:size=3",
+    },
+    "bench limit": {"--seconds 0": "seconds is 0", "--evaluator local": "leave --evaluator out", UNPLAYABLE: "60000"},
+    "bench peers": {"--peers mctx,alphago": "peers is", "--game hex:size=7": "connect_four"},
+    "bench sweep": {
+        "--over-workers 1,x": "write it like 1,2,8 or 1..128",
+        "--over-workers 8..1": "write it like 1,2,8 or 1..128",
+        "--over-workers 0": "0 does not lie in 1..1024",
+        "--over-max-delay-us -5": "-5 does not lie in 0..60000000",
+        "--modes server-thread,failed": "'failed' cannot be swept; choose from server-process",
+        "--plan 500": "write it like 500x10000",
+        "--point-seconds 0.1": "point-seconds is 0.1",
+        "--visits 101": "0..100",
+        "--shape cross": "'star', 'grid'",
+    },
+    "bench soak": {"--faults worker,typo": "hang-server", "--pool thread": "pool is"},
+    "profile": {"--seconds 0": "seconds is 0", "--games 0": "games is 0"},
+    "tune": {
+        "--minutes 1 --seconds 60": "--seconds 60 is given too; give one of them",
+        "--seconds 5": "the budget must lie in 10..1000000 seconds",
+        "--knobs workers,simulations": "'simulations' is not searched; choose from pool, workers",
+        "--knobs ,": "it names nothing to search",
+        "--name a/b": "name is 'a/b'",
+        "--name blob-light": "choose another --name or give --overwrite",
+        "--probe-limit 2": "probe-limit is 2.0",
+        UNPLAYABLE: "60000",
+    },
+}
+EACH = {"--game chess": "chess", "--preset blob": "the known presets are blob-diagnostic"}
+CASES = [(command, *case) for command, cases in WRONG.items() for case in (EACH | cases).items()]
+
+
+@pytest.mark.parametrize(("command", "flags", "words"), CASES)
+def test_bad_settings_end_with_one_line(
+    command: str, flags: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert words in refused(capsys, *command.split(), *flags.split(), "--out", out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_a_folder_in_use_is_refused(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").touch()
+    assert "'thesis.tex'" in refused(capsys, *command.split(), "--out", tmp_path)

@@ -13,7 +13,7 @@ from grove.bench.profile.spy import RATE, Sampling, find_py_spy, gil_shares
 from grove.bench.profile.stages import CPU, OTHER, Recorder, from_counters
 from grove.bench.profile.table import busy_warnings, stage_tables
 from grove.common.machine import usable_cores
-from tests.support.measuring_tools import content, measured, refused
+from tests.support.measuring_tools import content, measured
 
 
 def test_search_threads_without_a_network_and_without_py_spy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,29 +28,6 @@ def test_search_threads_without_a_network_and_without_py_spy(tmp_path: Path, mon
     assert "grove-selfplay[profile]" in said
     assert found["server"]["threads"] == {}
     assert {"ask", "tell"} <= {stage["stage"] for stage in found["workers"]["stages"]}
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--seconds", "0"), "seconds is 0"),
-        (("--games", "0"), "games is 0"),
-        (("--seed", "-1"), "seed is -1"),
-        (("--game", "chess"), "chess"),
-        (("--preset", "blob"), "the known presets are"),
-        (("--out", "."), "it holds 'something' already; give a new or empty folder"),
-    ],
-)
-def test_bad_settings_end_with_one_line(
-    flags: tuple[str, ...],
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "something").touch()
-    assert words in refused(capsys, "profile", *flags)
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------------------

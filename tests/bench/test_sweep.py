@@ -6,57 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from grove.bench.core.modes import FIXED
 from grove.bench.sweep.points import (
-    SWEPT,
     Point,
     check_processes,
     check_team,
     make_points,
     parse_axis,
-    parse_swept,
     point_plan,
     teams,
 )
-from grove.commands.sweep import Sweep, with_form
+from grove.commands.sweep import Sweep
 from grove.common.errors import SettingError
-from grove.inference_server import ServerSettings
 from grove.run.settings import flatten, parse
 from grove.workers.pool.settings import PoolSettings
-from tests.support.measuring_tools import refused
 from tests.support.sweep_tools import asked
-
-# -- what a user can mend ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--over-workers", "1,x"), "write it like 1,2,8 or 1..128"),
-        (("--over-workers", "8..1"), "write it like 1,2,8 or 1..128"),
-        (("--over-workers", "0"), "0 does not lie in 1..1024"),
-        (("--over-max-delay-us", "-5"), "-5 does not lie in 0..60000000"),
-        (("--over-lanes", ""), "over-lanes is ''"),
-        (("--modes", "server-thread,failed"), "'failed' cannot be swept; choose from server-process"),
-        (("--modes", ","), "it names no mode"),
-        (("--plan", "500"), "write it like 500x10000"),
-        (("--point-seconds", "0.1"), "point-seconds is 0.1"),
-        (("--visits", "101"), "0..100"),
-        (("--shape", "cross"), "'star', 'grid'"),
-        (("--game", "chess"), "chess"),
-        (("--preset", "blob"), "the known presets are blob-diagnostic"),
-    ],
-)
-def test_bad_settings_end_with_one_line(
-    flags: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert words in refused(capsys, "bench", "sweep", *flags, "--out", str(tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_of_other_things_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "thesis.tex").touch()
-    assert "'thesis.tex'" in refused(capsys, "bench", "sweep", "--out", tmp_path)
 
 
 def test_presets_and_config_files_set_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,13 +33,6 @@ def test_presets_and_config_files_set_the_base(tmp_path: Path, monkeypatch: pyte
     names = ("workers", "max_batch", "over_lanes", "over_workers", "visits")
     assert [found[name] for name in names] == [3, 256, "1,2", "1..4", 1]
     assert parse(Sweep, ["--preset", "blob-medium"], "grove").search.worlds == 3
-
-
-def test_the_full_form_visits_every_point_twice() -> None:
-    quick, full = with_form(Sweep(quick=True)), with_form(Sweep())
-    assert (quick.visits, full.visits) == (1, 2)
-    assert quick.point_seconds < full.point_seconds
-    assert with_form(Sweep(quick=True, visits=3)).visits == 3
 
 
 # -- points ------------------------------------------------------------------------------------------------------------
@@ -125,15 +81,6 @@ def test_what_is_left_open_is_derived_for_each_number_of_workers() -> None:
     assert {point.games_per_worker for point in points if not point.games_derived} == {16}
 
 
-@pytest.mark.parametrize("mode", SWEPT)
-def test_games_left_open_stay_the_same_along_the_other_axes(mode: str) -> None:
-    axes = {"max_batch": (64, 256, 1024), "lanes": (1, 2, 4), "max_delay_us": (0,)}
-    base, *others = make_points(asked(modes=(mode,), pool=PoolSettings(), server=ServerSettings()), axes, grid=False)
-    assert base.games_derived
-    assert {point[1:3] for point in others} <= {base[1:3]}
-    assert all(sum(a != b for a, b in zip(point[1:6], base[1:6], strict=True)) == 1 for point in others)
-
-
 @pytest.mark.parametrize("mode", ["local", "direct"])
 def test_workers_with_networks_of_their_own_are_swept_too(mode: str) -> None:
     plan = point_plan(asked(), Point(mode, 3, 8, 64, 0, 0))
@@ -144,11 +91,6 @@ def test_processes_that_memory_cannot_hold_are_refused() -> None:
     check_processes("direct", 10, lambda: 4 << 30)
     with pytest.raises(SettingError, match=r"workers is 128, but .* take about 50 GiB and 4.0 GiB are free"):
         check_processes("direct", 128, lambda: 4 << 30)
-
-
-def test_modes_are_taken_once_in_their_order() -> None:
-    assert parse_swept(" local,direct, local") == ("local", "direct")
-    assert parse_swept("server-process,fixed,drain") == ("server-process", *FIXED)
 
 
 def test_rules_and_ours_are_measured_together() -> None:

@@ -16,7 +16,7 @@ from grove.bench.limit.verdict import Verdict
 from grove.bench.tune import space as tune_space
 from grove.bench.tune.search import distributions, make_study
 from grove.bench.tune.seeds import make_seeds, smallest_good_batch
-from grove.bench.tune.space import KNOBS, Choice, Space, make_space, parse_knobs
+from grove.bench.tune.space import KNOBS, Choice, Space, make_space
 from grove.common.errors import SettingError
 from grove.inference_server import ServerSettings
 from grove.inference_server.interface.network_settings import NetworkSettings
@@ -107,11 +107,6 @@ def test_what_cannot_be_played_is_refused_before_anything_starts(monkeypatch: py
         room.choice(room.params(games_per_worker=2048, cache=32))
 
 
-def test_knobs_are_parsed() -> None:
-    assert parse_knobs("all") == KNOBS
-    assert parse_knobs(" max-batch, workers,max_batch") == ("max_batch", "workers")
-
-
 # -- what is tried, and in which order ---------------------------------------------------------------------------------
 
 
@@ -139,10 +134,8 @@ def limit_with(**turned: int | str) -> Verdict:
     ("turned", "games", "wanted"),
     [
         ({"games_per_worker": 32768}, 0, BASE._replace(games_per_worker=32768, groups=8)),
-        ({"workers": 2, "games_per_worker": 48}, 0, BASE._replace(workers=2, games_per_worker=48)),
         ({"workers": 2}, 0, BASE._replace(workers=2, games_per_worker=1024)),
         ({"workers": 2}, 2048, BASE._replace(workers=2)),
-        ({"lanes": 1, "max_batch": 256}, 0, BASE._replace(lanes=1, max_batch=256)),
         ({"pool": "process"}, 0, BASE._replace(pool="process")),
     ],
 )
@@ -156,18 +149,6 @@ def test_what_the_limit_advises_is_tried_second(turned: dict[str, Any], games: i
     assert {name: getattr(found, name) for name in turned} == turned
     assert found.workers * found.games_per_worker == wanted.workers * wanted.games_per_worker
     assert (seed.why, seed.expected) == ("what its limit advises: --knob 1", 1.5)
-
-
-def test_of_advice_that_is_not_searched_nothing_is_expected() -> None:
-    for knobs, turned in ((("max_batch",), {"workers": 2}), (KNOBS, {}), (("workers",), {"workers": 2, "lanes": 1})):
-        limit = limit_with(**turned)
-        room = make_space(asked(), BASE, knobs, network_alone(), limit.knob)
-        assert all(seed.expected is None for seed in make_seeds(room, network_alone(), limit))
-
-
-def test_seeds_turn_searched_knobs_only() -> None:
-    room = space(knobs=("max_batch",))
-    assert [room.choice(seed.params).max_batch for seed in make_seeds(room, network_alone())] == [512, 256, 128]
 
 
 def proposals(seed: int, trials: int) -> list[dict[str, Any]]:
