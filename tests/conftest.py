@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import multiprocessing.util
 import os
@@ -14,8 +13,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,15 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 STARTED = psutil.Process().create_time()
 LEAVE_S = 60.0
 """Longest time that processes, threads and folders may take to go once a test is over."""
-LONGEST = (
-    *("readme", "bad_input", "compare", "limit", "faults_run", "cli", "faults_pool", "serve_work", "search_worlds"),
-    *("blob_rules", "search_ask_tell", "backend_cpu", "selfplay", "watch", "profile", "sweep", "soak", "group"),
-    *("peers", "tune", "game_rules", "pool", "swap_selfplay", "search_twin", "keys", "metrics", "determinism", "hosts"),
-)
-"""Files of tests that take longest, the longest first."""
 IN_PROCESS = ("selfplay", "work", "show", "keys", "report")
 """Commands that `Grove.play` and `Grove.refused` run in this process; `Grove.start` and `Grove.run` never do."""
-RUNS = itertools.count()
 LIMIT_S = 270.0
 """Hard limit on one subprocess."""
 
@@ -63,10 +56,15 @@ def pytest_xdist_auto_num_workers() -> int:
     return usable_cores() + 1
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that in the end no core is idle while another has one left."""
-    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    """Mark what runs Grove as `slow`, and begin with the files that hold most of it, so that no core is idle at the
+    end while another has one left."""
+    for item in items:
+        if "grove" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -145,9 +143,6 @@ class Grove:
 
     sessions: ClassVar[set[int]] = set()
     """Process sessions started so far: what runs in one of them is ours."""
-    preloaded: ClassVar[tuple[int | None, str]] = (None, "")
-    """Number of the fork server for workers that the last run in this process left, and the kind of game it has
-    loaded."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -182,17 +177,16 @@ class Grove:
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
     def _run_here(self, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run `grove` to its end; where nothing is shown by it, without a process of its own.
+        """Run `grove` to its end, in this process where that makes no difference.
 
-        Its server and workers are processes all the same. What is saved are imports and, from run to run of one game,
-        the fork servers: most of the processor time of a short run.
+        Its server and workers are processes all the same; what is saved are imports and, from run to run, the processes
+        that those are forked from. A folder with modules gets a process of its own: another test's may have the same
+        names.
         """
-        if arguments[0] not in IN_PROCESS:
+        folder = cwd or self.folder
+        if arguments[0] not in IN_PROCESS or any(folder.glob("*.py")):
             return self.run(*arguments, cwd=cwd)
-        words, folder = list(map(str, arguments)), cwd or self.folder
-        if arguments[0] in ("selfplay", "work"):
-            self._preload(words, folder)
-        before, out, errors = set(sys.modules), io.StringIO(), io.StringIO()
+        words, out, errors = list(map(str, arguments)), io.StringIO(), io.StringIO()
         with (
             pytest.MonkeyPatch.context() as patch,
             contextlib.chdir(folder),
@@ -204,30 +198,7 @@ class Grove:
             patch.setattr(sys, "argv", ["grove", *words])
             with pytest.raises(SystemExit) as ended:
                 main(words)
-        for name in set(sys.modules) - before:
-            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
-                del sys.modules[name]  # another test has another file of that name
-        Grove.preloaded = (forkserver._forkserver._forkserver_pid, Grove.preloaded[1])
         return subprocess.CompletedProcess(words, int(ended.value.code or 0), out.getvalue(), errors.getvalue())
-
-    @staticmethod
-    def _preload(words: list[str], folder: Path) -> None:
-        """Let the next run start a fork server for workers of its own, unless the present one suits its game.
-
-        Games of one kind share their kernels. Which game a preset, a file or a server names is not known here: its
-        workers load by themselves what the fork server lacks. A user's game may be another one under a known name.
-        """
-        server, game = forkserver._forkserver, Grove.preloaded[1]
-        if any(folder.glob("*.py")):
-            game = f"that of run {next(RUNS)}"
-        elif "--game" in words:
-            game = words[words.index("--game") + 1].partition(":")[0]
-        if Grove.preloaded != (server._forkserver_pid, game) and server._forkserver_pid is not None:
-            try:
-                server._stop()
-            except ChildProcessError:  # it was killed, and somebody has noticed already
-                server._forkserver_pid = None
-        Grove.preloaded = (None, game)
 
     def play(self, *arguments: object, cwd: Path | None = None) -> str:
         """Run `grove`, which must succeed without a word on standard error; return its output."""
