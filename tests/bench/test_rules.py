@@ -33,89 +33,53 @@ from tests.support.arithmetic_network import ArithmeticBackend
 DELAY = 5_000_000
 LIMITS = Limits(buckets=(64, 128, 256), max_delay_ns=DELAY, idle_after_ns=100_000_000, min_share_rows=32)
 
+W = WINDOW_NS
+FREE, OTHER_FREE = ("lane_free", 0), ("lane_free", 1)
+
+
+def rows(count: int, now: int, client: int = 1) -> tuple[str | int, ...]:
+    return ("rows_arrived", client, count, 0, now)
+
+
 CASES = {
-    "full-only: one blocked client does not matter": (
+    "full-only: one blocked client does not matter, and rows are rescued": (
         FullOnly,
-        [("lane_free", 0), ("rows_arrived", 1, 100, 0, 0), ("client_blocked", 1), ("decide", 1)],
-        [Wait(RESCUE_NS)],
-    ),
-    "full-only: rescued": (
-        FullOnly,
-        [("lane_free", 0), ("rows_arrived", 1, 100, 0, 0), ("decide", RESCUE_NS - 1), ("decide", RESCUE_NS)],
-        [Wait(RESCUE_NS), Dispatch(0, 0, 100, 128, "delay")],
+        [FREE, rows(100, 0), ("client_blocked", 1), 1, RESCUE_NS - 1, RESCUE_NS],
+        [Wait(RESCUE_NS), Wait(RESCUE_NS), Dispatch(0, 0, 100, 128, "delay")],
     ),
     "time-out-only: full does not matter": (
         TimeOutOnly,
-        [("lane_free", 0), ("rows_arrived", 1, 300, 0, 0), ("decide", DELAY - 1), ("decide", DELAY)],
+        [FREE, rows(300, 0), DELAY - 1, DELAY],
         [Wait(DELAY), Dispatch(0, 0, 256, 256, "delay")],
     ),
     "drain: whatever waits, without a share for the other lane": (
         Drain,
-        [
-            ("lane_free", 0),
-            ("lane_free", 1),
-            ("decide", 0),
-            ("rows_arrived", 1, 3, 0, 5),
-            ("decide", 5),
-            ("rows_arrived", 1, 300, 0, 6),
-            ("decide", 6),
-            ("decide", 6),
-        ],
+        [FREE, OTHER_FREE, 0, rows(3, 5), 5, rows(300, 6), 6, 6],
         [NO_WAKE_UP, Dispatch(1, 0, 3, 64, "free"), Dispatch(0, 0, 256, 256, "free"), NO_WAKE_UP],
     ),
     "1ms: after a millisecond": (
         OneMillisecond,
-        [("lane_free", 0), ("rows_arrived", 1, 3, 0, 5), ("decide", 5), ("decide", 5 + SHORT_NS)],
+        [FREE, rows(3, 5), 5, 5 + SHORT_NS],
         [Wait(5 + SHORT_NS), Dispatch(0, 0, 3, 64, "delay")],
     ),
     "always-waited: the window begins when a lane sees rows": (
         AlwaysWaited,
-        [
-            ("rows_arrived", 1, 300, 0, 0),
-            ("decide", 0),
-            ("lane_free", 0),
-            ("decide", 50),
-            ("decide", 50 + WINDOW_NS - 1),
-            ("decide", 50 + WINDOW_NS),
-        ],
-        [NO_WAKE_UP, Wait(50 + WINDOW_NS), Wait(50 + WINDOW_NS), Dispatch(0, 0, 256, 256, "delay")],
+        [rows(300, 0), 0, FREE, 50, 50 + W - 1, 50 + W],
+        [NO_WAKE_UP, Wait(50 + W), Wait(50 + W), Dispatch(0, 0, 256, 256, "delay")],
     ),
     "adaptive-wait: in vain, then one request, and less the next time": (
         AdaptiveWait,
-        [
-            ("lane_free", 0),
-            ("rows_arrived", 1, 20, 0, 0),
-            ("rows_arrived", 2, 30, 0, 1),
-            ("decide", 1),
-            ("decide", 1 + WINDOW_NS),
-            ("lane_free", 0),
-            ("decide", 2 * WINDOW_NS),
-        ],
-        [Wait(1 + WINDOW_NS), Dispatch(0, 0, 20, 64, "single"), Wait(3 * WINDOW_NS - LESS_NS)],
+        [FREE, rows(20, 0), rows(30, 1, client=2), 1, 1 + W, FREE, 2 * W],
+        [Wait(1 + W), Dispatch(0, 0, 20, 64, "single"), Wait(3 * W - LESS_NS)],
     ),
     "adaptive-wait: what comes beside a single request makes the wait longer, and no second one is taken": (
         AdaptiveWait,
-        [
-            ("lane_free", 0),
-            ("lane_free", 1),
-            ("rows_arrived", 1, 20, 0, 0),
-            ("decide", 0),
-            ("decide", WINDOW_NS),
-            ("rows_arrived", 2, 30, 0, WINDOW_NS),
-            ("decide", WINDOW_NS),
-            ("decide", 3 * WINDOW_NS),
-            ("lane_free", 1),
-            ("decide", 5 * WINDOW_NS),
-        ],
-        [
-            Wait(WINDOW_NS),
-            Dispatch(1, 0, 20, 64, "single"),
-            Wait(2 * WINDOW_NS - LESS_NS + MORE_NS),
-            Wait(4 * WINDOW_NS - LESS_NS + MORE_NS),
-            Dispatch(1, 0, 30, 64, "single"),
-        ],
+        [FREE, OTHER_FREE, rows(20, 0), 0, W, rows(30, W, client=2), W, 3 * W, OTHER_FREE, 5 * W],
+        [Wait(W), Dispatch(1, 0, 20, 64, "single"), Wait(2 * W - LESS_NS + MORE_NS), Wait(4 * W - LESS_NS + MORE_NS),
+         Dispatch(1, 0, 30, 64, "single")],
     ),
-}
+}  # fmt: skip
+"""Name -> rule, events (a number: the time at which it decides), decisions."""
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -125,10 +89,11 @@ def test_events(name: str) -> None:
     for client in (1, 2):
         policy.client_joined(client, 1)
     decisions = []
-    for event, *arguments in events:
-        result = getattr(policy, event)(*arguments)
-        if event == "decide":
-            decisions.append(result)
+    for event in events:
+        if isinstance(event, int):
+            decisions.append(policy.decide(event))
+        else:
+            getattr(policy, event[0])(*event[1:])
     assert decisions == expected
 
 

@@ -195,7 +195,7 @@ def test_without_optuna(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.mark.timeout(300)
 def test_an_interrupt_ends_with_the_best_so_far(grove: Grove, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = grove.start("tune", *TINY, "--knobs", "games-per-worker,groups", "--seconds", "60", "--out", out)
+    process = grove.start("tune", *TINY, "--knobs", "games-per-worker,groups", "--seconds", 30, "--out", out)
     assert process.stdout is not None
     lines: list[str] = []
     while not any(line.startswith("0: ") for line in lines):
@@ -210,7 +210,6 @@ def test_an_interrupt_ends_with_the_best_so_far(grove: Grove, tmp_path: Path) ->
     assert results["interrupted"]
     assert results["gain"] is results["preset"] is None
     assert results["finding"] in done.stdout
-    assert f"its limit: {results['limit']['text']}; next: " in "".join(lines)
     assert (results["default"]["games_per_worker"], run["settings"]["simulations"]) == (32, 4)
     trial = next(csv.DictReader(io.StringIO((out / "trials.csv").read_text())))
     assert (trial["trial"], trial["pool"], trial["lanes"]) == ("0", "thread", "1")
