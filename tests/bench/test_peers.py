@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import Any
 
@@ -143,33 +141,19 @@ def test_pgxs_rows_are_groves() -> None:
 
 @needs("jax", "mctx", "pgx")
 @pytest.mark.timeout(300)  # JAX compiles the search twice
-def test_the_network_in_jax_is_groves_and_mctx_makes_the_simulations(
-    network: PeerNetwork, separately: Callable[..., Any]
-) -> None:
-    job = MctxJob(
-        game_spec="connect_four",
-        network=network,
-        search=SearchSettings(simulations=SIMULATIONS),
-        seed=1,
-        core=peers.core_ids()[0],
-    )
-    stage = separately("mctx", job)
-    said = stage.wait_ready(300.0)
-    assert said["difference_fp32"] < 1e-4
-    assert said["difference_bf16"] < 0.05
-    what, tried = choose_batch([stage], most_games=16)
-    assert set(tried) == {"16 fp32", "16 bf16"}
-    assert tried[what] == max(tried.values())
-    done = stage.measure(what, 1.0)
+def test_the_network_in_jax_is_groves_and_mctx_makes_the_simulations(network: PeerNetwork) -> None:
+    search = SearchSettings(simulations=SIMULATIONS)
+    job = MctxJob(game_spec="connect_four", network=network, search=search, seed=1, core=peers.core_ids()[0])
+    with peers.Stage("mctx", job, "connect_four") as stage:  # it binds itself to a core
+        said = stage.wait_ready(300.0)
+        assert said["difference_fp32"] < 1e-4
+        assert said["difference_bf16"] < 0.05
+        what, tried = choose_batch([stage], most_games=16)
+        assert set(tried) == {"16 fp32", "16 bf16"}
+        assert tried[what] == max(tried.values())
+        done = stage.measure(what, 1.0)
     check_figures(done, evaluations_at_most=SIMULATIONS + 1)
     assert done["evaluations"] == done["moves"] * (SIMULATIONS + 1)
-
-
-@pytest.fixture
-def separately() -> Any:
-    """Run a job in a process of its own: one that binds itself to a core, or reads its environment only once."""
-    with ExitStack() as stack:
-        yield lambda name, job: stack.enter_context(peers.Stage(name, job, "connect_four"))
 
 
 # -- batching servers --------------------------------------------------------------------------------------------------

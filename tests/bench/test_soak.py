@@ -130,14 +130,11 @@ def seen(count: int) -> dict[int, Span]:
     return dict.fromkeys(range(count), (0.0, 1.0))
 
 
-def test_sound_records_pass(played: list[GameRecord], tmp_path: Path) -> None:
-    check = check_games(written(tmp_path / "games", played), load_game(SPEC), 12, 3, served(played), seen(12))
+def test_sound_records_pass_and_lost_doubled_and_torn_games_are_found(played: list[GameRecord], tmp_path: Path) -> None:
+    check = check_games(written(tmp_path / "sound", played), load_game(SPEC), 12, 3, served(played), seen(12))
     assert check.sound
     assert check.games == 12
     assert sum(check.moves_by_model.values()) == sum(model is not None for game in played for model in game.models)
-
-
-def test_lost_doubled_and_torn_games_are_found(played: list[GameRecord], tmp_path: Path) -> None:
     games = written(tmp_path / "games", [*played[:5], *played[6:], played[2]])
     with (games / "worker-001.jsonl").open("ab") as file:
         file.write(encode(played[5])[:-20])
@@ -179,12 +176,11 @@ def test_models_of_a_game_come_in_the_order_they_were_served(moves: list[str | N
 
 def test_only_the_models_that_were_served_while_a_game_was_played_may_be_in_it() -> None:
     models = [Served("a", 0, 1), Served("b", 100, 101), Served("a", 200, 201), Served("c", 300)]
-    assert served_during(models, (50, 51), 10) == ["a"]
-    assert served_during(models, (99, 100), 10) == ["a", "b"]
-    assert served_during(models, (150, 151), 10) == ["b"]
-    assert served_during(models, (150, 151), 60) == ["a", "b"]
-    assert served_during(models, (250, 400), 1) == ["a", "c"]
-    assert served_during(models, (500, 501), 1) == ["a", "c"]  # c was never seen to be served
+    for span, slack, names in (((50, 51), 10, "a"), ((99, 100), 10, "ab"), ((150, 151), 10, "b"), (
+        (150, 151), 60, "ab"
+    ),
+                               ((250, 400), 1, "ac"), ((500, 501), 1, "ac")):  # fmt: skip
+        assert served_during(models, span, slack) == list(names)  # c was never seen to be served
 
 
 def test_written_lines_that_vanish_or_change_are_missed(played: list[GameRecord], tmp_path: Path) -> None:
