@@ -132,8 +132,8 @@ def test_what_a_setting_is_expected_to_bring() -> None:
     assert judge(few).knob.turned == {"lanes": 2}
     assert judge(few).knob.expected == pytest.approx(55_000 * 100 / 62.5)
     wire = judge(usual(**SLOW_WIRE, whole_rate=7_600.0))
-    assert protocol.knob.turned == {"pool": "thread"}
-    assert protocol.knob.expected == pytest.approx(1 / (1 / 7_600 - 1 / 8_000 + 1 / 100_000))
+    assert wire.knob.turned == {"pool": "thread"}
+    assert wire.knob.expected == pytest.approx(1 / (1 / 7_600 - 1 / 8_000 + 1 / 100_000))
 
 
 @pytest.mark.parametrize(

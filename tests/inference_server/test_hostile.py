@@ -12,10 +12,10 @@ import psutil
 import pytest
 import zmq
 
-import tests.support.attacks
 from grove.inference_server import InferenceServer, Patience, RowSpec, ServerSettings, ZmqClient, private_endpoint
 from grove.inference_server.channels import listener, protocol
 from grove.inference_server.channels.rate_limiter import NO_BOUND, RateLimits
+from tests.support import attacks
 from tests.support.arithmetic_network import SPEC, THREE_SEATS, ArithmeticBackend, compute, random_rows
 
 KNOWN = {

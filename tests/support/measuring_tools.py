@@ -30,10 +30,10 @@ def measured(*command: object) -> str:
     """Run a measuring command, which must succeed and leave no process behind; return what it said."""
     said, before = io.StringIO(), processes_left()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
-        for module in ("compare", "limit", "sweep", "profile"):
-            patch.setattr(f"bench.{module}.burn_probe", lambda *_: STEADY)
-        for module in ("slices", "peers"):
-            patch.setattr(f"bench.{module}.WARM_S", 0.1)
+        for module in ("core.compare", "limit.limit", "sweep.sweep", "profile.profile"):
+            patch.setattr(f"grove.bench.{module}.burn_probe", lambda *_: STEADY)
+        for module in ("core.slices", "peers.peers"):
+            patch.setattr(f"grove.bench.{module}.WARM_S", 0.1)
         patch.setattr("grove.bench.core.modes.compiler_fault", lambda: "no compiler")  # compiling takes minutes
         assert exits(*command) == 0
     psutil.wait_procs(processes_left() - before, timeout=60)
