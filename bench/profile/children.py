@@ -115,7 +115,7 @@ def _time_group(recorder: Recorder, group: Group) -> None:
     for method, stage in (("tell", "tell"), ("play", "play"), ("start", "start")):
         recorder.wrap(group, method, stage)
     forest = group.forest
-    for method in ("grow", "ask"):
+    for method in ("search", "ask"):
         recorder.wrap(forest, method, "ask")
     for method in ("step", "observe"):
         recorder.wrap(forest._kernels, method, method)

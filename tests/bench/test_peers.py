@@ -178,12 +178,12 @@ def test_groves_server_answers_the_clients(network: PeerNetwork) -> None:
 @pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in ("mosec", "litserve")])
 def test_a_server_of_another_project_answers_the_clients(network: PeerNetwork, name: str) -> None:
     told = {"model": network.model, "dtype": "fp32", "max_rows": 32, "max_messages": 2, "lanes": 1, "wait_ms": 1}
-    with HttpServer(module=f"bench.peers_{name}", row_spec=SPEC, told=told).make() as serving:
+    with HttpServer(module=f"grove.bench.peers.{name}", row_spec=SPEC, told=told).make() as serving:
         ask_all(network, {name: serving.ready()["address"]})
 
 
 def test_a_server_that_does_not_start_says_why() -> None:
-    job = HttpServer(module="bench.no_such_server", row_spec=SPEC, told={})
+    job = HttpServer(module="grove.bench.no_such_server", row_spec=SPEC, told={})
     with pytest.raises(PoolError, match="no_such_server"), job.make():
         pass
 
