@@ -315,7 +315,9 @@ def server_jobs(wanted: PeersAsked, names: Sequence[str], network: PeerNetwork) 
         "wait_ms": WAIT_MS,
     }
     jobs: dict[str, Any] = {
-        name: HttpServer(module=f"grove.bench.peers.{name}", row_spec=spec, told=told) for name in names if name != "grove"
+        name: HttpServer(module=f"grove.bench.peers.{name}", row_spec=spec, told=told)
+        for name in names
+        if name != "grove"
     }
     return {"grove": GroveServer(row_spec=spec, network=asked.network, settings=asked.server)} | jobs
 
