@@ -1,16 +1,14 @@
-"""From the text of a game spec to the game: ``connect_four``, ``hex:size=7``, or a user's ``package.module:Class``."""
+"""From the text of a game spec to the game: ``connect_four``, ``hex:size=7``, or a user's ``PATH/FILE.py:Class``."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast, get_args
 
 from grove.common.errors import ContractError, SettingError
+from grove.common.user_class import is_class_spec, load_class
 from grove.game.adapter import AdaptedGame
 from grove.game.blob import Blob
 from grove.game.connect_four import ConnectFour
@@ -31,8 +29,10 @@ def load_game(spec: str) -> Game:
     """Return the game that `spec` names: a built-in one with parameters, or a user's class.
 
     A user's class with ``legal_actions`` is a plain Python game (:mod:`grove.game.adapter`); any other is made without
-    arguments and must provide the members of :class:`grove.game.contract.Game`, of which `name` is set here. The
-    current directory is appended to the import path. The rules themselves are not tried:
+    arguments and must provide the members of :class:`grove.game.contract.Game`, of which `name` is set here. It is
+    named as
+    ``package.module:Class`` or ``PATH/FILE.py:Class`` (:mod:`grove.common.user_class`). The rules themselves are not
+    tried:
     :func:`grove.game.contract.check` does that.
 
     Raises:
@@ -42,8 +42,8 @@ def load_game(spec: str) -> Game:
     name, colon, rest = spec.partition(":")
     if name in BUILT_IN:
         return BUILT_IN[name](**_parameters(spec, name, rest if colon else None))
-    if rest.isidentifier():
-        return _user_game(spec, name, rest)
+    if is_class_spec(spec):
+        return _user_game(spec)
     raise SettingError.of("game", spec, f"the known games are {', '.join(sorted(BUILT_IN))}", _remedy(name))
 
 
@@ -54,7 +54,7 @@ def canonical_spec(spec: str) -> str:
 
 def _remedy(name: str) -> str:
     close = difflib.get_close_matches(name, BUILT_IN, n=1)
-    own = "name your own as package.module:Class"
+    own = "name your own as PATH/FILE.py:Class or package.module:Class"
     return f"did you mean {close[0]}? Otherwise {own}" if close else own
 
 
@@ -88,31 +88,9 @@ def _integer(spec: str, key: str, value: str) -> int:
     raise SettingError.of("game", spec, f"{key} must be an integer, not {value!r}", f"write e.g. {key}=7")
 
 
-def _user_game(spec: str, module_name: str, class_name: str) -> Game:
-    module = _import_module(spec, module_name)
-    cls = getattr(module, class_name, None)
-    if not isinstance(cls, type):
-        names = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
-        limit = f"{module_name} has no class {class_name} (it has {', '.join(names) or 'none'})"
-        raise SettingError.of("game", spec, limit, "correct the name after the colon")
-    if hasattr(cls, "legal_actions"):
-        return AdaptedGame(cls, spec)
-    return _batch_game(spec, cls)
-
-
-def _import_module(spec: str, module_name: str) -> Any:
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)
-    try:
-        return importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module does at import is a fault of the setting
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        if isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name):
-            remedy = f"run from the folder that holds {error.name}, or choose from {', '.join(sorted(BUILT_IN))}"
-        else:
-            remedy = "mend the module"
-        raise SettingError.of("game", spec, f"importing {module_name} failed ({reason})", remedy) from error
+def _user_game(spec: str) -> Game:
+    cls = load_class("game", spec)
+    return AdaptedGame(cls, spec) if hasattr(cls, "legal_actions") else _batch_game(spec, cls)
 
 
 def _batch_game(spec: str, cls: type[Any]) -> Game:

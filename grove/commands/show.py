@@ -220,7 +220,7 @@ class Show:
     """Which positions to draw: `all`, or those where `rounds` begin and the last; `auto` draws all for one or two
     players."""
     rules: str = ""
-    """Your own game that the record is of, package.module:Class: a record alone has nothing imported."""
+    """Your own game that the record is of, as PATH/FILE.py:Class: a record alone has nothing imported."""
 
 
 def show(settings: Show) -> int:

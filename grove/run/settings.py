@@ -35,7 +35,7 @@ class RunSettings:
 
     game: str = "connect_four"
     """`connect_four`, `hex:size=7`, `blob:players=4,cards=5` (one round), `blob:players=5,match=7` (a match), or your
-    own as `package.module:Class`."""
+    own as `PATH/FILE.py:Class`, `package.module:Class`."""
     games: int = 200
     """Games the folder shall hold in the end: exactly the indices 0..games-1."""
     seed: int | None = None

@@ -19,7 +19,7 @@ class NetworkSettings:
 
     network: str = "auto"
     """`resnet:blocks=B,channels=C` for boards, `mlp:layers=L,width=W`, for blob games `blobnet` (4.1M parameters),
-    `blobnet:small` (372 thousand) or `blobnet:origin` (4.9M), or a torch.nn.Module as `package.module:Class`. `auto`
+    `blobnet:small` (372 thousand) or `blobnet:origin` (4.9M), or a torch.nn.Module as `PATH/FILE.py:Class`. `auto`
     takes resnet:blocks=3,channels=32 for boards (small ones play well above 100k rows/s on two cores), blobnet for blob
     games, mlp:layers=2,width=128 for other rows, and says which."""
     model: str | None = None

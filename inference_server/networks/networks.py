@@ -9,11 +9,8 @@ converts its rows, as `as_planes` does.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import math
-import os
-import sys
 from collections.abc import Callable
 
 import torch
@@ -21,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from grove.common.errors import SettingError
+from grove.common.user_class import is_class_spec, load_class
 from grove.inference_server.interface.rows import RowSpec
 from grove.inference_server.networks.blobnet import BLOBNET_SPECS, BlobNet, blobnet_shape
 
@@ -122,11 +120,9 @@ def build_network(spec: str, row_spec: RowSpec, seed: int = 0) -> nn.Module:
 
 
 def is_user_class(spec: str) -> bool:
-    """Return whether `spec` names a Python class (`package.module:Class`) instead of a built-in network."""
-    name, colon, rest = spec.partition(":")
-    if name in _BUILT_IN:  # `blobnet:small` would be a class by its form
-        return False
-    return bool(colon) and rest.isidentifier() and all(part.isidentifier() for part in name.split("."))
+    """Return whether `spec` names a user's class instead of a built-in network."""
+    # `blobnet:small` would be a class by its form.
+    return is_class_spec(spec) and spec.partition(":")[0] not in _BUILT_IN
 
 
 @torch.inference_mode()
@@ -190,7 +186,7 @@ def _maker(spec: str) -> Callable[[RowSpec], nn.Module]:
         shape = blobnet_shape(spec)
         return lambda row_spec: BlobNet(row_spec, shape)
     known = f"resnet:blocks=3,channels=32, mlp:layers=2,width=128, {', '.join(BLOBNET_SPECS)}"
-    remedy = f"use {known} or package.module:Class"
+    remedy = f"use {known} or PATH/FILE.py:Class"
     raise SettingError.of("network", spec, "no network has that name", remedy)
 
 
@@ -209,14 +205,8 @@ def _parameters(spec: str, text: str, known: dict[str, tuple[int, int, int]]) ->
 
 
 def _user_network(spec: str, row_spec: RowSpec) -> nn.Module:
-    module_name, _, class_name = spec.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        kind = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise SettingError.of("network", spec, _one_line(error), "run where it can be imported") from error
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+    kind = load_class("network", spec)
+    if not issubclass(kind, nn.Module):
         raise SettingError.of("network", spec, "it is no torch.nn.Module class", "name a subclass of torch.nn.Module")
     try:
         return kind(row_spec)

@@ -95,6 +95,24 @@ def test_current_folder_ends_the_import_path(own_modules: Path) -> None:
     assert sys.path.count(str(own_modules)) == 1
 
 
+def test_a_file_is_loaded_wherever_it_lies_and_whatever_it_is_called(own_modules: Path) -> None:
+    """Also one called as a room of Grove's is; what it imports from its own folder is found."""
+    away = own_modules / "far away"
+    away.mkdir()
+    (away / "own_parts.py").write_text("PLANES = 2\n")
+    text = "import own_parts\n" + OWN_GAMES.replace("= (2, 6, 7)", "= (own_parts.PLANES, 6, 7)")
+    (away / "game.py").write_text(text)
+    spec = f"{away / 'game.py'}:Plain"
+    game = load_game(spec)
+    assert (game.name, game.observation_shape) == (spec, (2, 6, 7))
+    assert load_game("own_games:Plain").name == "own_games:Plain"
+    assert load_game("./own_games.py:Complete").compiled
+    with pytest.raises(SettingError, match=r"No such file .*give the path of the file"):
+        load_game("no/such/game.py:Plain")
+    with pytest.raises(SettingError, match=r"own_broken.py failed \(ZeroDivisionError"):
+        load_game("own_broken.py:Game")
+
+
 def test_class_with_legal_actions_is_adapted() -> None:
     game = load_game("own_games:Plain")
     assert isinstance(game, AdaptedGame)

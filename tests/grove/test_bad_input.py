@@ -53,7 +53,7 @@ FLAGS = [
     (("--network", "transformer"), ("transformer", "resnet:blocks=3,channels=32")),
     (("--network", "resnet:blocks=0"), ("blocks", "1..80")),
     (("--network", "mlp:width=0"), ("width", "choose 1..")),
-    (("--network", "nosuch:Net"), ("nosuch", "run where it can be imported")),
+    (("--network", "nosuch:Net"), ("nosuch", "run from the folder that holds nosuch")),
     (("--device", "tpu"), ("tpu", "'auto', 'cpu', 'cuda'")),
     (("--dtype", "fp8"), ("fp8", "'auto', 'fp32', 'bf16'")),
     (("--pool", "rayon"), ("rayon", "'auto', 'thread', 'process'")),

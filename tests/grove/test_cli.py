@@ -168,21 +168,23 @@ def test_thirty_two_worker_processes(grove: Grove) -> None:
     assert sum(summary["games_by_worker"]) == 96
 
 
-@pytest.mark.parametrize("evaluator", ["server", "rollout"])
-def test_a_users_plain_python_game_is_played_by_processes(grove: Grove, evaluator: str) -> None:
-    (grove.folder / "sticks.py").write_text(PYTHON_GAME)
+@pytest.mark.parametrize(("evaluator", "spec"), [("server", "sticks:Sticks"), ("rollout", "own/game.py:Sticks")])
+def test_a_users_plain_python_game_is_played_by_processes(grove: Grove, evaluator: str, spec: str) -> None:
+    file = grove.folder / spec.partition(":")[0].removesuffix(".py")
+    file.parent.mkdir(exist_ok=True)
+    file.with_suffix(".py").write_text(PYTHON_GAME)
     out = grove.folder / "run"
     said = grove.play(
-        *("selfplay", "--game", "sticks:Sticks", "--games", 9, "--workers", 2, "--games-per-worker", 3),
+        *("selfplay", "--game", spec, "--games", 9, "--workers", 2, "--games-per-worker", 3),
         *("--simulations", 8, *MLP, "--evaluator", evaluator, "--out", out),
     )
     assert "pool: process" in said
-    records = grove.exactly(out, range(9), "sticks:Sticks")
+    records = grove.exactly(out, range(9), spec)
     assert grove.summary(out)["pool"] == "process"
     assert len({len(record.moves) for record in records}) > 1
-    refused = "game 4 is of sticks:Sticks, and what a record names is not imported unasked; give --rules sticks:Sticks "
+    refused = f"game 4 is of {spec}, and what a record names is not imported unasked; give --rules {spec} "
     assert grove.refused("show", out, "--game", 4).startswith(refused)
-    assert "game 4 of sticks:Sticks" in grove.play("show", out, "--game", 4, "--rules", "sticks:Sticks")
+    assert f"game 4 of {spec}" in grove.play("show", out, "--game", 4, "--rules", spec)
 
 
 @pytest.mark.parametrize("evaluator", ["rollout", "direct"])
