@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TextIO
 
@@ -39,6 +40,17 @@ class Check(NamedTuple):
     status: Status
     value: str
     remedy: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Say what this machine offers and what to do about each thing that is missing. No root, no network."""
+
+
+def doctor(settings: Doctor) -> int:
+    """Look and print; returns the exit status."""
+    render(run_checks(), sys.stdout)
+    return 0
 
 
 def run_checks() -> list[Check]:

@@ -99,7 +99,7 @@ def work(settings: Work) -> int:
     check_memory(game, settings.search, process)
     window = requests_at_once(process.groups, server.swap == "between-games")
     _check_served(settings, game, process, window, keys)
-    with Interrupts(settings.drain) as interrupts, _folder(settings, settings.out, game) as folder:
+    with Interrupts(settings.run.drain) as interrupts, _folder(settings, settings.run.out, game) as folder:
         plan = PoolPlan(
             game_spec=game.name,
             run_seed=folder.seed,
@@ -113,7 +113,7 @@ def work(settings: Work) -> int:
             process_sizes=process,
             endpoint=settings.connect,
             keys=settings.keys or "",
-            fsync_every_s=_FSYNC_S[settings.fsync],
+            fsync_every_s=_FSYNC_S[settings.run.fsync],
         )
         return _Run(folder, plan, game, wanted, interrupts).play()
 
@@ -159,9 +159,7 @@ def _checked_game(spec: str) -> Game:
 
 def _index_range(settings: Work) -> range:
     if settings.indices is None:
-        if settings.games < 1:
-            raise SettingError.of("games", settings.games, "it must be at least 1", "choose how many games to play")
-        return range(settings.games)
+        return range(settings.run.games)
     first, _, last = settings.indices.partition(":")
     if first.isdigit() and last.isdigit() and int(first) < int(last):
         return range(int(first), int(last))

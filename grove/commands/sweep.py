@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -15,25 +14,19 @@ from grove.bench.sweep.points import AXES, make_points, parse_axis, parse_swept
 from grove.bench.sweep.report import report_sweep
 from grove.bench.sweep.rows import COLUMNS, Row, sweep_rows, to_csv, with_plan
 from grove.bench.sweep.sweep import SweepPlan, run_sweep
-from grove.bench.sweep.visits import Visit
+from grove.commands.bench import Probed, load_fields, resolve_load
 from grove.commands.console import text_console
-from grove.commands.load import folder_of, resolve_load
 from grove.common import machine
-from grove.common.errors import PoolError, SettingError
+from grove.common.errors import PoolError
 from grove.game import Game
 from grove.run.folder import RunFolder, write_whole
-from grove.run.settings import Load, flatten
+from grove.run.settings import check_range, flatten
 
 MOST_WORKERS = 128
-_MAY_DIFFER = (
-    *("out", "modes", "shape", "quick", "visits", "plan", "preset", "config", "probe_limit", "workers", "lanes"),
-    *("games_per_worker", "max_batch", "max_delay_us", *(f"over_{axis}" for axis in AXES)),
-)
-"""Settings that say which points are visited and how they are read, not how one is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Load):
+class Sweep(Probed):
     """Measure self-play over workers, games per worker, max batch, delay, lanes and simulations a search: one row a
     point. The same command on the same folder goes on, tries again what failed, and visits what was added."""
 
@@ -64,42 +57,34 @@ class Sweep(Load):
     """Seconds of measuring at each visit of a point; starting and warming it comes on top. 0 = 6, when quick 3."""
     visits: int = 0
     """Visits of every point, every second time in the opposite order; 0 = 2, when quick 1."""
-    out: str | None = None
-    """Folder for results.csv, results.json, the chart and visits.jsonl; by default a new one under runs/."""
-    probe_limit: float = 0.1
-    """Relative change of the burn probe, against the whole sweep's median, from which a visit is left out."""
     plan: str | None = None
     """Training plan as ITERATIONSxGAMES, such as 500x10000: the days its games would take at each point are added."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.point_seconds and not 0.3 <= self.point_seconds <= 3600:
-            limit = "it must lie in 0.3..3600, or be 0"
-            raise SettingError.of("point-seconds", self.point_seconds, limit, "choose how long to measure a point")
-        if not 0 <= self.visits <= 100:
-            raise SettingError.of("visits", self.visits, "it must lie in 0..100", "choose such a number, or 0")
-        if not 0 < self.probe_limit <= 1:
-            raise SettingError.of("probe-limit", self.probe_limit, "it must lie in 0..1", "choose a share such as 0.1")
+        if self.point_seconds:
+            check_range("point_seconds", self.point_seconds, 0.3, 3600)
+        check_range("visits", self.visits, 0, 100)
 
 
 def sweep(settings: Sweep) -> int:
     """Visit what the folder does not hold yet; write results.csv, results.json and chart.png; returns the exit status.
 
-    Raises:
-        GroveError: a setting that cannot work, a folder of another sweep, a network that cannot run, or no point at
-            all that could be measured.
+    Raises GroveError for a setting that cannot work, a folder of another sweep, or when no point could be measured.
     """
-    modes, plan, axes = parse_swept(settings.modes), bench.parse_plan(settings.plan), _axes(settings)
-    game, settings, network = resolve_load(settings)
-    settings = replace(with_form(settings), out=str(folder_of(settings, "sweep")))
+
+    modes, plan, axes = parse_swept(settings.modes), bench.parse_plan(settings.plan), sweep_axes(settings)
+    game, settings, network = resolve_load(with_form(settings), "sweep")
     console = text_console()
-    with RunFolder.open_or_create(str(settings.out), flatten(settings), may_differ=_MAY_DIFFER) as folder:
+    # Settings that say which points are visited and how they are read, not how one is measured.
+    may_differ = {"out", "modes", "shape", "quick", "visits", "plan", "preset", "config", "probe_limit", *AXES}
+    may_differ = may_differ - {"simulations"} | {f"over_{axis}" for axis in AXES}
+    with RunFolder.open_or_create(str(settings.out), flatten(settings), may_differ=may_differ) as folder:
         console.print(network)
-        asked = _asked(settings, folder.path, modes)
-        steps = SweepPlan(
-            asked=asked, points=make_points(asked, axes, settings.shape == "grid"), visits=settings.visits
-        )
-        rows = _play(steps, game, plan, console)
+        given = load_fields(settings) | {"out": folder.path, "probe_limit": settings.probe_limit}
+        asked = bench.Asked(**given, modes=modes, seconds=settings.point_seconds)
+        points = make_points(asked, axes, settings.shape == "grid")
+        rows = _visit(SweepPlan(asked=asked, points=points, visits=settings.visits), game, plan, console)
         report_sweep(asked, rows, plan, console)
     return 0
 
@@ -110,44 +95,34 @@ def with_form(settings: Sweep) -> Sweep:
     return replace(settings, point_seconds=seconds, visits=settings.visits or (1 if settings.quick else 2))
 
 
-def _axes(settings: Sweep) -> dict[str, tuple[int, ...]]:
-    cores, quick = machine.usable_cores(), settings.quick
+def sweep_axes(settings: Sweep) -> dict[str, tuple[int, ...]]:
+    """Return the values to visit along each axis."""
+
+    cores, few = machine.usable_cores(), settings.quick
+    simulations = settings.search.simulations
     usual: dict[str, tuple[int, ...]] = {
-        "workers": tuple(min(count * cores, MOST_WORKERS) for count in (1, 4, 16)) if quick else (),
-        "games_per_worker": () if quick else (16, 64, 256),
-        "max_batch": (64,) if quick else (64, 128, 256, 512, 1024),
-        "max_delay_us": () if quick else (0, 1000, 20000),
-        "lanes": () if quick else (1, 2, min(cores, 8)),
-        "simulations": () if quick or settings.shape == "grid" else _around(settings.search.simulations),
+        "workers": (1, *(min(count * cores, MOST_WORKERS) for count in (1, 4, 16))),
+        "max_batch": (64,),
     }
-    usual["workers"] = (1, *usual["workers"]) if quick else tuple(1 << power for power in range(8))
-    return {axis: parse_axis(axis, getattr(settings, f"over_{axis}"), usual[axis]) for axis in AXES}
+    if not few:
+        usual = {
+            "workers": tuple(1 << power for power in range(8)),
+            "games_per_worker": (16, 64, 256),
+            "max_batch": (64, 128, 256, 512, 1024),
+            "max_delay_us": (0, 1000, 20000),
+            "lanes": (1, 2, min(cores, 8)),
+        }
+        if settings.shape == "star":
+            usual["simulations"] = max(1, simulations // 4), min(4 * simulations, 1_000_000)
+    return {axis: parse_axis(axis, getattr(settings, f"over_{axis}"), usual.get(axis, ())) for axis in AXES}
 
 
-def _around(simulations: int) -> tuple[int, ...]:
-    return max(1, simulations // 4), min(4 * simulations, 1_000_000)
-
-
-def _asked(settings: Sweep, out: Path, modes: tuple[str, ...]) -> bench.Asked:
-    return bench.Asked(
-        game_spec=settings.game,
-        modes=modes,
-        seconds=settings.point_seconds,
-        out=out,
-        seed=settings.seed,
-        search=settings.search,
-        pool=settings.pool,
-        network=settings.network,
-        server=settings.server,
-        probe_limit=settings.probe_limit,
-    )
-
-
-def _play(steps: SweepPlan, game: Game, plan: bench.LongRun | None, console: Console) -> list[Row]:
+def _visit(steps: SweepPlan, game: Game, plan: Any, console: Console) -> list[Row]:
     """Visit and return the rows; the files are up to date after every visit. Raises PoolError when no point worked."""
+
     out = steps.asked.out
 
-    def keep(visits: Sequence[Visit]) -> list[Row]:
+    def keep(visits: Sequence[Any]) -> list[Row]:
         rows = with_plan(sweep_rows(steps.asked, steps.points, visits, game.units), plan)
         write_whole(out / "results.csv", to_csv(rows))
         write_whole(out / "results.json", json.dumps(rows, indent=2) + "\n")

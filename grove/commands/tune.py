@@ -9,21 +9,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from grove.bench.limit.limit import LimitAsked, pool_plan
 from grove.bench.tune.found import TuneAsked, Tuned
 from grove.bench.tune.space import parse_knobs
+from grove.commands.bench import Load, Probed, load_fields, make_new, resolve_load
 from grove.commands.console import text_console
-from grove.commands.load import folder_of, make_new, resolve_load
 from grove.common import machine
 from grove.common.errors import SettingError
-from grove.game import Game
 from grove.inference_server import ServerSettings
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.mcts import SearchSettings
 from grove.run import preset
-from grove.run.settings import Load, flatten
+from grove.run.settings import check_range, flatten
 from grove.workers.pool.figures import search_text
 from grove.workers.pool.settings import PoolSettings
 
@@ -32,7 +29,7 @@ LEAST_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tune(Load):
+class Tune(Probed):
     """Search the settings of pool and server that play the most games per minute on this machine, and keep them as a
     preset for `grove selfplay --preset NAME`. Simulations, worlds and leaves stay as you set them. The flags of pool
     and server describe the default that is to be beaten."""
@@ -49,27 +46,18 @@ class Tune(Load):
     when the tuned settings are faster."""
     overwrite: bool = False
     """Replace a preset of that name."""
-    out: str | None = None
-    """New or empty folder for results.json, run.json, trials.csv and the chart. By default a new one under runs/."""
-    probe_limit: float = 0.1
-    """Relative change of the burn probe from which a round of the last measurement is dropped."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.minutes and self.seconds:
             limit = f"--seconds {self.seconds:g} is given too"
             raise SettingError.of("minutes", self.minutes, limit, "give one of them")
-        if not LEAST_S <= self.budget_s <= 1e6:
-            name, value = ("minutes", self.minutes) if self.minutes else ("seconds", self.seconds)
-            limit = f"the budget must lie in {LEAST_S:.0f}..1000000 seconds"
-            raise SettingError.of(name, value, limit, "choose how long to search")
-        if not 0 < self.probe_limit <= 1:
-            raise SettingError.of("probe-limit", self.probe_limit, "it must lie in 0..1", "choose a share such as 0.1")
-        if not 0 <= self.seed < 1 << 32:
-            raise SettingError.of("seed", self.seed, "it must lie in 0..2**32-1", "choose such a number")
-        if self.pool.evaluator != "server":
-            limit = "self-play through the server is tuned"
-            raise SettingError.of("evaluator", self.pool.evaluator, limit, "leave --evaluator out")
+        if self.minutes:
+            check_range("minutes", self.minutes, LEAST_S / 60, 1e5)
+        elif self.seconds:
+            check_range("seconds", self.seconds, LEAST_S, 1e6)
+        check_range("seed", self.seed, 0, (1 << 32) - 1)
+        self.only_served()
 
     @property
     def budget_s(self) -> float:
@@ -79,38 +67,27 @@ class Tune(Load):
 
 def tune(settings: Tune) -> int:
     """Tune, write the files and the preset, print the finding; returns the exit status."""
-    _check_optuna()
-    knobs = parse_knobs(settings.knobs)
-    if settings.name is not None:
-        preset.check_new(settings.name, settings.overwrite)
-    game, settings, network = resolve_load(settings)
-    load = LimitAsked(
-        game_spec=settings.game,
-        seconds=settings.budget_s,
-        out=folder_of(settings, "tune"),
-        seed=settings.seed,
-        search=settings.search,
-        pool=settings.pool,
-        network=settings.network,
-        server=settings.server,
-    )
-    pool_plan(load)  # refuses a default that cannot work before a folder is made
-    make_new(load.out)
-    console = text_console()
-    console.print(network)
-    return _tune(TuneAsked(load=load, knobs=knobs, probe_limit=settings.probe_limit), settings, game, console)
-
-
-def _tune(asked: TuneAsked, settings: Tune, game: Game, console: Console) -> int:
     from grove.bench.tune.report import NOT_QUIET, print_tuned, write_tuned
     from grove.bench.tune.screen import TuneScreen
     from grove.bench.tune.tune import run_tune
 
+    if importlib.util.find_spec("optuna") is None:  # it proposes the trials
+        raise SettingError("grove tune needs the package optuna, which is not installed; pip install 'optuna>=4'")
+    knobs = parse_knobs(settings.knobs)
+    if settings.name is not None:
+        preset.check_new(settings.name, settings.overwrite)
+    game, settings, network = resolve_load(settings, "tune")
+    load = LimitAsked(**load_fields(settings), seconds=settings.budget_s)
+    pool_plan(load)  # refuses a default that cannot work before a folder is made
+    make_new(settings)
+    console = text_console()
+    console.print(network)
+    asked = TuneAsked(load=load, knobs=knobs, probe_limit=settings.probe_limit)
     with TuneScreen(console, settings.budget_s) as screen:
         tuned = run_tune(asked, screen)
     written = save_preset(settings, tuned)
     about = {
-        "settings": flatten(settings) | {"out": str(asked.load.out)},
+        "settings": flatten(settings),
         "preset": str(written) if written else None,
         "units": game.units,
     }
@@ -123,12 +100,6 @@ def _tune(asked: TuneAsked, settings: Tune, game: Game, console: Console) -> int
         console.print(f"{written}: use it as `grove selfplay --preset {written.stem}`")
     console.print(", ".join(map(str, paths)))
     return 0
-
-
-def _check_optuna() -> None:
-    """Raise SettingError when the library that proposes trials is not there."""
-    if importlib.util.find_spec("optuna") is None:
-        raise SettingError("grove tune needs the package optuna, which is not installed; pip install 'optuna>=4'")
 
 
 # -- the preset --------------------------------------------------------------------------------------------------------

@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+import tomli_w
 
 from grove.common import machine
 from grove.common.errors import RecordError, SettingError
 from grove.records.log import LineLog, sync_folder
-from grove.run import toml
 from grove.run.lock import FolderLock
 
 MAY_DIFFER = (
@@ -147,7 +147,7 @@ class RunFolder:
 
     def _start(self, settings: Mapping[str, Any], may_differ: Collection[str], command: list[str]) -> None:
         config = self.path / "config.toml"
-        wanted = tomllib.loads(toml.dumps(settings))
+        wanted = tomllib.loads(_toml_text(settings))
         self.resumed = config.exists()
         if self.resumed:
             recorded = _read_toml(config)
@@ -159,7 +159,7 @@ class RunFolder:
         _remove_leftovers(self.path)
         self._write_run_json(command)
         # Last, because it is what makes the folder a run.
-        write_whole(config, toml.dumps(wanted))
+        write_whole(config, _toml_text(wanted))
         self.log(f"{'resumed' if self.resumed else 'started'} by: {' '.join(command)}")
 
     def _write_run_json(self, command: list[str]) -> None:
@@ -255,6 +255,16 @@ def _remove_leftovers(folder: Path) -> None:
         writer = path.name.split(".")[-2]
         if not writer.isdigit() or not psutil.pid_exists(int(writer)):
             path.unlink(missing_ok=True)
+
+
+def _toml_text(settings: Mapping[str, Any]) -> str:
+    """Return plain settings as TOML, None left out."""
+    try:
+        text = tomli_w.dumps({key: value for key, value in settings.items() if value is not None})
+        text.encode()
+    except (TypeError, UnicodeEncodeError) as error:
+        raise SettingError(f"the settings cannot be written to config.toml ({error}); use plain values") from None
+    return text
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

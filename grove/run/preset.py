@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from grove.common.errors import SettingError
-from grove.run import toml
 from grove.run.folder import write_whole
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
@@ -61,7 +62,7 @@ def write_preset(name: str, about: str, settings: Mapping[str, Any]) -> Path:
     path = folders()[0] / f"{name}.toml"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, f"# {' '.join(about.split())}\n{toml.dumps(settings)}")
+        write_whole(path, f"# {' '.join(about.split())}\n{tomli_w.dumps(dict(settings))}")
     except OSError as error:
         raise SettingError.of("name", name, f"{path} cannot be written ({error})", "mend the folder") from None
     return path

@@ -11,10 +11,10 @@ import dataclasses
 import difflib
 import io
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 import tyro
 
@@ -27,15 +27,24 @@ from grove.workers.pool.settings import PoolSettings
 
 T = TypeVar("T")
 _FLAT = (tyro.conf.OmitArgPrefixes,)
+_SEEDS = (1 << 63) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """Which games, and where they go."""
+class FileSettings:
+    """Where settings come from beside the flags."""
 
-    game: str = "connect_four"
-    """`connect_four`, `hex:size=7`, `blob:players=4,cards=5` (one round), `blob:players=5,match=7` (a match), or your
-    own as `PATH/FILE.py:Class`, `package.module:Class`."""
+    preset: str | None = None
+    """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
+    ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
+    config: str | None = None
+    """TOML file with any of these settings, under the names of their flags."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSettings(FileSettings):
+    """How many games, and where they go."""
+
     games: int = 200
     """Games the folder shall hold in the end: exactly the indices 0..games-1."""
     seed: int | None = None
@@ -49,17 +58,20 @@ class RunSettings:
     drain: bool = False
     """At the first Ctrl-C or SIGTERM play the games in progress to their ends; without it they are dropped, and played
     when the run is resumed."""
-    preset: str | None = None
-    """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
-    ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
-    config: str | None = None
-    """TOML file with any of these settings, under the names of their flags."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.games <= 1 << 40:
-            raise SettingError.of("games", self.games, "it must be at least 1", "choose how many games to play")
-        if self.seed is not None and not 0 <= self.seed < 1 << 63:
-            raise SettingError.of("seed", self.seed, "it must lie in 0..2**63-1", "choose such a number")
+        check_range("games", self.games, 1, 1 << 40)
+        if self.seed is not None:
+            check_range("seed", self.seed, 0, _SEEDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(FolderSettings):
+    """Which games, and where they go."""
+
+    game: str = "connect_four"
+    """`connect_four`, `hex:size=7`, `blob:players=4,cards=5` (one round), `blob:players=5,match=7` (a match), or your
+    own as `PATH/FILE.py:Class` or `package.module:Class`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,58 +88,7 @@ class SelfPlay:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
-    """The load that a measuring command plays; each command adds what it measures."""
-
-    game: str = "connect_four"
-    """Game to play."""
-    out: str | None = None
-    """New or empty folder for what is found. By default a new one under runs/."""
-    seed: int = 0
-    """Seed of all games' randomness."""
-    preset: str | None = None
-    """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
-    ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
-    config: str | None = None
-    """TOML file with any of these settings."""
-    search: SearchSettings = field(default_factory=SearchSettings)
-    pool: PoolSettings = field(default_factory=PoolSettings)
-    network: NetworkSettings = field(default_factory=NetworkSettings)
-    server: ServerSettings = field(default_factory=ServerSettings)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 1 << 63:
-            raise SettingError.of("seed", self.seed, "it must lie in 0..2**63-1", "choose such a number")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compare(Load):
-    """Play the same games in several modes, in interleaved slices of one run, and compare their rates. The modes say
-    which pool and which evaluator are used."""
-
-    seconds: float = 120.0
-    """Seconds of measuring, over all modes; starting and warming them comes on top."""
-    modes: str = "direct,local,server-thread,server-process"
-    """Comma-separated modes to compare: direct, local, server-thread, server-process; python-threads, one-position,
-    always-waited (together `failed`: designs that were tried and given up, as evidence); full-only, time-out-only,
-    drain, 1ms, adaptive-wait (together `fixed`: batching rules of other programs, in worker processes); or `all`."""
-    out: str | None = None
-    """New or empty folder for results.json, run.json, the chart and the games. By default a new one under runs/."""
-    probe_limit: float = 0.1
-    """Relative change of the burn probe from which a round is dropped; a tenth shows a lost core or clock."""
-    plan: str | None = None
-    """Training plan as ITERATIONSxGAMES, such as 500x10000: the days its games would take in each mode are added."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.seconds <= 1e6:
-            raise SettingError.of("seconds", self.seconds, "it must lie in 1..1000000", "choose how long to measure")
-        if not 0 < self.probe_limit <= 1:
-            raise SettingError.of("probe-limit", self.probe_limit, "it must lie in 0..1", "choose a share such as 0.1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Serve:
+class Serve(FileSettings):
     """Serve one network to workers in other terminals; end with Ctrl-C."""
 
     game: str = "connect_four"
@@ -138,11 +99,6 @@ class Serve:
     """Folder of `grove keys DIR`: only clients in its list are let in. None: whoever reaches the endpoint."""
     model_slot: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Further model to serve, as NAME=FILE, of the same architecture; may be given several times."""
-    preset: str | None = None
-    """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
-    ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
-    config: str | None = None
-    """TOML file with any of these settings."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
     models: ModelSettings = field(default_factory=ModelSettings)
@@ -163,45 +119,55 @@ class Work:
     """Games each worker plays at once."""
     groups: int = 0
     """Groups a worker's games are split into; 0 = 4, or 1 with many more workers than cores."""
-    games: int = 200
-    """Games the folder shall hold in the end."""
     indices: str | None = None
     """Play the game indices A:B (B not included) instead of 0..games-1, when several pools share one plan."""
-    seed: int | None = None
-    """Seed of all games' randomness; drawn and recorded when not given."""
-    out: str | None = None
-    """Run folder; the same command on it resumes. By default a new one under runs/."""
-    fsync: Literal["game", "interval", "off"] = "interval"
-    """When finished games are forced to the disk. A killed process loses none either way; a power cut may cost none
-    (`game`), those of the last 6 seconds (`interval`: a sync costs milliseconds), or what the system had not written
-    yet (`off`)."""
-    drain: bool = False
-    """At the first Ctrl-C or SIGTERM play the games in progress to their ends; without it they are dropped, and played
-    when the run is resumed."""
-    preset: str | None = None
-    """Named load: blob-diagnostic, blob-light, blob-medium, blob-heavy, or one of your own under
-    ~/.config/grove/presets. What it says of other commands is left out, because it describes a load."""
-    config: str | None = None
-    """TOML file with any of these settings."""
+    run: FolderSettings = field(default_factory=FolderSettings)
     search: SearchSettings = field(default_factory=SearchSettings)
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise SettingError unless `value` lies in `low`..`high`."""
+    if not low <= value <= high:
+        flag = name.replace("_", "-")
+        remedy = f"choose --{flag} in that range"
+        raise SettingError.of(flag, value, f"it must lie in {_text(low)}..{_text(high)}", remedy)
+
+
+def _text(number: float) -> str:
+    return "2**63-1" if number == _SEEDS else f"{number:g}" if isinstance(number, float) else str(number)
 
 
 def parse(kind: type[T], arguments: Sequence[str], program: str) -> T:
     """Return the settings of one command from its preset, config file and flags.
 
-    Raises SettingError, one line, for anything the user can mend; SystemExit(0) after printing help.
+    Raises SettingError, one line, for anything the user can mend.
     """
-    content = _file_content(kind, arguments)
-    extra: dict[str, Any] = {"default": _fill(kind, content)} if content else {}
+    files = _flags_of_files(kind, arguments)
+    try:
+        return _parse(kind, [*(flag for flags in files.values() for flag in flags), *arguments], program)
+    except SettingError as error:
+        for source, flags in files.items():
+            if flags and _is_wrong(kind, flags, program):
+                raise SettingError(f"{source}: {error}") from None
+        raise
+
+
+def _parse(kind: type[T], flags: Sequence[str], program: str) -> T:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            settings: T = tyro.cli(kind, args=list(arguments), prog=program, config=_FLAT, **extra)
+            settings: T = tyro.cli(kind, args=list(flags), prog=program, config=_FLAT)
             return settings
-    except SystemExit as stop:
-        if stop.code == 0:
-            raise
-        raise SettingError(_one_line(said.getvalue(), program)) from None
+    except SystemExit:
+        raise SettingError(f"{_one_line(said.getvalue())}; see `{program} --help`") from None
+
+
+def _is_wrong(kind: type[Any], flags: Sequence[str], program: str) -> bool:
+    try:
+        _parse(kind, flags, program)
+    except SettingError:
+        return True
+    return False
 
 
 def flatten(settings: Any) -> dict[str, Any]:
@@ -216,6 +182,18 @@ def flatten(settings: Any) -> dict[str, Any]:
     return flat
 
 
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def _flags_of_files(kind: type[Any], arguments: Sequence[str]) -> dict[str, list[str]]:
+    """Return what preset and config file set, as the flags that would; either may name the preset."""
+    path, name = _option(arguments, "--config"), _option(arguments, "--preset")
+    content = {} if path is None else _read_config(kind, path)
+    name = content.get("preset") if name is None else name
+    named = {} if name is None else _of_preset(kind, str(name))
+    return {f"preset {name}": _as_flags(named), str(path): _as_flags(content)}
+
+
 def _option(arguments: Sequence[str], name: str) -> str | None:
     """Return what the flag `name` is given as, for flags that matter before the others are read."""
     for flag, value in zip(arguments, [*arguments[1:], None], strict=False):
@@ -226,13 +204,15 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
     return None
 
 
-def _file_content(kind: type[Any], arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of the config file over those of the preset, which may be named in either place."""
-    path = _option(arguments, "--config")
-    content = {} if path is None else _read_config(kind, path)
-    name = _option(arguments, "--preset")
-    name = content.get("preset") if name is None else name
-    return content if name is None else {**_of_preset(kind, str(name)), **content}
+def _as_flags(content: dict[str, Any]) -> list[str]:
+    flags = []
+    for name, value in content.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags += [f"--{flag}={item}" for item in (value if isinstance(value, list) else [value])]
+    return flags
 
 
 def _read_config(kind: type[Any], path: str) -> dict[str, Any]:
@@ -240,64 +220,37 @@ def _read_config(kind: type[Any], path: str) -> dict[str, Any]:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SettingError.of("config", path, f"it cannot be read ({error})", "give a readable TOML file") from None
-    unused = content.keys() - _names(kind)
-    if unused:
-        remedy = _did_you_mean(min(unused), _names(kind)) or "see the command's --help for all names"
-        raise SettingError.of("config", path, f"{min(unused)!r} is no setting of this command", remedy)
+    _refuse_unknown("config", path, content, setting_names(kind), "this command")
     return content
 
 
 def _of_preset(kind: type[Any], name: str) -> dict[str, Any]:
     """Return what preset `name` sets of this command; only what no command has is refused."""
-    content = read_preset(name)
-    everything = {known for command in (SelfPlay, Compare, Serve, Work, kind) for known in _names(command)}
-    if unused := content.keys() - everything:
-        remedy = _did_you_mean(min(unused), everything) or "correct the file"
-        raise SettingError.of("preset", name, f"{min(unused)!r} is no setting of any command", remedy)
-    return {key: value for key, value in content.items() if key in _names(kind)}
+    from grove.commands.bench import Compare  # which imports these settings
+
+    content, own = read_preset(name), setting_names(kind)
+    known = {name for command in (SelfPlay, Compare, Serve, Work, kind) for name in setting_names(command)}
+    _refuse_unknown("preset", name, content, known, "any command")
+    return {key: value for key, value in content.items() if key in own}
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]}?" if close else ""
+def _refuse_unknown(setting: str, value: str, content: Iterable[str], known: Collection[str], whose: str) -> None:
+    for name in sorted(set(content) - set(known)):
+        close = difflib.get_close_matches(name, known, n=1)
+        remedy = f"did you mean {close[0]}?" if close else "see the command's --help for all names"
+        raise SettingError.of(setting, value, f"{name!r} is no setting of {whose}", remedy)
 
 
-def _fill(kind: type[T], content: dict[str, Any]) -> T:
-    """Return an instance of `kind` with what `content` sets."""
-    values: dict[str, Any] = {}
-    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
-        if item.default_factory is not dataclasses.MISSING:
-            values[item.name] = _fill(item.default_factory, content)  # type: ignore[arg-type]
-        elif item.name in content:
-            if isinstance(item.default, tuple) and isinstance(content[item.name], list):
-                content = {**content, item.name: tuple(content[item.name])}
-            _check_type(item.name, content[item.name], item.default)
-            _check_choice(item.name, content[item.name], get_type_hints(kind)[item.name])
-            values[item.name] = content[item.name]
-    return kind(**values)
-
-
-def _check_type(name: str, value: Any, default: Any) -> None:
-    accepted: tuple[type, ...] = (int, str) if default is None else (type(default),)
-    accepted = (int, float) if accepted == (float,) else accepted
-    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
-        wanted = " or ".join(kind.__name__ for kind in accepted)
-        raise SettingError.of(name, value, f"the config file must give it as {wanted}", "correct the file")
-
-
-def _check_choice(name: str, value: Any, hint: Any) -> None:
-    if get_origin(hint) is Literal and value not in get_args(hint):
-        raise SettingError.of(name, value, f"it must be {' or '.join(get_args(hint))}", "correct the file")
-
-
-def _names(kind: Any) -> list[str]:
+def setting_names(kind: Any) -> list[str]:
     """Return the names of all settings of a command."""
-    parts = [item.default_factory for item in dataclasses.fields(kind)]
-    own = [item.name for item in dataclasses.fields(kind) if item.default_factory is dataclasses.MISSING]
-    return sum((_names(part) for part in parts if part is not dataclasses.MISSING), own)
+    hints, names = get_type_hints(kind), []
+    for item in dataclasses.fields(kind):
+        part = hints[item.name]
+        names += setting_names(part) if dataclasses.is_dataclass(part) else [item.name]
+    return names
 
 
-def _one_line(box: str, program: str) -> str:
+def _one_line(box: str) -> str:
     """Return the message inside the parser's box (drawn in Unicode or ASCII) as one line."""
     lines: list[str] = []
     for line in box.splitlines()[1:]:
@@ -306,4 +259,4 @@ def _one_line(box: str, program: str) -> str:
             lines.append(text)
         elif lines:
             break
-    return f"{' '.join(lines).rstrip('.')}; see `{program} --help`"
+    return " ".join(lines).rstrip(".")

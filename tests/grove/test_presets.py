@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from grove.commands.bench import Compare
 from grove.common.errors import SettingError
 from grove.game import load_game
 from grove.inference_server.interface.network_settings import NetworkSettings, default_network, resolve_network
 from grove.run import preset
-from grove.run.settings import Compare, SelfPlay, Serve, Work, flatten, parse
+from grove.run.settings import SelfPlay, Serve, Work, flatten, parse
 from grove.workers.selfplay.evaluators import row_spec
 
 LOADS = {"diagnostic": (3, 3, 10), "light": (5, 2, 20), "medium": (5, 3, 30), "heavy": (5, 5, 50)}
