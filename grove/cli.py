@@ -34,8 +34,8 @@ COMMANDS = {
         "game games simulations workers pool network model device out seed preset config",
         (
             "--game connect_four --games 200",
-            "--game hex:size=7 --games 5000 --simulations 100 --out runs/hex7",
-            "--game my_game.py:MyGame --network my_network.py:Net --out runs/mine",
+            "--game hex:size=7 --games 5000 --out runs/hex7",
+            "--game my_game.py:MyGame --network my_net.py:MyNet",
             "--preset blob-medium --games 2000",
         ),
     ),
@@ -49,10 +49,10 @@ COMMANDS = {
         "play games on a server that runs elsewhere",
         *("grove.commands.selfplay", "Work", "work"),
         "connect keys workers games_per_worker games simulations out indices",
-        ("--connect tcp://127.0.0.1:7447 --workers 8 --games 1000 --out runs/far",),
+        ("--connect tcp://127.0.0.1:7447 --games 1000 --out runs/far",),
     ),
     "keys": Command(
-        "make the keys of a server for other machines and of its clients",
+        "make keys for a server of other machines and its clients",
         *("grove.commands.keys", "Keys", "keys"),
         examples=("keys --clients anna,ben",),
     ),
@@ -84,7 +84,7 @@ COMMANDS = {
         ("--game connect_four --seconds 120 --out runs/compare",),
     ),
     "bench sweep": Command(
-        "measure over workers, games, batch size, delay and lanes; goes on where it stopped",
+        "measure over workers, games, batch size, delay and lanes",
         *("grove.commands.sweep", "Sweep", "sweep"),
         f"quick shape modes over_workers over_games_per_worker over_max_batch {_LOAD}",
         ("--game hex:size=7 --quick", "--game hex:size=7 --over-workers 1..32 --out runs/sweep"),
@@ -96,19 +96,19 @@ COMMANDS = {
         ("--game connect_four --out runs/limit",),
     ),
     "bench peers": Command(
-        "play the same game and serve the same rows beside other projects",
+        "play the same game beside other projects",
         *("grove.commands.bench", "Peers", "peers"),
         f"seconds peers {_LOAD}",
         ("--game connect_four --seconds 240",),
     ),
     "bench soak": Command(
-        "kill and stop parts of a run for a while and check that no game is lost",
+        "harm a run for a while and check that no game is lost",
         *("grove.commands.bench", "Soak", "soak"),
         f"minutes every faults {_LOAD}",
         ("--minutes 3",),
     ),
     "tune": Command(
-        "search the fastest pool and server settings for a load and keep them as a preset",
+        "search the fastest settings for a load, keep them as a preset",
         *("grove.commands.tune", "Tune", "tune"),
         f"minutes name settings {_LOAD}",
         ("--game connect_four --minutes 5",),
@@ -120,12 +120,12 @@ COMMANDS = {
         ("--game hex:size=7 --seconds 20",),
     ),
     "data count": Command(
-        "count the games under any folders, each once; with a mark, the new ones",
+        "count the games under any folders, or those since a mark",
         *("grove.commands.data", "Count", "count"),
         examples=("runs", "runs --since trained.mark --threshold 5000"),
     ),
     "data check": Command(
-        "check every line in full and say what is wrong with which file",
+        "check every line in full, say what is wrong where",
         *("grove.commands.data", "Check", "check"),
         examples=("runs",),
     ),
@@ -135,7 +135,7 @@ COMMANDS = {
         examples=("runs/first",),
     ),
     "data repair": Command(
-        "move what cannot be used out of the logs; --dry-run only says what",
+        "move what cannot be used out of the logs",
         *("grove.commands.data", "Repair", "repair"),
         examples=("runs --dry-run",),
     ),
@@ -150,7 +150,7 @@ COMMANDS = {
         examples=("runs/first runs/compare --out runs/report",),
     ),
     "doctor": Command(
-        "say what this machine offers, with a remedy for what is missing", "grove.commands.doctor", "Doctor", "doctor"
+        "say what this machine offers and lacks", "grove.commands.doctor", "Doctor", "doctor"
     ),
 }
 

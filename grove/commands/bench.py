@@ -361,8 +361,16 @@ def soak(settings: Soak) -> int:
     models = make_models(settings.network, row_spec(game), out / "models", _SOAK_MODELS)
     load, own = out / "load.toml", ("minutes", "every", "faults", "out", "preset", "config")
     load.write_text(tomli_w.dumps({key: value for key, value in flatten(settings).items() if key not in own}))
-    times = {"seconds": 60 * settings.minutes, "every_s": settings.every, "seed": settings.seed}
-    asked = SoakAsked(game_spec=settings.game, load=load, out=out, faults=faults, models=models, **times)
+    asked = SoakAsked(
+        game_spec=settings.game,
+        load=load,
+        out=out,
+        seed=settings.seed,
+        seconds=60 * settings.minutes,
+        every_s=settings.every,
+        faults=faults,
+        models=models,
+    )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the run is ended, too
     found = run_soak(asked, console.print)
     path = write_soak(asked, found, flatten(settings), sys.argv)

@@ -143,31 +143,22 @@ def parse(kind: type[T], arguments: Sequence[str], program: str) -> T:
     Raises SettingError, one line, for anything the user can mend.
     """
     files = _flags_of_files(kind, arguments)
-    try:
-        return _parse(kind, [*(flag for flags in files.values() for flag in flags), *arguments], program)
-    except SettingError as error:
-        for source, flags in files.items():
-            if flags and _is_wrong(kind, flags, program):
-                raise SettingError(f"{source}: {error}") from None
-        raise
+    for source, flags in files.items():  # each alone, so that an error says where it is
+        if flags:
+            _parse(kind, flags, program, f"{source}: ")
+    return _parse(kind, [*(flag for flags in files.values() for flag in flags), *arguments], program)
 
 
-def _parse(kind: type[T], flags: Sequence[str], program: str) -> T:
+def _parse(kind: type[T], flags: Sequence[str], program: str, source: str = "") -> T:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             settings: T = tyro.cli(kind, args=list(flags), prog=program, config=_FLAT)
             return settings
     except SystemExit:
-        raise SettingError(f"{_one_line(said.getvalue())}; see `{program} --help`") from None
-
-
-def _is_wrong(kind: type[Any], flags: Sequence[str], program: str) -> bool:
-    try:
-        _parse(kind, flags, program)
-    except SettingError:
-        return True
-    return False
+        raise SettingError(f"{source}{_one_line(said.getvalue())}; see `{program} --help`") from None
+    except SettingError as error:
+        raise SettingError(f"{source}{error}") from None
 
 
 def flatten(settings: Any) -> dict[str, Any]:
@@ -191,7 +182,8 @@ def _flags_of_files(kind: type[Any], arguments: Sequence[str]) -> dict[str, list
     content = {} if path is None else _read_config(kind, path)
     name = content.get("preset") if name is None else name
     named = {} if name is None else _of_preset(kind, str(name))
-    return {f"preset {name}": _as_flags(named), str(path): _as_flags(content)}
+    hints = setting_hints(kind)
+    return {f"preset {name}": _as_flags(named, hints), str(path): _as_flags(content, hints)}
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
@@ -204,11 +196,11 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
     return None
 
 
-def _as_flags(content: dict[str, Any]) -> list[str]:
+def _as_flags(content: dict[str, Any], hints: dict[str, Any]) -> list[str]:
     flags = []
     for name, value in content.items():
         flag = name.replace("_", "-")
-        if isinstance(value, bool):
+        if isinstance(value, bool) and hints[name] is bool:
             flags.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             flags += [f"--{flag}={item}" for item in (value if isinstance(value, list) else [value])]
@@ -220,7 +212,7 @@ def _read_config(kind: type[Any], path: str) -> dict[str, Any]:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SettingError.of("config", path, f"it cannot be read ({error})", "give a readable TOML file") from None
-    _refuse_unknown("config", path, content, setting_names(kind), "this command")
+    _refuse_unknown("config", path, content, setting_hints(kind), "this command")
     return content
 
 
@@ -228,8 +220,8 @@ def _of_preset(kind: type[Any], name: str) -> dict[str, Any]:
     """Return what preset `name` sets of this command; only what no command has is refused."""
     from grove.commands.bench import Compare  # which imports these settings
 
-    content, own = read_preset(name), setting_names(kind)
-    known = {name for command in (SelfPlay, Compare, Serve, Work, kind) for name in setting_names(command)}
+    content, own = read_preset(name), setting_hints(kind)
+    known = {name for command in (SelfPlay, Compare, Serve, Work, kind) for name in setting_hints(command)}
     _refuse_unknown("preset", name, content, known, "any command")
     return {key: value for key, value in content.items() if key in own}
 
@@ -241,13 +233,12 @@ def _refuse_unknown(setting: str, value: str, content: Iterable[str], known: Col
         raise SettingError.of(setting, value, f"{name!r} is no setting of {whose}", remedy)
 
 
-def setting_names(kind: Any) -> list[str]:
-    """Return the names of all settings of a command."""
-    hints, names = get_type_hints(kind), []
-    for item in dataclasses.fields(kind):
-        part = hints[item.name]
-        names += setting_names(part) if dataclasses.is_dataclass(part) else [item.name]
-    return names
+def setting_hints(kind: Any) -> dict[str, Any]:
+    """Return the names of all settings of a command, and their types."""
+    found: dict[str, Any] = {}
+    for name, hint in get_type_hints(kind).items():
+        found |= setting_hints(hint) if dataclasses.is_dataclass(hint) else {name: hint}
+    return found
 
 
 def _one_line(box: str) -> str:

@@ -74,7 +74,7 @@ def test_a_users_preset_hides_a_shipped_one(own: Path) -> None:
     [
         ("simulation = 5", "'simulation' is no setting of any command; did you mean simulations?"),
         ("simulations = ", "mine.toml cannot be read"),
-        ("simulations = true", "simulations is True"),
+        ("simulations = true", "preset mine: .*--simulations.* 'True'"),
     ],
 )
 def test_faults_in_a_users_preset(own: Path, text: str, words: str) -> None:
