@@ -1,4 +1,4 @@
-"""The pictures a report draws itself: a run's rates over time, and the stages of a profile."""
+"""The picture a report draws itself: a run's rates over time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from grove.bench.core.chart import short
 from grove.workers.pool.figures import counted
 
-# Okabe and Ito's palette, told apart by people with any kind of colour blindness.
+# Of Okabe and Ito's palette, told apart by people with any kind of colour blindness.
 _BLUE, _ORANGE, _INK, _FAINT = "#0072B2", "#D55E00", "#222222", "#5F5F5F"
-_PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-_WAITING, _SMALL = "#E2E2E2", "#B9C7D4"
-_LABELLED = 0.06
-"""Share of a bar from which a stage is named inside it."""
 _STEADY = 0.1
 """Relative difference of the two halves of a run below which it counts as steady."""
 
@@ -109,52 +105,3 @@ def _line(axes: Axes, rows: Sequence[tuple[float, Row]], key: str, look: tuple[s
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-
-
-def draw_stages(content: Mapping[str, Any], path: Path, title: str) -> str:
-    """Draw the stages of workers and server threads as one bar each; return the caption, "" when there are none."""
-    threads = (content.get("server") or {}).get("threads") or {}
-    parts = {"workers": content.get("workers") or {}, **threads}
-    bars = {name: part["stages"] for name, part in parts.items() if part.get("stages")}
-    if not bars:
-        return ""
-    figure = Figure(figsize=(10, 1.5 + 0.62 * len(bars)), dpi=150, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    colours = _colours(bars)
-    for place, stages in enumerate(bars.values()):
-        _bar(axes, place, stages, colours)
-    axes.set_yticks(range(len(bars)), list(bars), color=_INK, fontsize=11)
-    axes.set_ylim(len(bars) - 0.5, -0.5)
-    axes.set_xlim(0, 1.0)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-    axes.set_xlabel("share of the time; light grey: waiting; grey-blue: the smaller stages", color=_FAINT)
-    axes.tick_params(length=0, colors=_FAINT)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    axes.set_title(title, loc="left", color=_INK, fontsize=13, fontweight="bold")
-    figure.savefig(path)
-    return title
-
-
-def _colours(bars: Mapping[str, Sequence[Row]]) -> dict[str, str]:
-    """Give each stage that is named somewhere a colour, the same in every bar; waiting is grey."""
-    largest: dict[str, float] = {}
-    for stages in bars.values():
-        for stage in stages:
-            largest[stage["stage"]] = max(largest.get(stage["stage"], 0.0), float(stage["share"]))
-    names = [name for name in largest if name not in ("wait", "other") and largest[name] >= _LABELLED]
-    named = {name: _PALETTE[i % len(_PALETTE)] for i, name in enumerate(sorted(names, key=lambda name: -largest[name]))}
-    return {**dict.fromkeys(largest, _SMALL), **named, "wait": _WAITING}
-
-
-def _bar(axes: Axes, place: int, stages: Sequence[Row], colours: Mapping[str, str]) -> None:
-    left = 0.0
-    for stage in stages:
-        share, colour = float(stage["share"]), colours[stage["stage"]]
-        axes.barh(place, share, left=left, height=0.66, color=colour, edgecolor="white", linewidth=0.8)
-        if share >= _LABELLED:
-            dark = colour in ("#0072B2", "#009E73", "#D55E00")
-            axes.text(left + share / 2, place, f"{stage['stage']}\n{100 * share:.0f} %", ha="center", va="center",
-                      fontsize=8, color="white" if dark else _INK)  # fmt: skip
-        left += share

@@ -134,7 +134,7 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def _text(number: float) -> str:
-    return "2**63-1" if number == _SEEDS else f"{number:g}" if isinstance(number, float) else str(number)
+    return "2**63-1" if number == _SEEDS else f"{number:.0f}" if number == int(number) else f"{number:g}"
 
 
 def parse(kind: type[T], arguments: Sequence[str], program: str) -> T:
