@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from grove.common.errors import HandshakeError, PoolError, RecordError, SettingError, StorageError
 from grove.common.machine import usable_cores
@@ -180,7 +180,7 @@ def _head(pool: Pool, game: str, folder: str, network_reason: str) -> Snapshot:
     where = f"a server at {endpoint}" if endpoint else f"the {evaluator} evaluator"
     own = pool.plan.network.model or pool.plan.network.network
     needs_none = evaluator in ("rollout", "test")
-    return Snapshot(
+    return dict(
         game=game,
         folder=folder,
         device=str(backend.get("device", "elsewhere" if endpoint else "cpu")),
@@ -288,7 +288,7 @@ class _Run:
                 view.update(self._snapshot(now, last))
                 last = now
             if now["seconds"] - (self._written_s or 0.0) >= INTERVAL_S:
-                view.update(cast(Snapshot, self._sample()))
+                view.update(self._sample())
                 self._write_metrics(now)
         self._sample()
         view.update({"state": "finishing", "games": pool.scheduler.finished})
@@ -341,7 +341,7 @@ class _Run:
             self._began = time.monotonic()
         return figures.counters(self._pool, time.monotonic() - self._began)
 
-    def _snapshot(self, now: figures.Counters, last: figures.Counters | None) -> Any:
+    def _snapshot(self, now: figures.Counters, last: figures.Counters | None) -> Snapshot:
         return {
             "state": "",
             "games": self._pool.scheduler.finished,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import tyro
 
@@ -72,7 +72,7 @@ def _state(reader: RunReader, status: Status) -> Snapshot:
     state["state"] = "" if status.kind == "playing" else status.kind
     if status.ended and "games" in reader.summary:
         state["games"] = reader.summary["games"]
-    return cast(Snapshot, state)
+    return state
 
 
 def _end_text(reader: RunReader, status: Status) -> str:

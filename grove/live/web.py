@@ -8,13 +8,13 @@ import socketserver
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from grove.common.errors import SettingError
 from grove.inference_server.channels.endpoint import is_own_host
 from grove.live.reader import RunReader
-from grove.live.snapshot import Snapshot, what_binds
+from grove.live.snapshot import what_binds
 
 _PAGE = Path(__file__).with_name("web") / "watch.html"
 _HEADERS = {
@@ -73,7 +73,7 @@ def page_data(reader: RunReader, after: int) -> str:
         "status": {"kind": status.kind, "text": status.text, "ended": status.ended},
         "chosen": reader.chosen,
         "total": reader.total,
-        "binds": what_binds(cast(Snapshot, {**reader.chosen, **reader.last}), reader.total) if playing else "",
+        "binds": what_binds({**reader.chosen, **reader.last}, reader.total) if playing else "",
         "games": reader.summary.get("games") if status.ended else None,
         "damaged": reader.damaged,
         "next": count,

@@ -48,19 +48,11 @@ FULL: Snapshot = {
     "cores": 2,
     "cpu_cores": {"server": 1.9},
 }
-FIGURES = (
-    "400",
-    "61,234",
-    "80,123",
-    "250",
-    "98 %",
-    "82 %",
-    "17 %",
-    "0.9 %",
-    "21 %",
-    "0.8 ms",
-    "3.9 ms",
-    "2.1 %, 3.4 %",
+LINE = (
+    "120/200 games  ETA 0:12  games/min 400  evaluations/s 61,234  simulations/s 80,123  cache hits 21 %  "
+    "rows/batch 250  fill 98 %  queue 0.8 ms  compute 3.9 ms  sent: full 82 %  sent: saturated 17 %  "
+    "sent: delay 0.9 %  sent: drain 0.1 %  workers 4 alive, 1 restarted, 2 server restarts  lanes idle 2.1 %, 3.4 %  cores 1.9 of 2  "
+    "binds: the network (lanes busy 97 %, cores 95 %)"
 )
 
 SUMMARY: dict[str, Any] = {
@@ -83,18 +75,13 @@ def drawn(state: Snapshot, width: int = 80, total: int = 200) -> list[str]:
 
 def test_screen_fits_and_shows_every_figure() -> None:
     lines = drawn(FULL)
-    text = "\n".join(lines)
+    text = " ".join(" ".join(lines).split())
     assert len(lines) <= 20
     assert max(map(len, lines)) <= 80
-    for figure in (
-        *FIGURES,
-        "120 of 200 games",
-        "ETA 0:12",
-        "4 alive, 1 restarted, 2 server restarts",
-        "runs/first",
-        "no GPU found",
-    ):
-        assert figure in text
+    for pair in LINE.replace("binds: ", "binds ").split("  ")[2:]:
+        assert pair in text
+    for words in ("120 of 200 games ETA 0:12", "runs/first", "device cpu no GPU found"):
+        assert words in text
     assert "…" not in text
 
 
@@ -108,10 +95,7 @@ def test_one_is_not_many_and_no_name_is_markup() -> None:
     screen = "\n".join(drawn(state, total=1))
     assert "0 of 1 game " in screen
     assert all(text in screen for text in ("runs/[/x][bold]", "[red]", ":bug:"))
-    line = live.plain_line(state, 1)
-    assert line.startswith("0/1 game ")
-    assert "  1 worker" in line
-    assert "1 workers" not in line
+    assert live.plain_line(state, 1).startswith("0/1 game ")
     out = io.StringIO()
     end.print_summary({"games": 1, "model_version": "[/x]"}, "runs/[/x]", out)
     assert out.getvalue().splitlines()[-1] == "run folder  runs/[/x]"
@@ -121,20 +105,14 @@ def test_pipe_gets_heads_once_and_lines_without_control_codes() -> None:
     out = io.StringIO()
     with LiveView(200, out=out, plain_every_s=3600.0) as view:
         view.update({"state": "starting"})
-        view.update(FULL | {"state": ""})
+        view.update({**FULL, "state": ""})
         view.message("worker 2 restarted")
         view.update(FULL)
     lines = out.getvalue().splitlines()
-    assert lines[0] == "0/200 games  starting"
-    assert lines[1] == "Grove  connect_four  runs/first"
-    assert lines[2] == "device: cpu (no GPU found)"
-    assert "network: resnet:blocks=3,channels=32 (auto: boards of 2x6x7)" in lines
-    assert lines[-2] == "worker 2 restarted"
-    assert lines[-1].startswith("120/200 games  ETA 0:12  400 games/min")
-    assert all(figure in lines[-1] for figure in FIGURES)
-    assert lines[-1].endswith(
-        "4 workers  1 restarted  2 server restarts  binds: the network (lanes busy 97 %, cores 95 %)"
-    )
+    assert lines[:3] == [
+        *("0/200 games  starting", "Grove  connect_four  runs/first", "device: cpu (no GPU found)")
+    ]
+    assert lines[-3:] == ["pool: thread (compiled game)", "worker 2 restarted", LINE]
     assert len(lines) == 8
     assert "\x1b" not in out.getvalue()
 
@@ -159,14 +137,14 @@ MATCHES: dict[str, Any] = {
 )
 def test_rates_are_in_the_units_of_the_game(figures: dict[str, Any], shown: dict[str, str]) -> None:
     """In the screen, in plain lines and in the summary; a match's rounds are never taken for matches."""
-    state = Snapshot(games=120, **figures)
+    state = {"games": 120, **figures}
     screen, line = "\n".join(drawn(state)), live.plain_line(state, 200)
     unit = figures.get("unit", "games")
     assert f"120 of 200 {unit}" in screen
     assert line.startswith(f"120/200 {unit}")
     for name, text in shown.items():
         assert screen[screen.index(name) :].split()[1] == text
-        assert text == "-" or f"{text} {name}" in line
+        assert text == "-" or f"{name} {text}" in line
     rows = dict(end.summary_rows({"games": 120, **figures}))
     assert rows.pop(unit) == "120"
     assert rows == {name: text for name, text in shown.items() if text != "-"}
@@ -245,7 +223,7 @@ def test_numbers_for_people(function: Any, value: Any, text: str) -> None:
 
 def test_what_binds_in_words() -> None:
     assert what_binds({}, 100) == ""
-    state = Snapshot(cores=2, cpu_cores={"server": 1.0, "workers": 0.95}, lane_idle=[0.05, 0.05])
+    state = dict[str, Any](cores=2, cpu_cores={"server": 1.0, "workers": 0.95}, lane_idle=[0.05, 0.05])
     assert what_binds(state, 100).startswith("the network (lanes busy 95 %")
     state["lane_idle"] = [0.5]
     assert what_binds(state, 100).startswith("the processors (lanes busy 50 %, cores 98 %")
@@ -255,7 +233,7 @@ def test_what_binds_in_words() -> None:
 
 
 def test_the_remedy_for_idle_lanes_and_cores_is_by_why_batches_leave() -> None:
-    state = Snapshot(cores=2, cpu_cores={"server": 1.0}, lane_idle=[0.5], pool="process", machine_cores=None)
+    state = dict[str, Any](cores=2, cpu_cores={"server": 1.0}, lane_idle=[0.5], pool="process", machine_cores=None)
     state |= {"dispatch_reasons": {"all_blocked": 8, "delay": 1, "full": 1}}
     said = "neither is full (lanes busy 50 %, cores 50 %): try "
     assert what_binds(state, 100).startswith(said + "more --games-per-worker")
@@ -275,12 +253,9 @@ def test_eta() -> None:
 
 
 def test_many_lanes_and_many_reasons_are_summed_up() -> None:
-    state: Snapshot = {
-        "lane_idle": [0.01 * lane for lane in range(16)],
-        "dispatch_reasons": dict.fromkeys("abcdef", 1),
-        "cache_hit_rate": None,
-    }
-    text = "\n".join(drawn(state))
+    lanes = [0.01 * lane for lane in range(16)]
+    reasons = dict.fromkeys("abcdef", 1)
+    text = "\n".join(drawn({"lane_idle": lanes, "dispatch_reasons": reasons, "cache_hit_rate": None}))
     assert "0 % to 15 % of 16" in text
     assert "sent: other" in text
     assert "off" in text
