@@ -24,7 +24,7 @@ class Report:
 
 def report(settings: Report) -> int:
     """Write the page and say where it is; returns the exit status."""
-    from grove.report.page import is_page, make_page
+    from grove.bench.report.page import is_page, make_page
 
     if not settings.folders:
         raise SettingError("no folder is given; name run folders or folders of `grove bench`, e.g. runs/first")

@@ -28,6 +28,8 @@ from grove.workers.pool.settings import PoolSettings
 T = TypeVar("T")
 _FLAT = (tyro.conf.OmitArgPrefixes,)
 _SEEDS = (1 << 63) - 1
+_MEASURING = {"seconds", "modes", "plan", "probe_limit"}
+"""Settings of measuring commands that a preset may hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,11 +220,9 @@ def _read_config(kind: type[Any], path: str) -> dict[str, Any]:
 
 def _of_preset(kind: type[Any], name: str) -> dict[str, Any]:
     """Return what preset `name` sets of this command; only what no command has is refused."""
-    from grove.commands.bench import Compare  # which imports these settings
-
     content, own = read_preset(name), setting_hints(kind)
-    known = {name for command in (SelfPlay, Compare, Serve, Work, kind) for name in setting_hints(command)}
-    _refuse_unknown("preset", name, content, known, "any command")
+    known = {name for command in (SelfPlay, Serve, Work, kind) for name in setting_hints(command)}
+    _refuse_unknown("preset", name, content, known | _MEASURING, "any command")
     return {key: value for key, value in content.items() if key in own}
 
 

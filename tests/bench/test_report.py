@@ -12,10 +12,10 @@ from urllib.parse import unquote
 import pytest
 from matplotlib.image import imread
 
+from grove.bench.report.charts import draw_run
+from grove.bench.report.page import shown
 from grove.cli import main
 from grove.commands.report import Report, report
-from grove.report.charts import draw_run
-from grove.report.page import shown
 from tests.conftest import Grove
 
 MLP = ("--network", "mlp:layers=1,width=8", "--device", "cpu", "--dtype", "fp32", "--compile", "off")

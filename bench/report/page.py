@@ -16,10 +16,10 @@ from typing import Any
 import jinja2
 
 from grove.bench.core.report import busy_warning
+from grove.bench.report.charts import draw_run
+from grove.bench.report.read import Picture, Section, Table, read_section
 from grove.common import machine
 from grove.common.numbers import amount, percent
-from grove.report.charts import draw_run
-from grove.report.read import Picture, Section, Table, read_section
 
 GENERATOR = "grove report"
 """What marks a page as one of ours."""
