@@ -50,8 +50,8 @@ FULL: Snapshot = {
 }
 LINE = (
     "120/200 games  ETA 0:12  games/min 400  evaluations/s 61,234  simulations/s 80,123  cache hits 21 %  "
-    "rows/batch 250  fill 98 %  queue 0.8 ms  compute 3.9 ms  sent: full 82 %  sent: saturated 17 %  "
-    "sent: delay 0.9 %  sent: drain 0.1 %  workers 4 alive, 1 restarted, 2 server restarts"
+    "rows/batch 250  fill 98 %  queue 0.8 ms  compute 3.9 ms  sent: full 82 %  sent: all_blocked 17 %  "
+    "sent: delay 0.9 %  sent: shutdown 0.1 %  workers 4 alive, 1 restarted, 2 server restarts"
     "  lanes idle 2.1 %, 3.4 %  cores 1.9 of 2  "
     "binds: the network (lanes busy 97 %, cores 95 %)"
 )
