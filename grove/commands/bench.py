@@ -108,7 +108,7 @@ class Peers(Probed):
 
     seconds: float = 120.0
     """Seconds of measuring, over all; starting and warming comes on top (minutes: JAX compiles)."""
-    peers: str = "mctx,open_spiel,lightzero,mosec,litserve"
+    peers: str = "mctx,open_spiel,mosec,litserve"
     """Comma-separated peers: mctx (with pgx) and open_spiel play, mosec and litserve serve rows to clients."""
     clients: int = 32
     """Processes that ask the batching servers, one message outstanding each."""
@@ -138,9 +138,9 @@ class Profile(Load):
 
 @dataclass(frozen=True, kw_only=True)
 class Soak(Load):
-    """Harm a run for a while: kill and stop its processes, swap its models, send bad messages, fill a disk; then check
-    that every game is there once. Ends with status 1 when anything was lost, doubled, wrong or left behind. Games are
-    played by worker processes."""
+    """Harm a run for a while: kill and stop its processes, swap its models, fill a disk; then check that every game is
+    there once. Ends with status 1 when anything was lost, doubled, wrong or left behind. Games are played by worker
+    processes."""
 
     minutes: float = 30.0
     """Minutes of playing; starting, the exact end and the check come on top."""
