@@ -125,7 +125,9 @@ def capacity(trees: int, simulations: int, leaves: int, max_legal: int, row_byte
     edges = nodes * max_legal
     rows = trees * leaves
     node_bytes = node_dtype(players).itemsize + state_bytes + 4
-    leaf_bytes = 2 * (LEAF.itemsize + state_bytes + 4 * max_legal) + 2 * observation_bytes
+    small = 60  # what a leaf has of numbers of a few bytes, see mcts/workspace.py
+    leaf_bytes = 2 * (LEAF.itemsize + TOLD.itemsize + state_bytes + 4 * max_legal) + 3 * observation_bytes
+    leaf_bytes += 8 * players + small
     total = trees * (nodes * node_bytes + edges * (edge_dtype(players).itemsize + LEGAL.itemsize)) + rows * leaf_bytes
     return Capacity(trees=trees, nodes=nodes, edges=edges, leaves=leaves, total_bytes=total)
 

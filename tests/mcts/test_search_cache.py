@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grove.common.rng import derive
-from grove.mcts import EvaluationCache, Forest, SearchSettings, forest_capacity, make_cache
+from grove.mcts import EvaluationCache, Forest, SearchSettings, make_cache
 from grove.mcts.kernels import layout
 from grove.mcts.kernels.cache import ENTRY
+from tests.support.positions import GAMES, random_position, some_positions
 from tests.support.search_tools import (
-    GAMES,
     HashEvaluator,
-    forest_tree,
-    random_position,
+    all_trees,
+    planted,
     run,
     run_untidily,
     search_settings,
@@ -27,12 +27,11 @@ quick = settings(deadline=None, derandomize=True, database=None)
 
 def search(name: str, rules: SearchSettings, cache: EvaluationCache | None, seed: int, version: str = "") -> tuple:
     """Search four positions, two of them equal; return the trees and the rows evaluated."""
-    game, rng = GAMES[name], np.random.default_rng(seed)
-    positions = [random_position(game, rng, int(n)) for n in rng.integers(0, game.max_moves // 2, 3)]
-    forest, evaluator = Forest(game, 4, rules, cache), HashEvaluator(game, game.num_players)
-    set_all_roots(forest, [*positions, positions[0]], rng.integers(0, 1 << 63, 4, np.uint64))
+    positions, keys = some_positions(GAMES[name], 4, seed)
+    forest, evaluator = Forest(GAMES[name], 4, rules, cache), HashEvaluator(GAMES[name])
+    set_all_roots(forest, [*positions[:3], positions[0]], keys)
     run(forest, evaluator, dense=bool(seed % 2), version=version)
-    return [forest_tree(forest, t) for t in range(4)], evaluator.rows
+    return all_trees(forest), evaluator.rows
 
 
 @pytest.mark.parametrize("name", GAMES)
@@ -51,123 +50,94 @@ def test_cache_changes_no_visit(name, simulations, capacity, noise, seed):
     assert cached_rows < plain_rows  # at least the two equal roots are merged
 
 
-@pytest.mark.parametrize("name", ["connect_four", "hex4", "ring"])
+@pytest.mark.parametrize("name", ["connect_four", "ring"])
 @pytest.mark.parametrize("capacity", [4, 1000])
 def test_hash_collisions_are_harmless(name, capacity, monkeypatch):
-    rules = search_settings(cache=capacity)
+    game, rules = GAMES[name], search_settings(cache=capacity)
     plain, _ = search(name, rules, None, 3)
     monkeypatch.setattr("grove.mcts.kernels.rows.hash_rows", lambda rows, hashes: hashes.fill(7))
-    cache = make_cache(GAMES[name], rules)
+    cache = make_cache(game, rules)
     collided, _ = search(name, rules, cache, 3)
     assert collided == plain
-    game = GAMES[name]
     for rows in (2, 0):  # the newest four are still found
-        forest = Forest(game, 1, search_settings(simulations=1), cache)
-        evaluator = HashEvaluator(game, game.num_players)
+        forest, evaluator = Forest(game, 1, search_settings(simulations=1), cache), HashEvaluator(game)
         set_all_roots(forest, [random_position(game, np.random.default_rng(50), 2)], np.zeros(1, np.uint64))
         run(forest, evaluator)
         assert evaluator.rows == rows
     assert (cache.entries["generation"] > 0).sum() == 4  # all of them in one set
 
 
-def test_cache_is_bounded_and_small_ones_only_forget():
-    game = GAMES["connect_four"]
-    rules = search_settings(simulations=300, cache=4)
+@pytest.mark.parametrize(("name", "capacity"), [("connect_four", 4), ("hex7", 1000), ("ring", 5)])
+def test_cache_is_bounded_by_the_stated_bytes(name, capacity):
+    game, rules = GAMES[name], search_settings(simulations=300, cache=capacity)
     cache = make_cache(game, rules)
-    search("connect_four", rules, cache, 1)
-    before = cache.total_bytes
-    for seed in range(5):
-        search("connect_four", rules, cache, seed)
-    assert cache.total_bytes == before
-    assert len(cache.entries) == 4
-    assert EvaluationCache(5, 84, 7).entries.shape == (8,)
-    assert EvaluationCache(1, 84, 7).entries.shape == (4,)
-
-
-def test_a_second_search_of_the_same_position_asks_nothing():
-    rules = search_settings(simulations=50, cache=100_000)
-    cache = make_cache(GAMES["hex5"], rules)
-    first, rows = search("hex5", rules, cache, 1, "a")
-    lookups, hits = cache.lookups, cache.hits
-    assert rows > 0
-    again, rows_again = search("hex5", rules, cache, 1, "a")
-    assert again == first
-    assert rows_again == 0
-    assert cache.lookups - lookups == cache.hits - hits > 0
+    for seed in range(3):
+        search(name, rules, cache, seed)
+    row = ENTRY.itemsize + int(np.prod(game.observation_shape)) + 4 * game.max_legal + 4 * game.num_players
+    assert cache.total_bytes == -(-capacity // 4) * 4 * row
+    assert make_cache(game, search_settings(cache=0)) is None
 
 
 def test_hits_and_lookups_add_up():
     """Every leaf is looked up once; what is not found is asked or merged."""
-    game = GAMES["connect_four"]
     rules = search_settings(simulations=200, cache=100_000)
-    cache = make_cache(game, rules)
+    cache = make_cache(GAMES["connect_four"], rules)
     trees, rows = search("connect_four", rules, cache, 2)
     leaves = sum(1 + sum(len(v) == 5 and not v[4] for p, v in tree.items() if p) for tree in trees)
     assert cache.lookups == leaves
     assert rows <= cache.lookups - cache.hits < cache.lookups
-    assert 0 < cache.hits < leaves
 
 
-def test_a_new_version_forgets_the_old_one():
+def test_a_search_asks_nothing_twice_until_a_new_version_forgets_the_old_one():
     rules = search_settings(simulations=50, cache=100_000)
     cache = make_cache(GAMES["hex5"], rules)
-    _, first = search("hex5", rules, cache, 1, "a")
-    _, known = search("hex5", rules, cache, 1, "a")
+    trees, first = search("hex5", rules, cache, 1, "a")
+    lookups, hits = cache.lookups, cache.hits
+    assert search("hex5", rules, cache, 1, "a") == (trees, 0)
+    assert cache.lookups - lookups == cache.hits - hits > 0
     # The answer with the other name arrives with the first row that must be asked: a position not seen before.
     search("hex5", rules, cache, 2, "b")
     _, anew = search("hex5", rules, cache, 1, "b")
     _, back = search("hex5", rules, cache, 1, "b")
-    assert (known, anew, back) == (0, first, 0)
+    assert (anew, back) == (first, 0)
     search("hex5", rules, cache, 3, "a")
     assert search("hex5", rules, cache, 1, "a")[1] == first
 
 
 def test_values_of_another_width_forget_too():
-    game = GAMES["hex5"]
-    rules = search_settings(simulations=30, cache=1000)
-    cache = make_cache(game, rules)
-    position = random_position(game, np.random.default_rng(0), 3)
+    game, rules = GAMES["hex5"], search_settings(simulations=30, cache=1000)
+    cache, position = make_cache(GAMES["hex5"], rules), random_position(GAMES["hex5"], np.random.default_rng(0), 3)
     trees = []
     for width in (1, 2, 1):
         forest, evaluator = Forest(game, 1, rules, cache), HashEvaluator(game, width)
         other = random_position(game, np.random.default_rng(width), 7)
-        for start in (other, position):  # the other position brings the new width
-            set_all_roots(forest, [start], np.zeros(1, np.uint64))
+        for position_ in (other, position):  # the other position brings the new width
+            set_all_roots(forest, [position_], np.zeros(1, np.uint64))
             run(forest, evaluator)
-        trees.append(forest_tree(forest, 0))
-    assert trees[0] == trees[2]
-    assert trees[0] != trees[1]
+        trees.append(all_trees(forest))
+    assert trees[0] == trees[2] != trees[1]
 
 
 @pytest.mark.parametrize("cache", [4, 50, 5000])
 def test_merged_rows_in_any_order(cache):
-    game = GAMES["connect_four"]
-    rules = SearchSettings(simulations=60, cache=cache)
-    position = random_position(game, np.random.default_rng(2), 6)
+    position = random_position(GAMES["connect_four"], np.random.default_rng(2), 6)
     results = []
     for seed in range(3):
-        forest = Forest(game, 8, rules, make_cache(game, rules))
-        # Trees of one position that differ in their noise alone.
-        set_all_roots(forest, [position] * 8, np.arange(8, dtype=np.uint64) // np.uint64(2))
-        run_untidily(forest, HashEvaluator(game, 2), np.random.default_rng(seed), 0.2)
-        results.append([forest_tree(forest, t) for t in range(8)])
+        keys = np.arange(8, dtype=np.uint64) // np.uint64(2)  # trees of one position that differ in their noise alone
+        forest = rooted("connect_four", SearchSettings(simulations=60, cache=cache), [position] * 8, keys)
+        run_untidily(forest, HashEvaluator(forest.game), np.random.default_rng(seed), 0.2)
+        results.append(all_trees(forest))
     assert results[0] == results[1] == results[2]
     assert results[0][0] == results[0][1] != results[0][2]
 
 
 def test_identical_trees_ask_one_row():
-    game = GAMES["ring"]
-    rules = search_settings(simulations=100, cache=10_000)
-    forest, evaluator = Forest(game, 16, rules, make_cache(game, rules)), HashEvaluator(game, 3)
-    set_all_roots(forest, [random_position(game, np.random.default_rng(0), 0)] * 16, np.zeros(16, np.uint64))
+    positions = [random_position(GAMES["ring"], np.random.default_rng(0), 0)] * 16
+    forest = rooted("ring", search_settings(cache=10_000), positions, np.zeros(16, np.uint64))
     while len((rows := forest.ask()).ids):
         assert len(rows.ids) == 1
-        forest.tell(rows.ids, *evaluator.batch(rows.observations))
-    assert (forest._trees["simulations"] == 100).all()
-    assert len({str(forest_tree(forest, t)) for t in range(16)}) == 1
-
-
-# -- the table itself ------------------------------------------------------------------------------------------------
+        forest.tell(rows.ids, *HashEvaluator(forest.game).batch(rows.observations))
+    assert all(tree == all_trees(forest)[0] for tree in all_trees(forest))
 
 
 @quick
@@ -201,18 +171,3 @@ def store_one(cache: EvaluationCache, row: np.ndarray, key_hash: np.ndarray, val
     logits = np.array([value, value + 0.5], np.float32)
     answers = (logits, np.array([[value]], np.float32), True, "v")
     cache.store(leaves, row, np.array([[0, 1]], np.int32), told, answers)
-
-
-# -- memory ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["connect_four", "hex7", "ring"])
-def test_cache_bytes_are_those_of_its_arrays(name):
-    game = GAMES[name]
-    rules = search_settings(cache=1000)
-    cache = make_cache(game, rules)
-    search(name, rules, cache, 0)
-    row = ENTRY.itemsize + int(np.prod(game.observation_shape)) + 4 * game.max_legal + 4 * game.num_players
-    assert cache.total_bytes == 1000 * row
-    assert make_cache(game, search_settings(cache=0)) is None
-    assert forest_capacity(game, 1, rules).total_bytes > 0

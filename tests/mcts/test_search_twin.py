@@ -1,4 +1,4 @@
-"""The forest equals its slow twin edge for edge: priors, visits, value sums, in every node of the tree."""
+"""The forest equals its slow twin edge for edge: priors, visits, value sums, in every node of every tree."""
 
 from __future__ import annotations
 
@@ -8,22 +8,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grove.mcts import Forest, SearchSettings, make_cache
-from tests.support.naive import NaiveSearch, legal_actions
-from tests.support.search_tools import (
+from tests.support.naive import NaiveDecision, NaiveSearch
+from tests.support.positions import (
+    ALL,
     GAMES,
-    HashEvaluator,
-    assert_within,
-    forest_tree,
-    naive_tree,
+    HIDDEN,
+    legal_actions,
+    observation,
     played,
     random_position,
     result,
+    some_positions,
+)
+from tests.support.search_tools import (
+    HashEvaluator,
+    all_trees,
+    assert_within,
+    done,
+    forest_tree,
+    naive_tree,
+    path_of,
+    planted,
     roots_of,
     run,
+    run_untidily,
     set_all_roots,
+    visits_of,
+    world_states,
 )
 
-search_rules = st.fixed_dictionaries({
+quick = settings(deadline=None, derandomize=True, database=None)
+rules_of_games = st.fixed_dictionaries({
     "simulations": st.integers(1, 40) | st.integers(40, 150),
     "c_puct": st.sampled_from([0.0, 0.3, 1.25, 4.0]),
     "c_puct_base": st.sampled_from([1.0, 50.0, 19652.0]),
@@ -35,150 +50,199 @@ search_rules = st.fixed_dictionaries({
     "reuse": st.booleans(),
     "cache": st.sampled_from([0, 4, 1000]),
 })  # fmt: skip
+rules_of_worlds = st.fixed_dictionaries({
+    "simulations": st.integers(5, 40),
+    "worlds": st.sampled_from([1, 2, 3]),
+    "simulations_per": st.sampled_from(["world", "decision"]),
+    "c_puct": st.sampled_from([0.3, 1.25, 4.0]),
+    "fpu_reduction": st.sampled_from([-0.5, 0.2]),
+    "noise_fraction": st.sampled_from([0.0, 0.25]),
+    "max_moves": st.sampled_from([0, 0, 8]),
+    "cache": st.sampled_from([0, 4, 1000]),
+})  # fmt: skip
+rules_of_leaves = st.fixed_dictionaries({
+    "simulations": st.integers(1, 60),
+    "leaves": st.sampled_from([1, 2, 3, 8, 40]),
+    "virtual_loss": st.sampled_from([0.0, 0.5, 1.0, 3.0]),
+    "c_puct": st.sampled_from([0.0, 1.25, 4.0]),
+    "fpu_reduction": st.sampled_from([-0.5, 0.2, 1.0]),
+    "noise_fraction": st.sampled_from([0.0, 0.25]),
+    "max_moves": st.sampled_from([0, 30]),
+})  # fmt: skip
 evaluations = st.fixed_dictionaries({
     "narrow": st.booleans(),
     "scale": st.sampled_from([0.0, 1.0, 5.0]),
     "coarse": st.booleans(),
 })  # fmt: skip
-quick = settings(deadline=None, derandomize=True, database=None)
+seeds = st.integers(0, 2**32 - 1)
 
 
 class Pair:
-    """A forest and one slow twin per tree, side by side on the same positions."""
+    """A forest and one slow twin per position, side by side."""
 
-    def __init__(self, name: str, rules: dict, evaluation: dict, rng: np.random.Generator, trees: int = 3) -> None:
-        self.game, self.rng, self.trees = GAMES[name], rng, trees
+    def __init__(
+        self, name: str, rules: dict, seed: int, positions: int = 3, narrow: bool = False, **evaluation: object
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        self.game, self.rng, self.count = ALL[name], rng, positions
         self.rules = SearchSettings(**rules)
-        width = 1 if evaluation["narrow"] and self.game.zero_sum else self.game.num_players
-        self.evaluator = HashEvaluator(self.game, width, evaluation["scale"], evaluation["coarse"])
-        self.forest = Forest(self.game, trees, self.rules, make_cache(self.game, self.rules))
-        self.twins = [NaiveSearch(self.game, self.rules, self.evaluator) for _ in range(trees)]
-        self.keys = rng.integers(0, 1 << 63, trees, np.uint64)
-        # The cap must lie beyond the root.
-        most = min(self.rules.max_moves or self.game.max_moves, self.game.max_moves) - 1
-        self.positions = [random_position(self.game, rng, int(rng.integers(0, most + 1))) for _ in range(trees)]
+        self.evaluator = HashEvaluator(self.game, int(narrow and self.game.zero_sum), **evaluation)
+        self.forest = Forest(self.game, positions, self.rules, make_cache(self.game, self.rules))
+        self.twins = [NaiveDecision(self.game, self.rules, self.evaluator) for _ in range(positions)]
+        self.keys = rng.integers(0, 1 << 63, positions, np.uint64)
+        self.cap = min(self.rules.max_moves or self.game.max_moves, self.game.max_moves)
+        self.positions = [random_position(self.game, rng, int(n)) for n in rng.integers(0, self.cap, positions)]
 
     def set_roots(self) -> None:
         set_all_roots(self.forest, self.positions, self.keys)
         for twin, (state, ply), key in zip(self.twins, self.positions, self.keys, strict=True):
             twin.set_roots(state, int(key), ply)
 
-    def search_and_compare(self, dense: bool = True) -> None:
-        run(self.forest, self.evaluator, dense)
-        trees = np.arange(self.trees, dtype=np.int32)
-        assert self.forest.search().tolist() == trees.tolist()
-        offsets, pairs = self.forest.root_visits(trees)
-        values = self.forest.root_values(trees)
-        for t, twin in enumerate(self.twins):
+    def compare(self) -> None:
+        which = np.arange(self.count, dtype=np.int32)
+        assert self.forest.search().tolist() == which.tolist()
+        assert_within(self.forest)
+        trees, values = all_trees(self.forest), self.forest.root_values(which)
+        for p, twin in enumerate(self.twins):
             twin.run()
-            assert forest_tree(self.forest, t) == naive_tree(twin)
-            assert [tuple(p) for p in pairs[offsets[t] : offsets[t + 1]].tolist()] == twin.root_visits()
-            assert values[t].tolist() == [total / twin.visits for total in twin.value]
+            assert trees[p * self.rules.worlds : (p + 1) * self.rules.worlds] == [*map(naive_tree, twin.searches)]
+            assert visits_of(self.forest, p) == twin.root_visits()
+            assert values[p].tolist() == twin.root_value()
+            assert world_states(self.forest, p) == [search.root.state.tobytes() for search in twin.searches]
 
-    def move(self, t: int) -> int | None:
-        """Play the most visited or any legal move in tree `t`; None (and nothing) where that would end the game."""
-        state, ply = self.positions[t]
-        visits = sorted(self.twins[t].root_visits(), key=lambda pair: -pair[1])
-        action = visits[0][0] if self.rng.random() < 0.7 else int(self.rng.choice(legal_actions(self.game, state)))
-        after = played(self.game, state, action)
-        if result(self.game, after) is not None or ply + 1 >= self.twins[t].max_ply:
-            return None
-        self.positions[t] = after, ply + 1
-        return action
-
-    def replant(self) -> None:
-        """Play a move in every tree that can go on, and search again from there; the others stay as they are."""
-        moved = {t: action for t in range(self.trees) if (action := self.move(t)) is not None}
-        which = list(moved)
-        fields = {"key": self.keys[which], "ply": [self.positions[t][1] for t in which], "action": list(moved.values())}
+    def move(self) -> None:
+        """Play a move in every position that it does not end, and search again from there; the others stay."""
+        moves = {p: action for p in range(self.count) if (action := self.one_move(p)) is not None}
+        which = list(moves)
+        fields = {"key": self.keys[which], "ply": [self.positions[p][1] for p in which], "action": list(moves.values())}
         roots = roots_of(len(which), target=self.rules.simulations, **fields)
         roots["tree"] = which
         if which:
-            self.forest.set_roots(roots, np.concatenate([self.positions[t][0] for t in which]))
-        for t, action in moved.items():
+            self.forest.set_roots(roots, np.concatenate([self.positions[p][0] for p in which]))
+        for p, action in moves.items():
             if self.rules.reuse:
-                self.twins[t].advance(action, int(self.keys[t]))
+                self.twins[p].searches[0].advance(action, int(self.keys[p]))
             else:
-                self.twins[t].set_roots(self.positions[t][0], int(self.keys[t]), self.positions[t][1])
+                self.twins[p].set_roots(self.positions[p][0], int(self.keys[p]), self.positions[p][1])
+
+    def one_move(self, p: int) -> int | None:
+        """Play the most visited or any legal move; None, and nothing, where that would end the game."""
+        state, ply = self.positions[p]
+        best = max(self.twins[p].root_visits(), key=lambda pair: pair[1])[0]
+        action = best if self.rng.random() < 0.7 else int(self.rng.choice(legal_actions(self.game, state)))
+        after = played(self.game, state, action)
+        if result(self.game, after) is not None or ply + 1 >= self.cap:
+            return None
+        self.positions[p] = after, ply + 1
+        return action
 
 
 @pytest.mark.parametrize("name", GAMES)
 @settings(quick, max_examples=30)
-@given(search_rules, evaluations, st.booleans(), st.integers(0, 2**32 - 1))
+@given(rules_of_games, evaluations, st.booleans(), seeds)
 def test_forest_equals_twin(name, rules, evaluation, dense, seed):
-    pair = Pair(name, rules, evaluation, np.random.default_rng(seed))
+    pair = Pair(name, rules, seed, **evaluation)
     pair.set_roots()
     for move in range(3):
         if move > 0:
-            pair.replant()
-        pair.search_and_compare(dense)
-        assert_within(pair.forest)
+            pair.move()
+        run(pair.forest, pair.evaluator, dense)
+        pair.compare()
 
 
-@pytest.mark.parametrize("name", ["connect_four", "hex5", "ring"])
-@pytest.mark.parametrize("reuse", [False, True])
-def test_500_simulations(name, reuse):
-    rules = {"simulations": 500, "reuse": reuse}
-    pair = Pair(name, rules, {"narrow": False, "scale": 1.0, "coarse": False}, np.random.default_rng(500))
+@pytest.mark.parametrize("name", HIDDEN)
+@settings(quick, max_examples=25)
+@given(rules_of_worlds, st.sampled_from([0.0, 1.0, 5.0]), st.booleans(), seeds)
+def test_worlds_equal_their_twin(name, rules, scale, untidy, seed):
+    pair = Pair(name, rules, seed, scale=scale)
     pair.set_roots()
-    pair.search_and_compare()
-    pair.replant()
-    pair.search_and_compare()
+    for move in range(2):
+        if move > 0:
+            pair.move()
+        if untidy:
+            run_untidily(pair.forest, pair.evaluator, pair.rng, 0.2)
+        else:
+            run(pair.forest, pair.evaluator)
+        pair.compare()
+
+
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [
+        *(("connect_four", {"reuse": reuse}) for reuse in (False, True)),
+        *(("hex5", {}), ("ring", {"reuse": True})),
+        *(("blob3", {"worlds": 2}), ("match3", {})),
+    ],
+)
+def test_many_simulations_equal_their_twin(name, rules):
+    pair = Pair(name, {"simulations": 400, **rules}, 500, positions=2)
+    pair.set_roots()
+    for _ in range(2):
+        run(pair.forest, pair.evaluator)
+        pair.compare()
+        pair.move()
+
+
+@pytest.mark.parametrize("name", ["connect_four", "hex3", "hex4", "ring"])
+@settings(quick, max_examples=15)
+@given(rules_of_leaves, st.sampled_from([0.0, 0.3]), seeds)
+def test_many_waiting_leaves_equal_their_twin(name, rules, drops, seed):
+    rng = np.random.default_rng(seed)
+    game, evaluator, rules = GAMES[name], HashEvaluator(GAMES[name]), SearchSettings(**rules)
+    positions, keys = some_positions(game, 2, seed)
+    forest = rooted(name, rules, positions, keys)
+    run(forest, evaluator, asks=1)
+    twins = [NaiveSearch(game, rules, evaluator) for _ in range(2)]
+    for twin, (state, ply), key in zip(twins, positions, keys, strict=True):
+        twin.set_roots(state, int(key), ply)
+    open_rows: dict[int, tuple] = {}
+    while True:
+        rows = forest.ask()
+        for t, twin in enumerate(twins):
+            mine = [i for i in rows.ids.tolist() if i // rules.leaves == t]
+            paths = twin.ask()
+            assert [path_of(forest, i) for i in mine] == [tuple(e.action for _, e in path) for path in paths]
+            open_rows |= {i: (twin, path) for i, path in zip(mine, paths, strict=True)}
+        if not open_rows:
+            break
+        chosen = rng.permutation(sorted(open_rows))[: rng.integers(1, len(open_rows) + 1)].astype(np.int32)
+        dropped = rng.random(len(chosen)) < drops
+        states = forest.states_of(chosen[~dropped])
+        seen = [observation(game, states[i : i + 1]) for i in range(len(states))]
+        forest.tell(chosen[~dropped], *evaluator.batch(np.array(seen)))
+        forest.drop(chosen[dropped])
+        for i in [*chosen[~dropped].tolist(), *chosen[dropped].tolist()]:
+            twin, path = open_rows.pop(i)
+            (twin.drop if i in chosen[dropped] else twin.tell)(path)
+    assert all_trees(forest) == [naive_tree(twin) for twin in twins]
+    assert done(forest) == [rules.simulations] * 2
 
 
 def test_reuse_keeps_the_subtree_and_tops_up_to_the_wanted_simulations():
-    game = GAMES["connect_four"]
-    rules = SearchSettings(simulations=200, reuse=True)
-    forest, evaluator = Forest(game, 1, rules), HashEvaluator(game, 2)
-    state, _ = random_position(game, np.random.default_rng(1), 0)
-    set_all_roots(forest, [(state, 0)], np.zeros(1, np.uint64))
+    game, rules = GAMES["connect_four"], SearchSettings(simulations=200, reuse=True)
+    evaluator, state = HashEvaluator(game), random_position(game, np.random.default_rng(1), 0)[0]
+    forest = rooted("connect_four", rules, [(state, 0)], np.zeros(1, np.uint64))
     run(forest, evaluator)
-    _, pairs = forest.root_visits(np.zeros(1, np.int32))
-    action, visits = pairs[pairs[: game.num_actions, 1].argmax()].tolist()
+    action, visits = max(visits_of(forest, 0), key=lambda pair: pair[1])
     assert evaluator.rows == 201
     forest.set_roots(roots_of(1, ply=1, target=200, action=action), played(game, state, action))
-    assert int(forest._trees["simulations"].sum()) == visits - 1
+    assert done(forest) == [visits - 1]
     run(forest, evaluator)
-    assert int(forest._trees["simulations"].sum()) == 200
+    assert done(forest) == [200]
     assert evaluator.rows == 201 + 200 - (visits - 1)
 
 
 def test_trees_start_and_rest_on_their_own():
-    game = GAMES["hex4"]
-    rng = np.random.default_rng(7)
-    rules = SearchSettings(simulations=60)
-    pair = Pair("hex4", {"simulations": 60}, {"narrow": False, "scale": 1.0, "coarse": False}, rng, trees=4)
-    forest = Forest(game, 4, rules)
-    assert len(forest.ask().ids) == 0
-    assert len(forest.search()) == 0
-    for t in (2, 0):  # tree 1 is put to rest, tree 3 never gets a root
-        roots = roots_of(1, key=pair.keys[t], ply=pair.positions[t][1], target=60)
+    pair = Pair("hex4", {"simulations": 60}, 7, positions=4)
+    forest = Forest(pair.game, 4, pair.rules)
+    assert len(forest.ask().ids) == len(forest.search()) == 0
+    for t, target in ((2, 60), (0, 60), (1, 0)):  # tree 1 is put to rest, tree 3 never gets a root
+        roots = roots_of(1, key=pair.keys[t], ply=pair.positions[t][1], target=target)
         roots["tree"] = t
         forest.set_roots(roots, pair.positions[t][0])
-    rest = roots_of(1, target=0)
-    rest["tree"] = 1
-    forest.set_roots(rest, pair.positions[1][0])
     run(forest, pair.evaluator)
     assert forest.search().tolist() == [0, 2]
+    pair.set_roots()
     for t in (0, 2):
-        pair.twins[t].set_roots(pair.positions[t][0], int(pair.keys[t]), pair.positions[t][1])
         pair.twins[t].run()
-        assert forest_tree(forest, t) == naive_tree(pair.twins[t])
-
-
-def test_a_forced_move_is_searched_like_any_other():
-    game = GAMES["connect_four"]
-    state = None
-    for seed in range(1000):  # a position with one free column
-        state, ply = random_position(game, np.random.default_rng(seed), 40)
-        if len(legal_actions(game, state)) == 1:
-            break
-    rules = SearchSettings(simulations=50, reuse=True)
-    evaluator = HashEvaluator(game, 2)
-    forest, twin = Forest(game, 1, rules), NaiveSearch(game, rules, evaluator)
-    set_all_roots(forest, [(state, ply)], np.array([9], np.uint64))
-    run(forest, evaluator)
-    twin.set_roots(state, 9, ply)
-    twin.run()
-    assert forest_tree(forest, 0) == naive_tree(twin)
-    assert forest.root_visits(np.zeros(1, np.int32))[1][0, 1] == 50
+        assert forest_tree(forest, t) == naive_tree(pair.twins[t].searches[0])

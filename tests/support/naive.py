@@ -7,16 +7,17 @@ same Game, evaluations from any function of one observation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from grove.common.rng import derive, gamma
 from grove.mcts.settings import SearchSettings
+from tests.support.positions import legal_actions, mover, observation, played, result
 
 Evaluate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Observation -> logits float32 [A], seat-relative values float32 [P] or [1]."""
+"""Observation -> logits float32 [A], seat-relative values float32 [P] or, in a zero-sum game, [1]."""
 
 
 @dataclass
@@ -36,21 +37,33 @@ class Node:
     terminal: bool = False
     value: list[float] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
-    visited_prior: float = 0.0
-    order: list[Edge] = field(default_factory=list)  # edges by first visit
+    order: list[Edge] = field(default_factory=list)  # visited edges by first visit
+
+    @property
+    def visited_prior(self) -> float:
+        return add_up(float(edge.prior) for edge in self.order)
+
+
+Path = list[tuple[Node, Edge]]
+"""From the root to a leaf."""
 
 
 class NaiveSearch:
-    """One tree over `game`."""
+    """One tree over `game`, with up to `leaves` leaves waiting for their evaluation.
+
+    A waiting visit counts as a visit that lost `virtual_loss`.
+    """
 
     def __init__(self, game, settings: SearchSettings, evaluate: Evaluate) -> None:
         self.game, self.settings, self.evaluate = game, settings, evaluate
         self.max_ply = min(settings.max_moves or game.max_moves, game.max_moves)
-        self.evaluated: list[bytes] = []
+        self.target = settings.simulations
 
     def set_roots(self, state: np.ndarray, key: int, ply: int) -> None:
-        self.root = self.expand(state.copy(), ply)
+        self.root = self.expand(Node(state.copy(), ply))
         self.visits, self.value = 1, list(self.root.value)
+        self.waiting: list[Path] = []
+        self.collided = False
         self.add_noise(key)
 
     def advance(self, action: int, key: int) -> None:
@@ -60,76 +73,105 @@ class NaiveSearch:
             self.root, self.visits, self.value = edge.child, edge.visits, list(edge.value)
             self.add_noise(key)
         else:
-            state = self.root.state.copy()
-            self.game.step(state, np.array([action], np.int32))
-            self.set_roots(state, key, self.root.ply + 1)
+            self.set_roots(played(self.game, self.root.state, action), key, self.root.ply + 1)
 
-    def run(self, simulations: int | None = None) -> None:
-        while self.visits - 1 < (self.settings.simulations if simulations is None else simulations):
-            self.simulate()
+    def run(self) -> None:
+        while self.visits - 1 < self.target:
+            for path in self.ask():
+                self.tell(path)
 
-    def simulate(self) -> None:
-        node, path = self.root, []
-        visits, total = self.visits, self.value
-        while True:
-            edge = self.select(node, visits, total)
-            path.append(edge)
-            if edge.visits == 0:
-                node.visited_prior += float(edge.prior)
+    def ask(self) -> list[Path]:
+        """Return the new leaves that wait."""
+        asked = []
+        while not self.collided and len(self.waiting) < self.settings.leaves:
+            if self.visits - 1 + len(self.waiting) >= self.target:
+                break
+            path = self.walk()
+            node, edge = path[-1]
+            if edge.child is not None:  # an end of the game, seen before
+                self.back_up(path)
+            elif any(old[-1][1] is edge for old in self.waiting):
+                self.collided = True
+            else:
                 node.order.append(edge)
                 edge.value = [0.0] * self.game.num_players
-                edge.child = self.make_child(node, edge.action)
-                break
-            if edge.child.terminal:
-                break
-            node, visits, total = edge.child, edge.visits, edge.value
-        value = path[-1].child.value
-        for edge in path:
+                child = self.child_of(node, edge.action)
+                if child.terminal:
+                    edge.child = child
+                    self.back_up(path)
+                else:
+                    self.waiting.append(path)
+                    asked.append(path)
+        return asked
+
+    def tell(self, path: Path) -> None:
+        self.forget(path)
+        node, edge = path[-1]
+        edge.child = self.expand(self.child_of(node, edge.action))
+        self.back_up(path)
+
+    def drop(self, path: Path) -> None:
+        self.forget(path)
+        node, edge = path[-1]
+        node.order = [e for e in node.order if e is not edge]
+        edge.value = []
+
+    def forget(self, path: Path) -> None:
+        self.waiting = [old for old in self.waiting if old is not path]
+        self.collided = False
+
+    def back_up(self, path: Path) -> None:
+        value = path[-1][1].child.value
+        for _, edge in path:
             edge.visits += 1
             edge.value = [a + b for a, b in zip(edge.value, value, strict=True)]
         self.visits += 1
         self.value = [a + b for a, b in zip(self.value, value, strict=True)]
 
-    def select(self, node: Node, visits: int, total: list[float]) -> Edge:
+    def pending(self, edge: Edge) -> int:
+        return sum(edge is passed for path in self.waiting for _, passed in path)
+
+    def walk(self) -> Path:
+        path, node = [], self.root
+        visits, mean = self.visits + len(self.waiting), self.value[node.to_play] / self.visits
+        while True:
+            edge = self.select(node, visits, mean)
+            path.append((node, edge))
+            if edge.child is None or edge.child.terminal:
+                return path
+            node = edge.child
+            visits, mean = edge.visits + self.pending(edge), edge.value[node.to_play] / edge.visits
+
+    def select(self, node: Node, visits: int, mean: float) -> Edge:
         s = self.settings
         scale = (math.log((1 + visits + s.c_puct_base) / s.c_puct_base) + s.c_puct) * math.sqrt(visits)
-        unvisited = total[node.to_play] / visits - s.fpu_reduction * math.sqrt(node.visited_prior)
+        unvisited = mean - s.fpu_reduction * math.sqrt(node.visited_prior)
         best, best_score = None, -math.inf
         for edge in node.edges:  # ascending actions: the first of equals stays
-            q = edge.value[node.to_play] / edge.visits if edge.visits else unvisited
-            score = q + scale * float(edge.prior) / (1 + edge.visits)
+            waits = self.pending(edge)
+            n = edge.visits + waits
+            q = (edge.value[node.to_play] - s.virtual_loss * waits) / n if n else unvisited
+            score = q + scale * float(edge.prior) / (1 + n)
             if score > best_score:
                 best, best_score = edge, score
         return best
 
-    def make_child(self, node: Node, action: int) -> Node:
-        state = node.state.copy()
-        self.game.step(state, np.array([action], np.int32))
-        done, utility = np.zeros(1, bool), np.zeros((1, self.game.num_players))
-        self.game.outcome(state, done, utility)
-        if done[0]:
-            return Node(state, node.ply + 1, terminal=True, value=list(utility[0]))
-        if node.ply + 1 >= self.max_ply:
-            return Node(state, node.ply + 1, terminal=True, value=[self.settings.timeout_utility] * len(utility[0]))
-        return self.expand(state, node.ply + 1)
+    def child_of(self, node: Node, action: int) -> Node:
+        """Return the node behind an edge, not evaluated yet."""
+        state, ply = played(self.game, node.state, action), node.ply + 1
+        utility = result(self.game, state)
+        if utility is None and ply >= self.max_ply:
+            utility = [self.settings.timeout_utility] * self.game.num_players
+        return Node(state, ply, terminal=utility is not None, value=utility or [])
 
-    def expand(self, state: np.ndarray, ply: int) -> Node:
+    def expand(self, node: Node) -> Node:
         game = self.game
-        to_play = np.zeros(1, np.int8)
-        game.to_play(state, to_play)
-        observation = np.zeros((1, *game.observation_shape), game.observation_dtype)
-        game.observe(state, observation)
-        self.evaluated.append(observation.tobytes())
-        logits, values = self.evaluate(observation[0])
-        actions = legal_actions(game, state)
+        logits, values = self.evaluate(observation(game, node.state))
+        actions, node.to_play = legal_actions(game, node.state), mover(game, node.state)
         top = max(float(logits[a]) for a in actions)
-        total = 0.0
-        for a in actions:
-            total += math.exp(float(logits[a]) - top)
-        priors = [np.float32(math.exp(float(logits[a]) - top) / total) for a in actions]
-        node = Node(state, ply, int(to_play[0]))
+        total = add_up(math.exp(float(logits[a]) - top) for a in actions)
+        node.edges = [Edge(a, np.float32(math.exp(float(logits[a]) - top) / total)) for a in actions]
         node.value = absolute(values, node.to_play, game.num_players)
-        node.edges = [Edge(a, p) for a, p in zip(actions, priors, strict=True)]
         return node
 
     def add_noise(self, key: int) -> None:
@@ -139,50 +181,39 @@ class NaiveSearch:
         stream = np.uint64(derive(np.uint64(derive(np.uint64(key), self.root.ply)), 0))
         alpha = s.noise_alpha or 10.0 / len(edges)
         draws = [gamma(np.uint64(derive(stream, e.action)), alpha) for e in edges]
-        total = 0.0
-        for draw in draws:
-            total += draw
+        total = add_up(draws)
         for edge, draw in zip(edges, draws, strict=True):
             share = draw / total if total > 0 else 1.0 / len(edges)
             edge.prior = np.float32((1.0 - s.noise_fraction) * float(edge.prior) + s.noise_fraction * share)
-        self.root.visited_prior = 0.0
-        for edge in self.root.order:
-            self.root.visited_prior += float(edge.prior)
 
     def root_visits(self) -> list[tuple[int, int]]:
         return [(e.action, e.visits) for e in self.root.edges if e.visits]
 
 
-class NaiveWorlds:
-    """A decision of a game with hidden information: one tree for each world drawn, all visits added up."""
+class NaiveDecision:
+    """A decision: one tree, or where the game hides something one for each world drawn; all visits are added up."""
 
     def __init__(self, game, settings: SearchSettings, evaluate: Evaluate) -> None:
         self.game, self.settings = game, settings
         self.searches = [NaiveSearch(game, settings, evaluate) for _ in range(settings.worlds)]
+        if settings.simulations_per == "decision":  # evaluations are shared, and every root takes one
+            for w, search in enumerate(self.searches):
+                search.target = len(range(w, settings.simulations + 1, settings.worlds)) - 1
 
     def set_roots(self, state: np.ndarray, key: int, ply: int) -> None:
+        if not self.game.hidden_information:
+            self.searches[0].set_roots(state, key, ply)
+            return
         at_ply = np.uint64(derive(np.uint64(key), ply))
         seeds, keys = np.uint64(derive(at_ply, 2)), np.uint64(derive(at_ply, 3))
-        self.worlds = []
         for w, search in enumerate(self.searches):
             world = np.zeros(1, self.game.state_dtype)
             self.game.determinize(state.copy(), np.array([derive(seeds, w)], np.uint64), world)
-            self.worlds.append(world)
             search.set_roots(world, derive(keys, w) if w else key, ply)
 
     def run(self) -> None:
-        for search, simulations in zip(self.searches, self.simulations(), strict=True):
-            search.run(simulations)
-
-    def simulations(self) -> list[int]:
-        """Return the simulations of every world."""
-        total, worlds = self.settings.simulations, self.settings.worlds
-        if self.settings.simulations_per == "world":
-            return [total] * worlds
-        evaluations = [0] * worlds
-        for k in range(total + 1):
-            evaluations[k % worlds] += 1
-        return [n - 1 for n in evaluations]
+        for search in self.searches:
+            search.run()
 
     def root_visits(self) -> list[tuple[int, int]]:
         visits: dict[int, int] = {}
@@ -198,18 +229,17 @@ class NaiveWorlds:
         return [total / self.settings.worlds for total in value]
 
 
-def legal_actions(game, state: np.ndarray) -> list[int]:
-    offsets, actions = np.zeros(2, np.int64), np.zeros(game.max_legal, np.int32)
-    game.legal(state, offsets, actions)
-    return [int(a) for a in actions[: offsets[1]]]
+def absolute(values: np.ndarray, seat: int, players: int) -> list[float]:
+    """Return seat-relative values, or the one value of a zero-sum game, by absolute seats."""
+    relative = [float(v) for v in values]
+    if len(relative) == 1 and players == 2:
+        relative.append(-relative[0])
+    return [relative[(p - seat) % players] for p in range(players)]
 
 
-def absolute(values: np.ndarray, mover: int, players: int) -> list[float]:
-    if len(values) == 1 and players == 2:
-        out = [0.0, 0.0]
-        out[mover], out[1 - mover] = float(values[0]), -float(values[0])
-        return out
-    out = [0.0] * players
-    for p in range(players):
-        out[(mover + p) % players] = float(values[p])
-    return out
+def add_up(numbers: Iterable[float]) -> float:
+    """Return the sum, rounded after every addition: the built-in sum of later Pythons is more exact than the forest."""
+    total = 0.0
+    for number in numbers:
+        total += number
+    return total

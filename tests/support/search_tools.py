@@ -1,4 +1,4 @@
-"""What the tests of the search share: positions, evaluators, ways to drive a forest, and trees as plain values."""
+"""What the tests of the search share: evaluators, ways to drive a forest, and its trees as plain values."""
 
 from __future__ import annotations
 
@@ -7,78 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from grove.game import load_game
-from grove.game.connect_four import ConnectFour
-from grove.game.hex import Hex
-from grove.mcts import NONE, ROOT, Forest, SearchSettings
+from grove.mcts import NONE, ROOT, Forest, SearchSettings, make_cache
 from grove.workers.selfplay.row_kernels import hash_evaluate
-from tests.support.naive import NaiveSearch, Node, legal_actions
-from tests.support.three_player import ThreePlayer
-
-GAMES = {
-    **{"connect_four": ConnectFour(), "ring": ThreePlayer(), "stairs": load_game("tests.support.one_player:Stairs")},
-    **{f"hex{n}": Hex(n) for n in (2, 3, 4, 5, 7)},
-}
-"""Games by short name. Ring has three players who may move twice in a row, and its utilities do not sum to zero; stairs
-has one player and is plain Python."""
-
-
-# -- positions -------------------------------------------------------------------------------------------------------
-
-
-def start(game, seed: int = 0) -> np.ndarray:
-    states = np.zeros(1, game.state_dtype)
-    game.initial(np.array([seed], np.uint64), states)
-    return states
-
-
-def played(game, state: np.ndarray, action: int) -> np.ndarray:
-    """Return a copy of `state` after `action`."""
-    after = state.copy()
-    game.step(after, np.array([action], np.int32))
-    return after
-
-
-def result(game, state: np.ndarray) -> np.ndarray | None:
-    """Return the utilities float64 [P] of a finished game, None while it goes on."""
-    done, utility = np.zeros(1, bool), np.zeros((1, game.num_players))
-    game.outcome(state, done, utility)
-    return utility[0] if done[0] else None
-
-
-def mover(game, state: np.ndarray) -> int:
-    out = np.zeros(1, np.int8)
-    game.to_play(state, out)
-    return int(out[0])
-
-
-def observation(game, state: np.ndarray) -> np.ndarray:
-    out = np.zeros((1, *game.observation_shape), game.observation_dtype)
-    game.observe(state, out)
-    return out[0]
-
-
-def line(game, moves: str) -> np.ndarray:
-    """Return the position after `moves`, separated by spaces."""
-    state = start(game)
-    for text in moves.split():
-        assert result(game, state) is None
-        state = played(game, state, game.parse(text))
-    return state
-
-
-def random_position(game, rng: np.random.Generator, plies: int) -> tuple[np.ndarray, int]:
-    """Return an unfinished position and its ply: up to `plies` random moves from a random start."""
-    state, ply = start(game, int(rng.integers(0, 1 << 62))), 0
-    while ply < plies:
-        after = played(game, state, int(rng.choice(legal_actions(game, state))))
-        if result(game, after) is not None:
-            break
-        state, ply = after, ply + 1
-    return state, ply
-
-
-# -- evaluators ------------------------------------------------------------------------------------------------------
+from tests.support.naive import NaiveSearch
+from tests.support.positions import ALL, legal_actions, mover, played, result
 
 
 @dataclass
@@ -87,8 +19,8 @@ class HashEvaluator:
     values."""
 
     game: Any
-    width: int
-    """Values per row: 1 or P."""
+    width: int = 0
+    """Values per row, 1 or P; 0 = P."""
     scale: float = 1.0
     coarse: bool = False
     rows: int = 0
@@ -98,7 +30,7 @@ class HashEvaluator:
         n = len(observations)
         self.rows += n
         logits = np.zeros((n, self.game.num_actions), np.float32)
-        values = np.zeros((n, self.width), np.float32)
+        values = np.zeros((n, self.width or self.game.num_players), np.float32)
         if n:
             hash_evaluate(np.ascontiguousarray(observations).reshape(n, -1).view(np.uint8), logits, values)
         logits *= np.float32(self.scale)
@@ -118,6 +50,11 @@ def ragged(logits: np.ndarray, legal: tuple[np.ndarray, np.ndarray]) -> np.ndarr
 # -- driving a forest ------------------------------------------------------------------------------------------------
 
 
+def search_settings(**changes) -> SearchSettings:
+    """Return settings without noise and with 100 simulations but for `changes`."""
+    return SearchSettings(**{"noise_fraction": 0.0, "simulations": 100} | changes)
+
+
 def roots_of(count: int, **fields) -> np.ndarray:
     """Return ROOT records of trees 0..count-1; give `key`, `ply`, `target`, and `action` where it is known."""
     roots = np.zeros(count, ROOT)
@@ -134,15 +71,27 @@ def set_all_roots(forest: Forest, positions: list[tuple[np.ndarray, int]], keys:
     forest.set_roots(roots, np.concatenate([state for state, _ in positions]))
 
 
-def run(forest: Forest, evaluator: HashEvaluator, dense: bool = True, version: str = "") -> int:
-    """Answer everything the forest asks until it asks nothing; return the number of asks."""
-    asks = 0
-    while len((rows := forest.ask()).ids):
+def rooted(name: str, rules: SearchSettings, positions: list[tuple[np.ndarray, int]], keys: np.ndarray) -> Forest:
+    """Return a forest, with a cache where `rules` want one, that holds the positions."""
+    forest = Forest(ALL[name], len(positions), rules, make_cache(ALL[name], rules))
+    set_all_roots(forest, positions, keys)
+    return forest
+
+
+def searched(name: str, rules: SearchSettings, positions: list[tuple[np.ndarray, int]], keys: np.ndarray) -> Forest:
+    """Return a forest that has searched the positions."""
+    forest = rooted(name, rules, positions, keys)
+    run(forest, HashEvaluator(forest.game))
+    return forest
+
+
+def run(forest: Forest, evaluator: HashEvaluator, dense: bool = True, version: str = "", asks: int = -1) -> None:
+    """Answer everything the forest asks until it asks nothing, or for so many `asks`."""
+    while asks != 0 and len((rows := forest.ask()).ids):
         logits, values = evaluator.batch(rows.observations)
         forest.tell(rows.ids, logits if dense else ragged(logits, rows.legal()), values, version)
         assert_within(forest)
-        asks += 1
-    return asks
+        asks -= 1
 
 
 def run_untidily(forest: Forest, evaluator: HashEvaluator, rng: np.random.Generator, drops: float) -> None:
@@ -166,6 +115,24 @@ def run_untidily(forest: Forest, evaluator: HashEvaluator, rng: np.random.Genera
             del open_rows[i]
 
 
+def visits_of(forest: Forest, position: int) -> list[tuple[int, int]]:
+    """Return the visited moves of a position and their visits, by move."""
+    offsets, pairs = forest.root_visits(np.array([position], np.int32))
+    return [(int(action), int(visits)) for action, visits in pairs[: offsets[1]]]
+
+
+def most_visited(forest: Forest, count: int) -> list[int]:
+    """Return the moves that the first `count` positions play."""
+    which = np.arange(count, dtype=np.int32)
+    return forest.choose(which, forest.root_visits(which)).tolist()
+
+
+# -- what stands in a forest -----------------------------------------------------------------------------------------
+
+Tree = dict[tuple[int, ...], tuple]
+"""Actions from the root -> (prior, visits, value sums, own value, terminal) of the edge and node they lead to."""
+
+
 def assert_within(forest: Forest) -> None:
     """Assert that no tree uses more of its slices than it has, and that counters are sane."""
     trees, settings = forest._trees, forest.settings
@@ -175,10 +142,40 @@ def assert_within(forest: Forest) -> None:
     assert (trees["simulations"] + trees["pending"] <= np.maximum(trees["target"], trees["simulations"]) + 1).all()
 
 
-# -- trees as plain values -------------------------------------------------------------------------------------------
+def done(forest: Forest) -> list[int]:
+    """Return the simulations made in every tree."""
+    return forest._trees["simulations"].tolist()
 
-Tree = dict[tuple[int, ...], tuple]
-"""Actions from the root -> (prior, visits, value sums, own value, terminal) of the edge and node they lead to."""
+
+def pending(forest: Forest) -> list[int]:
+    """Return the leaves of every tree that wait, merged ones included."""
+    return forest._trees["pending"].tolist()
+
+
+def everything(forest: Forest) -> list[bytes]:
+    """Return all that a forest remembers, as bytes."""
+    arrays = (forest._trees, forest._nodes, forest._edges, forest._legal, forest._states, forest._pending.leaves)
+    return [a.tobytes() for a in arrays]
+
+
+def world_states(forest: Forest, position: int) -> list[bytes]:
+    """Return the root states of the trees of a position."""
+    worlds, nodes = forest.settings.worlds, forest.capacity.nodes
+    return [forest._states[t * nodes].tobytes() for t in range(position * worlds, (position + 1) * worlds)]
+
+
+def path_of(forest: Forest, row: int) -> tuple[int, ...]:
+    """Return the moves from the root to a waiting leaf."""
+    leaf, path = forest._pending.leaves[row], ()
+    node, edge = int(leaf["parent"]), int(leaf["edge"])
+    while edge != NONE:
+        path = (int(forest._legal[edge]["action"]), *path)
+        node, edge = int(forest._nodes[node]["parent"]), int(forest._nodes[node]["parent_edge"])
+    return path
+
+
+def all_trees(forest: Forest) -> list[Tree]:
+    return [forest_tree(forest, t) for t in range(forest.capacity.trees)]
 
 
 def forest_tree(forest: Forest, t: int) -> Tree:
@@ -197,20 +194,17 @@ def forest_tree(forest: Forest, t: int) -> Tree:
             if i >= node["visited"]:
                 out[here] = float(move["prior"]), 0
                 continue
-            assert edge["pending"] == 0
-            assert edge["visits"] > 0
             assert edge["prior"] == move["prior"]
-            out[here] = _edge_value(edge, nodes)
+            assert tree["pending"] > 0 or (edge["pending"] == 0 and edge["visits"] > 0)
             if edge["child"] != NONE:
                 child = nodes[edge["child"]]
-                assert child["parent"] == n
-                assert child["parent_edge"] == node["first_edge"] + i
+                assert (child["parent"], child["parent_edge"]) == (n, node["first_edge"] + i)
+                out[here] = _edge_value(edge, child)
                 stack.append((here, int(edge["child"])))
     return out
 
 
-def _edge_value(edge: np.void, nodes: np.ndarray) -> tuple:
-    child = nodes[edge["child"]]
+def _edge_value(edge: np.void, child: np.void) -> tuple:
     own, sums = tuple(child["value"].tolist()), tuple(edge["value"].tolist())
     return float(edge["prior"]), int(edge["visits"]), sums, own, bool(child["terminal"])
 
@@ -218,7 +212,7 @@ def _edge_value(edge: np.void, nodes: np.ndarray) -> tuple:
 def naive_tree(search: NaiveSearch) -> Tree:
     """Return the slow twin's tree in the same form."""
     out: Tree = {(): (search.visits - 1, tuple(search.value))}
-    stack: list[tuple[tuple[int, ...], Node]] = [((), search.root)]
+    stack = [((), search.root)]
     while stack:
         path, node = stack.pop()
         for edge in node.edges:
@@ -229,11 +223,6 @@ def naive_tree(search: NaiveSearch) -> Tree:
                 out[here] = (float(edge.prior), edge.visits, tuple(edge.value), tuple(child.value), child.terminal)
                 stack.append((here, edge.child))
     return out
-
-
-def search_settings(**changes) -> SearchSettings:
-    """Return settings without noise and with 100 simulations but for `changes`."""
-    return SearchSettings(**{"noise_fraction": 0.0, "simulations": 100} | changes)
 
 
 # -- exact play ------------------------------------------------------------------------------------------------------
@@ -250,20 +239,18 @@ class Solver:
         """Return 1 if the mover can force a win within `depth` plies, -1 if the other seat can, else 0."""
         key = (state.tobytes(), depth)
         if key not in self.known:
-            self.known[key] = self._search(state, depth)
+            utility = result(self.game, state)
+            if utility is not None:
+                self.known[key] = int(utility[mover(self.game, state)])
+            else:
+                self.known[key] = max(self.after(state, depth).values()) if depth else 0
         return self.known[key]
 
-    def _search(self, state: np.ndarray, depth: int) -> int:
-        utility = result(self.game, state)
-        if utility is not None:
-            return int(utility[mover(self.game, state)])
-        if depth == 0:
-            return 0
-        return max(-self.value(played(self.game, state, a), depth - 1) for a in legal_actions(self.game, state))
+    def after(self, state: np.ndarray, depth: int) -> dict[int, int]:
+        """Return every legal action's value to the mover."""
+        return {a: -self.value(played(self.game, state, a), depth - 1) for a in legal_actions(self.game, state)}
 
     def best(self, state: np.ndarray, depth: int) -> list[int]:
         """Return the actions that keep the value of `state`."""
-        top = self.value(state, depth)
-        return [
-            a for a in legal_actions(self.game, state) if -self.value(played(self.game, state, a), depth - 1) == top
-        ]
+        values = self.after(state, depth)
+        return [a for a, value in values.items() if value == self.value(state, depth)]
