@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from grove.records.record import read_folder
 from tests.conftest import Grove
-from tests.support.naive_blob import NaiveRound
+from tests.support.blob_tools import replay
 
 ROUNDS, WORLDS, SIMULATIONS = 24, 3, 8
-
-
-def replay(setup: dict[str, Any], moves: list[int]) -> NaiveRound:
-    """Return the round of `setup` after as many of `moves` as it takes, which are removed."""
-    twin = NaiveRound([set(hand) for hand in setup["hands"]], setup["trump"], setup["dealer"])
-    while not twin.over():
-        action = moves.pop(0)
-        assert action in twin.legal()
-        twin.step(action)
-    return twin
 
 
 @pytest.mark.parametrize("pool", ["thread", "process"])

@@ -9,8 +9,10 @@ import pytest
 from grove.common.errors import SettingError
 from grove.game import check, load_game
 from grove.game.blob import Blob
-from tests.support.blob_tools import both, legal_of, play, scores_of, start_state
+from tests.support.blob_tools import both, cards_of, play, replay, scores_of, start_state
 from tests.support.naive_blob import NaiveRound, match_sizes, observation
+from tests.support.positions import legal_actions, mover, played, result, start
+from tests.support.positions import observation as row_of
 
 ROUNDS_PER_SETTING = 700
 ORACLE = [(3, c) for c in (1, 2, 4, 7, 10, 13, 17)] + [(4, c) for c in (1, 2, 3, 5, 7, 9, 12)]
@@ -45,18 +47,18 @@ def test_rounds_agree_with_openspiel(players: int, cards: int) -> None:
         ours.append(start_state(game, hands, trump, dealer))
     states = np.concatenate(ours)
     moves = 0
-    mover, done = np.zeros(len(states), np.int8), np.zeros(len(states), np.bool_)
+    seats, done = np.zeros(len(states), np.int8), np.zeros(len(states), np.bool_)
     offsets, actions = np.zeros(len(states) + 1, np.int64), np.zeros(len(states) * game.max_legal, np.int32)
     utility = np.zeros((len(states), players))
     while not theirs[0].is_terminal():
-        game.to_play(states, mover)
+        game.to_play(states, seats)
         game.legal(states, offsets, actions)
         chosen = np.empty(len(states), np.int32)
         for i, state in enumerate(theirs):
             legal = actions[offsets[i] : offsets[i + 1]].tolist()
             bids = moves < players
             mapped = [52 + a for a in legal] if bids else sorted(map(oracle_card, legal))
-            assert state.current_player() == mover[i]
+            assert state.current_player() == seats[i]
             assert state.legal_actions() == mapped
             chosen[i] = legal[rng.integers(len(legal))]
             state.apply_action(52 + int(chosen[i]) if bids else oracle_card(int(chosen[i])))
@@ -76,10 +78,8 @@ def test_rounds_agree_with_the_twin(spec: str) -> None:
     for number in range(150):
         state, twin = both(game, rng, trump=4 if number % 2 else None)
         while not twin.over():
-            mover = np.zeros(1, np.int8)
-            game.to_play(state, mover)
-            assert int(mover[0]) == twin.mover
-            assert legal_of(game, state) == twin.legal()
+            assert mover(game, state) == twin.mover
+            assert legal_actions(game, state) == twin.legal()
             play(game, state, twin, int(rng.choice(twin.legal())))
         assert scores_of(game, state) == twin.scores()
 
@@ -94,10 +94,8 @@ def test_rows_equal_the_list_of_slots(layout: str) -> None:
         for _ in range(20):
             state, twin = both(game, rng)
             while not twin.over():
-                row = np.full((1, 256), 77, np.int8)
-                game.observe(state, row)
                 wanted = np.array(observation(twin, layout == "rotated"))
-                assert np.abs(row[0] * unit - wanted).max() <= 1 / 240 + 1e-12
+                assert np.abs(row_of(game, state) * unit - wanted).max() <= 1 / 240 + 1e-12
                 play(game, state, twin, int(rng.choice(twin.legal())))
 
 
@@ -111,11 +109,7 @@ def test_the_contract_is_kept(spec: str) -> None:
 
 def bids_left(players: int, cards: int, bids: list[int]) -> list[int]:
     game = Blob(players, cards)
-    state = np.zeros(1, game.state_dtype)
-    game.initial(np.zeros(1, np.uint64), state)
-    for bid in bids:
-        game.step(state, np.array([bid], np.int32))
-    return legal_of(game, state)
+    return legal_actions(game, played(game, start(game), *bids))
 
 
 def test_the_dealer_may_not_make_the_bids_fit() -> None:
@@ -128,14 +122,12 @@ def card(text: str) -> int:
     return Blob().parse(text)
 
 
-def trick_winner(trump: int, played: str) -> int:
-    """Return the seat that takes the cards in `played`, led by seat 0."""
-    cards = [card(text) for text in played.split()]
+def trick_winner(trump: int, trick: str) -> int:
+    """Return the seat that takes the cards in `trick`, led by seat 0."""
+    cards = [card(text) for text in trick.split()]
     game = Blob(len(cards), 1)
     state = start_state(game, [{c} for c in cards], trump, dealer=len(cards) - 1)
-    for action in (*[0] * (len(cards) - 1), 0, *cards):
-        game.step(state, np.array([action], np.int32))
-    return int(np.flatnonzero(state["won"][0])[0])
+    return int(np.flatnonzero(played(game, state, *[0] * len(cards), *cards)["won"][0])[0])
 
 
 def test_trick_winners() -> None:
@@ -149,8 +141,7 @@ def test_trick_winners() -> None:
 def test_scores() -> None:
     game = Blob(3, 4)
     state = start_state(game, [{0, 1, 2, 12}, {13, 14, 15, 16}, {26, 27, 28, 29}], 4, dealer=2)
-    for action in (3, 0, 0, 0, 13, 26, 1, 14, 27, 2, 15, 28, 12, 16, 29):
-        game.step(state, np.array([action], np.int32))
+    state = played(game, state, 3, 0, 0, 0, 13, 26, 1, 14, 27, 2, 15, 28, 12, 16, 29)
     assert scores_of(game, state) == [0, 10, 10]  # bid 3 and took 4; bid 0 and took none
 
 
@@ -167,41 +158,30 @@ def test_sizes_of_a_match() -> None:
 def test_a_match_carries_scores_and_draws_new_deals() -> None:
     game, rng = Blob(4, match=3), np.random.default_rng(0)
     for seed in (0, 1, 2, 12345678901234567890, 2**64 - 1):
-        state = np.zeros(1, game.state_dtype)
-        game.initial(np.array([seed], np.uint64), state)
-        moves: list[int] = []
+        state, moves = start(game, seed), []
         totals = np.zeros(4, int)
         for number, size in enumerate(match_sizes(3, 4)):
             fields = state[0]
             assert (fields["cards"], fields["trump"], fields["dealer"]) == (size, number % 5, number % 4)
-            hands = [{c for c in range(52) if int(h) >> c & 1} for h in fields["hands"]]
+            hands = [cards_of(hand) for hand in fields["hands"]]
             assert len(set.union(*hands)) == 4 * size
             twin = NaiveRound(hands, number % 5, number % 4)
             while not twin.over():
-                assert legal_of(game, state) == twin.legal()
+                assert legal_actions(game, state) == twin.legal()
                 moves.append(int(rng.choice(twin.legal())))
                 play(game, state, twin, moves[-1])
             totals += twin.scores()
             assert state[0]["totals"].tolist() == totals.tolist()
-        done, utility = np.zeros(1, np.bool_), np.zeros((1, 4))
-        game.outcome(state, done, utility)
-        assert done[0]
-        np.testing.assert_allclose(utility[0], 2 * totals / sum(10 + c for c in match_sizes(3, 4)) - 1)
+        np.testing.assert_allclose(result(game, state), 2 * totals / sum(10 + c for c in match_sizes(3, 4)) - 1)
         check_annotations(game, seed, moves, totals)
 
 
 def check_annotations(game: Blob, seed: int, moves: list[int], totals: np.ndarray) -> None:
     """The record alone must give the same scores: deal, bids and cards."""
-    extra = game.annotate(seed, moves)
-    left, sums = list(moves), np.zeros(game.num_players, int)
-    for setup, scores in zip(extra["setup"], extra["scores"], strict=True):
-        twin = NaiveRound([set(hand) for hand in setup["hands"]], setup["trump"], setup["dealer"])
-        while not twin.over():
-            twin.step(left.pop(0))
-        assert twin.scores() == scores
-        sums += scores
+    extra, left = game.annotate(seed, moves), list(moves)
+    assert [replay(setup, left).scores() for setup in extra["setup"]] == extra["scores"]
     assert not left
-    assert sums.tolist() == totals.tolist()
+    assert np.sum(extra["scores"], axis=0).tolist() == totals.tolist()
 
 
 def test_setup_of_a_round_replays() -> None:
@@ -227,9 +207,7 @@ def test_setup_of_a_round_replays() -> None:
 def test_texts() -> None:
     game = Blob(4, 5)
     assert (card("SA"), card("h10"), card("bid 3"), card("S2/bid 0")) == (12, 21, 3, 0)
-    state = np.zeros(1, game.state_dtype)
-    game.initial(np.array([3], np.uint64), state)
-    assert game.render_move(state, 3) == "bid 3"
+    assert game.render_move(start(game, 3), 3) == "bid 3"
     for text in ("", "bid 60", "X4", "S1", "SA/bid 1"):
         with pytest.raises(SettingError, match="bid or a card"):
             game.parse(text)

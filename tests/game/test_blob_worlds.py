@@ -15,7 +15,8 @@ import pytest
 
 from grove.game.blob import Blob
 from tests.support.blob_tools import bits, both, cards_of, play, start_state
-from tests.support.naive_blob import NaiveRound, suit
+from tests.support.naive_blob import suit
+from tests.support.positions import legal_actions, played, result, start
 
 LEAST_P = 1e-4
 SAMPLES_PER_DEAL = 40
@@ -72,21 +73,14 @@ def test_hidden_cards_change_no_world() -> None:
 
 def test_a_match_hides_later_deals() -> None:
     game = Blob(4, match=3)
-    state = np.zeros(1, game.state_dtype)
-    game.initial(np.array([5], np.uint64), state)
+    state, rng = start(game, 5), np.random.default_rng(0)
     world = draw(game, state, 1, 0)
     assert (int(world["key"][0]), int(state["key"][0])) == (0, 5)
-    rng, offsets, actions = np.random.default_rng(0), np.zeros(2, np.int64), np.zeros(game.max_legal, np.int32)
-    moves = 0
-    while not world["over"][0]:
-        game.legal(world, offsets, actions)
-        game.step(world, actions[rng.integers(offsets[1]), np.newaxis])
-        moves += 1
-    assert moves == 4 + 4 * 3
-    done, utility = np.zeros(1, np.bool_), np.zeros((1, 4))
-    game.outcome(world, done, utility)
+    for _ in range(4 + 4 * 3):
+        assert result(game, world) is None
+        world = played(game, world, int(rng.choice(legal_actions(game, world))))
     scores = [10 + b if b == w else 0 for b, w in zip(world["bids"][0], world["won"][0], strict=True)]
-    np.testing.assert_allclose(utility[0], 2 * np.array(scores) / 13 - 1)
+    np.testing.assert_allclose(result(game, world), 2 * np.array(scores) / 13 - 1)
 
 
 # -- uniformity ------------------------------------------------------------------------------------------------------
@@ -119,13 +113,14 @@ def small_round(game: Blob, seed: int, cards_left: dict[int, int], voids: dict[i
 
 
 def all_deals(game: Blob, state: np.ndarray, voids: dict[int, set[int]]) -> list[tuple[int, ...]]:
-    """Return the hands of seats 1.. of every consistent deal, by brute force."""
-    hands = [cards_of(hand) for hand in state["hands"][0]]
-    pool = sorted(set(range(52)) - cards_of(state["played"][0]) - hands[0])
+    """Return the hands of all seats but the mover in every consistent deal, by brute force."""
+    hands, me = [cards_of(hand) for hand in state["hands"][0]], int(state["mover"][0])
 
     def deal(seat: int, left: list[int]) -> list[tuple[int, ...]]:
         if seat == game.num_players:
             return [()]
+        if seat == me:
+            return deal(seat + 1, left)
         allowed = [c for c in left if suit(c) not in voids.get(seat, set())]
         found = []
         for hand in itertools.combinations(allowed, len(hands[seat])):
@@ -133,7 +128,15 @@ def all_deals(game: Blob, state: np.ndarray, voids: dict[int, set[int]]) -> list
             found += [(bits(set(hand)), *others) for others in deal(seat + 1, rest)]
         return found
 
-    return deal(1, pool)
+    return deal(0, sorted(set(range(52)) - cards_of(state["played"][0]) - hands[me]))
+
+
+def assert_uniform(game: Blob, state: np.ndarray, voids: dict[int, set[int]], seed: int) -> None:
+    deals = {deal: k for k, deal in enumerate(all_deals(game, state, voids))}
+    worlds = draw(game, state, SAMPLES_PER_DEAL * len(deals), seed)
+    others = np.delete(worlds["hands"], int(state["mover"][0]), axis=1)[:, : game.num_players - 1]
+    found = np.array([deals[tuple(map(int, hands))] for hands in others])
+    assert p_value(np.bincount(found, minlength=len(deals))) > LEAST_P
 
 
 HISTORIES = {
@@ -151,18 +154,10 @@ HISTORIES = {
 
 
 @pytest.mark.parametrize("name", HISTORIES)
-def test_worlds_are_uniform(name: str, record_property: pytest.FixtureRequest) -> None:
+def test_worlds_are_uniform(name: str) -> None:
     players, cards, left, voids = HISTORIES[name]
     game = Blob(players, cards)
-    state = small_round(game, 11, left, voids)
-    deals = {deal: k for k, deal in enumerate(all_deals(game, state, voids))}
-    worlds = draw(game, state, SAMPLES_PER_DEAL * len(deals), 12)
-    found = np.array([deals[tuple(map(int, hands[1:]))] for hands in worlds["hands"]])
-    p = p_value(np.bincount(found, minlength=len(deals)))
-    record_property("deals", len(deals))  # type: ignore[operator]
-    record_property("p", p)  # type: ignore[operator]
-    print(f"{name}: {len(deals)} deals, {len(worlds)} worlds, p = {p:.3f}")
-    assert p > LEAST_P
+    assert_uniform(game, small_round(game, 11, left, voids), voids, 12)
 
 
 def test_the_test_finds_a_biased_sampler() -> None:
@@ -202,20 +197,6 @@ def test_played_rounds_are_uniform_too() -> None:
         unknown = set(range(52)) - twin.played() - set.union(*twin.hands)
         gone = sorted(unknown)[: len(unknown) - HIDDEN]
         state["played"][0] |= np.uint64(bits(set(gone)))
-        check_played(game, state, twin, seed)
+        assert_uniform(game, state, twin.voids(), seed)
         tested += 1
     assert tested == 3
-
-
-def check_played(game: Blob, state: np.ndarray, twin: NaiveRound, seed: int) -> None:
-    seats = [p for p in range(game.num_players) if p != twin.mover]
-    pool = sorted(set(range(52)) - cards_of(state["played"][0]) - twin.hands[twin.mover])
-    deals = {}
-    for hands in itertools.product(*(itertools.combinations(pool, len(twin.hands[p])) for p in seats)):
-        held = [c for hand in hands for c in hand]
-        fits = all(suit(c) not in twin.voids()[p] for p, hand in zip(seats, hands, strict=True) for c in hand)
-        if len(set(held)) == len(held) and fits:
-            deals[tuple(bits(set(hand)) for hand in hands)] = len(deals)
-    worlds = draw(game, state, SAMPLES_PER_DEAL * len(deals), seed)
-    found = np.array([deals[tuple(int(h) for h in hands[seats])] for hands in worlds["hands"]])
-    assert p_value(np.bincount(found, minlength=len(deals))) > LEAST_P

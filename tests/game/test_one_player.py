@@ -5,28 +5,13 @@ from __future__ import annotations
 import inspect
 import shutil
 
-import numpy as np
 import pytest
 
 from grove.game import check, load_game
-from grove.mcts import Forest, SearchSettings
 from tests.conftest import Grove
 from tests.support.one_player import Stairs
-from tests.support.search_tools import GAMES, HashEvaluator, set_all_roots, start
 
-RUN = (
-    "selfplay",
-    "--game",
-    "tests.support.one_player:Stairs",
-    "--games",
-    12,
-    "--simulations",
-    12,
-    "--workers",
-    2,
-    "--seed",
-    3,
-)
+RUN = ("selfplay", "--game", "tests.support.one_player:Stairs", "--games", 12, "--simulations", 12, "--workers", 2, "--seed", 3)
 
 
 def test_it_keeps_the_contract() -> None:
@@ -47,19 +32,3 @@ def test_it_is_played_to_the_end(grove: Grove, how: str) -> None:
     stats = grove.play("data", "stats", "run")
     assert "mean utility" in stats
     assert "won" not in stats
-
-
-@pytest.mark.parametrize("name", ["stairs", "connect_four", "ring"])
-@pytest.mark.parametrize("width", [1, 2, 3, 4])
-def test_values_of_another_width_are_refused(name: str, width: int) -> None:
-    game = GAMES[name]
-    forest = Forest(game, 1, SearchSettings(simulations=3))
-    set_all_roots(forest, [(start(game), 0)], np.zeros(1, np.uint64))
-    rows = forest.ask()
-    logits = np.zeros((1, game.num_actions), np.float32)
-    if width == game.num_players or (width == 1 and game.zero_sum):
-        forest.tell(rows.ids, logits, np.zeros((1, width), np.float32))
-        return
-    with pytest.raises(ValueError, match="values must be"):
-        forest.tell(rows.ids, logits, np.zeros((1, width), np.float32))
-    forest.tell(rows.ids, *HashEvaluator(game, game.num_players).batch(rows.observations))
