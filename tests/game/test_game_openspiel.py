@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import pyspiel
 import pytest
 
 from grove.game import Game, load_game
-from tests.support.naive_games import naive_hex
 
 GAMES = 2000
 SPECS = {"connect_four": "connect_four"} | {f"hex:size={n}": f"hex(board_size={n})" for n in (2, 3, 5, 7, 11, 13)}
@@ -59,39 +57,3 @@ def test_random_games_agree(spec: str) -> None:
         game.step(states, chosen)
         for state, action in zip(theirs, chosen.tolist(), strict=True):
             state.apply_action(action)
-
-
-def successors(game: Game, states: np.ndarray, theirs: list[Any]) -> tuple[np.ndarray, list[Any]]:
-    """Return all positions one move on, each once; two orders of the same moves lead to equal bytes."""
-    done, _, _, offsets, actions = ask(game, states)
-    parents = np.repeat(np.arange(len(states)), np.where(done, 0, np.diff(offsets)))
-    moves = np.concatenate([actions[offsets[i] : offsets[i + 1]] for i in range(len(states)) if not done[i]] or [[]])
-    after = states[parents]
-    game.step(after, moves.astype(np.int32))
-    keys = after.view(f"V{after.dtype.itemsize}")
-    _, first = np.unique(keys, return_index=True)
-    return after[first], [theirs[parents[i]].child(int(moves[i])) for i in first]
-
-
-def count_undecided(size: int) -> int:
-    """Count the colourings in turn order where neither seat is connected: all can be reached, as stones only join."""
-    count, twin = 0, naive_hex(size)()
-    for colours in itertools.product((None, 0, 1), repeat=size * size):
-        if colours.count(0) - colours.count(1) in (0, 1):
-            twin.stones = tuple({divmod(i, size) for i, c in enumerate(colours) if c == seat} for seat in (0, 1))
-            count += twin.utility() is None
-    return count
-
-
-@pytest.mark.parametrize("size", [2, 3])
-def test_full_hex_trees_agree(size: int) -> None:
-    game, reference = load_game(f"hex:size={size}"), pyspiel.load_game(f"hex(board_size={size})")
-    states = np.empty(1, game.state_dtype)
-    game.initial(np.zeros(1, np.uint64), states)
-    theirs, undecided = [reference.new_initial_state()], 0
-    while len(states):
-        answers = ask(game, states)
-        compare_ply(theirs, answers)
-        undecided += int((~answers[0]).sum())
-        states, theirs = successors(game, states, theirs)
-    assert undecided == count_undecided(size)

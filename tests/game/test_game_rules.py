@@ -14,7 +14,6 @@ from grove.common.errors import SettingError
 from grove.game import AdaptedGame, Game, check, load_game
 from tests.support.naive_games import NaiveConnectFour, NaiveHex, naive_hex
 from tests.support.positions import legal_actions, line, mover, observation, played, result, start
-from tests.support.three_player import ThreePlayer
 
 
 @pytest.mark.parametrize("spec", ["connect_four", *(f"hex:size={n}" for n in (2, 3, 5, 8, 11, 19))])
@@ -22,8 +21,9 @@ def test_built_in_games_keep_the_contract(spec: str) -> None:
     check(load_game(spec), games=10 if spec.endswith("19") else 50)
 
 
-def test_three_player_game_keeps_the_contract() -> None:
-    check(ThreePlayer(), games=200, seed=5)
+@pytest.mark.parametrize("spec", ["tests.support.one_player:Stairs", "tests.support.three_player:Ring"])
+def test_games_for_other_numbers_of_players_keep_the_contract(spec: str) -> None:
+    check(load_game(spec), seed=5)
 
 
 TWINS = {"connect_four": NaiveConnectFour} | {f"hex:size={n}": naive_hex(n) for n in (2, 3, 4, 5, 7, 11)}

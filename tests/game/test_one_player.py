@@ -7,15 +7,10 @@ import shutil
 
 import pytest
 
-from grove.game import check, load_game
 from tests.conftest import Grove
 from tests.support.one_player import Stairs
 
 RUN = ("selfplay", "--game", "tests.support.one_player:Stairs", "--games", 12, "--simulations", 12, "--workers", 2, "--seed", 3)
-
-
-def test_it_keeps_the_contract() -> None:
-    check(load_game("tests.support.one_player:Stairs"))
 
 
 @pytest.mark.parametrize("how", ["--evaluator test", "--evaluator rollout", "--pool process", "--pool thread"])

@@ -7,14 +7,14 @@ import numpy as np
 from grove.game import load_game
 from grove.game.connect_four import ConnectFour
 from grove.game.hex import Hex
-from tests.support.three_player import ThreePlayer
 
 GAMES = {
-    **{"connect_four": ConnectFour(), "ring": ThreePlayer(), "stairs": load_game("tests.support.one_player:Stairs")},
+    **{"connect_four": ConnectFour(), "ring": load_game("tests.support.three_player:Ring")},
+    **{"stairs": load_game("tests.support.one_player:Stairs")},
     **{f"hex{n}": Hex(n) for n in (2, 3, 4, 5, 7)},
 }
-"""Ring has three players who may move twice in a row, and its utilities do not sum to zero; stairs has one player and
-is plain Python."""
+"""Ring has three players who may move twice in a row, and its utilities do not sum to zero; stairs has one player. Both
+are plain Python."""
 HIDDEN = {
     "blob3": load_game("blob:players=3,cards=3"),
     "blob5": load_game("blob:players=5,cards=2"),
