@@ -15,7 +15,7 @@ from tests.support.positions import GAMES, random_position, some_positions
 from tests.support.search_tools import (
     HashEvaluator,
     all_trees,
-    planted,
+    rooted,
     run,
     run_untidily,
     search_settings,

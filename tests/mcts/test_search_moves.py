@@ -15,7 +15,7 @@ from grove.mcts.kernels.layout import tree_dtype
 from grove.mcts.kernels.moves import choose
 from grove.mcts.settings import temperature_steps
 from tests.support.positions import GAMES, random_position, start
-from tests.support.search_tools import HashEvaluator, forest_tree, planted, run, search_settings, visits_of
+from tests.support.search_tools import HashEvaluator, forest_tree, rooted, run, search_settings, visits_of
 
 KEYS = 20_000
 VISITS = [(0, 10), (2, 40), (3, 40), (6, 10)]

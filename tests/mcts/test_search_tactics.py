@@ -9,7 +9,7 @@ import pytest
 
 from grove.workers.selfplay.evaluators import RolloutEvaluator
 from tests.support.positions import GAMES, legal_actions, line, played, random_position, result
-from tests.support.search_tools import Solver, most_visited, planted, search_settings
+from tests.support.search_tools import Solver, most_visited, rooted, search_settings
 
 
 class Tactic(NamedTuple):

@@ -28,7 +28,7 @@ from tests.support.search_tools import (
     forest_tree,
     naive_tree,
     path_of,
-    planted,
+    rooted,
     roots_of,
     run,
     run_untidily,

@@ -17,7 +17,7 @@ from tests.support.search_tools import (
     all_trees,
     done,
     most_visited,
-    planted,
+    rooted,
     roots_of,
     run,
     search_settings,
