@@ -20,7 +20,7 @@ Evaluate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Observation -> logits float32 [A], seat-relative values float32 [P] or, in a zero-sum game, [1]."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Edge:
     action: int
     prior: np.float32
@@ -146,10 +146,14 @@ class NaiveSearch:
         s = self.settings
         scale = (math.log((1 + visits + s.c_puct_base) / s.c_puct_base) + s.c_puct) * math.sqrt(visits)
         unvisited = mean - s.fpu_reduction * math.sqrt(node.visited_prior)
+        new = [edge for edge in node.edges if edge not in node.order]
+        leader = max(new, key=lambda edge: edge.prior, default=None)  # scores of others may be rounded to its own
         best, best_score = None, -math.inf
         for edge in node.edges:  # ascending actions: the first of equals stays
             waits = self.pending(edge)
             n = edge.visits + waits
+            if not n and edge is not leader:
+                continue
             q = (edge.value[node.to_play] - s.virtual_loss * waits) / n if n else unvisited
             score = q + scale * float(edge.prior) / (1 + n)
             if score > best_score:
