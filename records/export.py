@@ -93,7 +93,7 @@ def _row(game: ScannedGame) -> dict[str, Any]:
         "run": game.log.file.run.identity or None,
         "log": os.fsencode(game.log.file.path).decode(errors="backslashreplace"),
         "line": game.line,
-        "game": _text(record.game),
+        "game": record.game,
         "index": record.index,
         "seed": record.seed,
         "status": record.status,
@@ -104,12 +104,7 @@ def _row(game: ScannedGame) -> dict[str, Any]:
             for visits in record.visits
         ],
         "values": record.values,
-        "models": [None if model is None else _text(model) for model in record.models],
+        "models": record.models,
         "seconds": record.seconds,
         "extra": json.dumps(record.extra) if record.extra else None,
     }
-
-
-def _text(text: str) -> str:
-    """Return text that UTF-8 can hold: JSON may name halves of characters."""
-    return text.encode(errors="backslashreplace").decode()

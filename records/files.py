@@ -15,28 +15,26 @@ import io
 import json
 import os
 import stat
+import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
+
+import msgspec
 
 from grove.common.errors import RecordError
 
 LONGEST_LINE = 16 << 20
 """Bytes of the longest line that is read; a game of 500 moves with 500 visited actions each takes a sixth of it."""
-BLOCK = 1 << 16
-"""Bytes read at once; small enough for a core's own cache, which makes counting a third faster."""
-LARGEST_RATIO = 200
-"""A compressed log that grows by more is taken for a bomb; logs of games grow five- to fifteenfold."""
-_UNSUSPICIOUS = 64 << 20
-"""Bytes that any compressed log may grow to."""
-_LARGEST_RUN_FILE = 16 << 20
 LOG_NAMES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+_BLOCK = 1 << 16
+_LARGEST_RUN_FILE = 16 << 20
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _ZSTD_WINDOW = 128 << 20
 _ZSTD_PIECE = 1 << 10
-"""Bytes decompressed at once: four make 128 KiB at most, so a piece makes 32 MiB at most."""
+"""Bytes decompressed at once; four make 128 KiB at most, so a piece makes 32 MiB at most."""
 
 
 class Run(NamedTuple):
@@ -129,15 +127,22 @@ def _run_of(path: Path, runs: dict[Path, Run], troubles: list[Trouble]) -> Run:
     return runs[folder]
 
 
+class _Start(msgspec.Struct):
+    """What run.json says of a run's first start."""
+
+    seed: Any
+    time: Any
+    pid: Any = None
+
+
 def _run_in(folder: Path, logs: Path, troubles: list[Trouble]) -> Run:
     try:
-        content = json.loads(read_whole(folder / "run.json"))
-        parts = [content["seed"], content["time"], content.get("pid"), logs.relative_to(folder).as_posix()]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        start = msgspec.json.decode(read_whole(folder / "run.json"), type=_Start)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         why = f"{reason(error)}; its games count as those of no run, so a mark does not know them"
         troubles.append(Trouble(folder / "run.json", why))
         return Run(folder, "")
-    text = json.dumps(parts)
+    text = json.dumps([start.seed, start.time, start.pid, logs.relative_to(folder).as_posix()])
     return Run(folder, hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
@@ -156,7 +161,7 @@ def open_regular(path: Path) -> IO[bytes]:
     fd = os.open(path, flags)
     try:
         _refuse_special(os.fstat(fd).st_mode)
-        return os.fdopen(fd, "rb", buffering=0)
+        return os.fdopen(fd, "rb", buffering=_BLOCK)
     except BaseException:
         os.close(fd)
         raise
@@ -180,8 +185,8 @@ class LineReader:
         self.grew = False
         self._limit = size
 
-    def blocks(self) -> Iterator[tuple[int, list[bytes] | None]]:
-        """Yield (number of the first line, from 1; lines with their newlines), or None for one line that is too long.
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (number from 1, line with its newline); of one that is too long to be a game no byte.
 
         Raises RecordError when the file, or the rest of it, cannot be read.
         """
@@ -189,77 +194,69 @@ class LineReader:
             with open_regular(self.path) as raw:
                 if self._limit is None:
                     self.size = os.fstat(raw.fileno()).st_size
-                yield from _split(self._content(raw), self)
+                yield from enumerate(self._split(self._opened(raw)), 1)
                 self.grew = os.fstat(raw.fileno()).st_size > self.size
         except (OSError, EOFError, zlib.error) as error:
             raise RecordError(f"cannot be read: {reason(error)}") from error
 
-    def _content(self, raw: IO[bytes]) -> Iterator[bytes]:
-        """Yield the uncompressed bytes in blocks."""
+    def _opened(self, raw: IO[bytes]) -> IO[bytes]:
         begin = raw.read(4)
         raw.seek(0)
-        kinds = [kind for magic, kind in _MAGIC.items() if begin.startswith(magic)]
-        if not kinds:
-            left = self.size
-            while left and (block := raw.read(min(BLOCK, left))):
-                left -= len(block)
-                yield block
-            return
-        self.compression = kinds[0]
-        yield from _checked(_decompressed(raw, kinds[0]), self.size)
+        self.compression = next((kind for magic, kind in _MAGIC.items() if begin.startswith(magic)), "")
+        if self.compression == "gzip":
+            return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
+        if self.compression == "zstd":
+            return io.BufferedReader(_Unpacked(raw), _BLOCK)
+        return raw
+
+    def _split(self, file: IO[bytes]) -> Iterator[bytes]:
+        left = sys.maxsize if self.compression else self.size
+        while left and (line := file.readline(min(LONGEST_LINE + 1, left))):
+            left -= len(line)
+            self.complete = line.endswith(b"\n")
+            if not self.complete and len(line) > LONGEST_LINE:
+                line = b""
+                while left and not self.complete and (rest := file.readline(min(_BLOCK, left))):
+                    left -= len(rest)
+                    self.complete = rest.endswith(b"\n")
+            yield line
 
 
-def _split(blocks: Iterable[bytes], reader: LineReader) -> Iterator[tuple[int, list[bytes] | None]]:
-    begun: list[bytes] = []
-    size, number = 0, 1
-    for block in blocks:
-        lines = io.BytesIO(block).readlines()  # looks for newlines twice as fast as bytes.split
-        rest = b"" if block.endswith(b"\n") else lines.pop()
-        if lines:
-            size += len(lines[0])
-            if size > LONGEST_LINE + 1:
-                yield number, None
-                number += 1
-                del lines[0]
-            else:
-                lines[0] = b"".join([*begun, lines[0]])
-            if lines:
-                yield number, lines
-                number += len(lines)
-            begun, size = [], 0
-        begun.append(rest)
-        size += len(rest)
-        if size > LONGEST_LINE:
-            begun.clear()
-    if size:
-        reader.complete = False
-        yield number, None if size > LONGEST_LINE else [b"".join(begun)]
+class _Unpacked(io.RawIOBase):
+    """The content of a file compressed with zstd, which may be several frames; one cut short is an EOFError.
 
-
-def _decompressed(raw: IO[bytes], kind: str) -> Iterator[bytes]:
-    """Yield the uncompressed content of `raw` in pieces of some MiB at most.
-
-    Raises OSError, EOFError or zlib.error where it is damaged, OSError when the package for it is missing.
+    zstandard's own reader would take a cut frame for the end.
     """
-    if kind == "gzip":
-        stream = gzip.GzipFile(fileobj=raw)
-        while piece := stream.read1(BLOCK):  # read would lose what comes before damage
-            yield piece
-        return
-    zstandard = _zstandard()
-    make = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj
-    frame, begun = make(), False
-    try:
-        while data := raw.read(_ZSTD_PIECE):
-            while data:
-                yield frame.decompress(data)
-                begun = not frame.eof
-                data = frame.unused_data if frame.eof else b""
-                frame = make() if frame.eof else frame
-    except zstandard.ZstdError as error:
-        raise OSError(reason(error)) from error
-    if begun:
-        raise EOFError("the compressed file ends in mid-frame")
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw, self._kept = raw, memoryview(b"")
+        self._zstandard = _zstandard()
+        self._decompressor = self._zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+        self._frame, self._packed = self._decompressor.decompressobj(), b""
+        self._begun = False
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` with what comes next; 0 at the end."""
+        while not self._kept:
+            packed = self._packed or self._raw.read(_ZSTD_PIECE)
+            if not packed and self._begun:
+                raise EOFError("the compressed file ends in mid-frame")
+            if not packed:
+                return 0
+            try:
+                self._kept = memoryview(self._frame.decompress(packed))
+            except self._zstandard.ZstdError as error:
+                raise OSError(reason(error)) from error
+            self._begun, self._packed = not self._frame.eof, self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame = self._decompressor.decompressobj()
+        count = min(len(buffer), len(self._kept))
+        buffer[:count], self._kept = self._kept[:count], self._kept[count:]
+        return count
 
 
 def compress(raw: IO[bytes], kind: str) -> IO[bytes]:
@@ -280,14 +277,3 @@ def _zstandard() -> Any:
         raise OSError(
             "it is compressed with zstd and the package zstandard is missing; install grove-selfplay[data]"
         ) from None
-
-
-def _checked(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Pass on in blocks what a file of `size` bytes was made into. Raises OSError when it grows beyond all measure."""
-    total = 0
-    for piece in pieces:
-        total += len(piece)
-        if total > max(_UNSUSPICIOUS, LARGEST_RATIO * size):
-            raise OSError(f"it grows to more than {LARGEST_RATIO} times its size; the rest was not read")
-        for at in range(0, len(piece), BLOCK):
-            yield piece[at : at + BLOCK]

@@ -6,7 +6,8 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -37,45 +38,48 @@ class LineLog:
 
     def write(self, line: bytes) -> None:
         """Append `line`, which ends in a newline."""
-        try:
-            if self._fd is None:
-                self._fd = self._open()
-            self._append(self._fd, b"\n" + line if self._torn else line)
-            self._torn, self._unsynced = False, os.fstat(self._fd).st_nlink > 0
-            if not self._unsynced:
-                raise OSError("it was removed")
-            self._sync_if_due()
-        except OSError as error:
-            self._drop_empty()
-            raise StorageError(
-                f"cannot write {self.path}: {error}; free some space or choose another folder"
-            ) from error
+        with self._failures("write", "free some space or choose another folder"):
+            try:
+                if self._fd is None:
+                    self._fd = self._open()
+                self._append(self._fd, b"\n" + line if self._torn else line)
+                self._torn, self._unsynced = False, os.fstat(self._fd).st_nlink > 0
+                if not self._unsynced:
+                    raise OSError("it was removed")
+                self._sync_if_due()
+            except OSError:
+                self._drop_empty()
+                raise
 
     def sync_if_due(self) -> None:
         """Sync what was written longer ago than the policy allows; to be called now and then when no line comes."""
-        try:
+        with self._failures("sync", "look after the disk"):
             self._sync_if_due()
-        except OSError as error:
-            raise StorageError(f"cannot sync {self.path}: {error}; look after the disk") from error
 
     def close(self) -> None:
         """Sync by policy and close; closing twice is harmless."""
         if self._fd is None:
             return
         fd, self._fd = self._fd, None
-        try:
-            if self._unsynced and self._every_s is not None:
-                self._sync(fd)
-        except OSError as error:
-            raise StorageError(f"cannot sync {self.path}: {error}; look after the disk") from error
-        finally:
-            os.close(fd)
+        with self._failures("sync", "look after the disk"):
+            try:
+                if self._unsynced and self._every_s is not None:
+                    self._sync(fd)
+            finally:
+                os.close(fd)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextmanager
+    def _failures(self, doing: str, remedy: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(f"cannot {doing} {self.path}: {error}; {remedy}") from error
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -129,32 +133,9 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-class GameLog:
+class GameLog(LineLog):
     """The log of one worker: finished games, one line each."""
-
-    def __init__(self, path: Path, fsync_every_s: float | None = FSYNC_EVERY_S) -> None:
-        """Remember `path`, whose folder must exist. `fsync_every_s`: 0 syncs every game, None never."""
-        self._lines = LineLog(path, fsync_every_s)
-
-    @property
-    def path(self) -> Path:
-        """Where the games go."""
-        return self._lines.path
 
     def append(self, record: GameRecord) -> None:
         """Write one finished game. Raises RecordError when it cannot be encoded or written."""
-        self._lines.write(encode(record))
-
-    def sync_if_due(self) -> None:
-        """Sync by policy; to be called now and then, because no game may come for long."""
-        self._lines.sync_if_due()
-
-    def close(self) -> None:
-        """Sync by policy and close."""
-        self._lines.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self.write(encode(record))

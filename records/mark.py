@@ -6,32 +6,37 @@ runs are resumed, logs are repaired, compressed or renamed, folders moved, and o
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import time
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import numpy as np
 
 from grove.common.errors import RecordError
 from grove.records.files import read_whole, reason
 from grove.records.scan import NameRows, Survey, first_of_each
 
-FORMAT = 1
 _LARGEST = 4 << 30
+
+
+class _Mark(msgspec.Struct):
+    grove_mark: Literal[1]
+    games: dict[str, dict[str, bytes]]
+    """Game spec -> run's identity -> index and seed of each game, little-endian uint64; base64 in the file."""
+    time: float = 0.0
 
 
 def write_mark(path: Path, survey: Survey) -> None:
     """Remember all games of `survey` in the file `path`, which is replaced at once. Raises RecordError."""
     games = {
-        spec: {run: base64.b64encode(rows.astype("<u8").tobytes()).decode() for run, rows in runs.items()}
-        for spec, runs in survey.games.items()
+        spec: {run: rows.astype("<u8").tobytes() for run, rows in runs.items()} for spec, runs in survey.games.items()
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="ascii") as file:
-            json.dump({"grove_mark": FORMAT, "time": round(time.time(), 3), "games": games}, file)
+        with temporary.open("wb") as file:
+            file.write(msgspec.json.encode(_Mark(1, games, round(time.time(), 3))))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -45,11 +50,23 @@ def new_games(path: Path, survey: Survey) -> dict[str, int]:
 
     Raises RecordError when the mark cannot be read.
     """
-    known = _read_mark(path)
+    known: dict[str, dict[str, NameRows]] = {}
+    try:
+        mark = msgspec.json.decode(read_whole(path, _LARGEST), type=_Mark)
+        known = {spec: {run: _rows(rows) for run, rows in runs.items()} for spec, runs in mark.games.items()}
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+        why = f"the mark {path} cannot be read: {reason(error)}"
+        raise RecordError(f"{why}; name another, or remove it to start anew") from error
     return {
         spec: sum(_fresh(rows, known.get(spec, {}).get(run)) for run, rows in runs.items())
         for spec, runs in survey.games.items()
     }
+
+
+def _rows(content: bytes) -> NameRows:
+    return np.frombuffer(content, "<u8").astype(np.uint64).reshape(-1, 2)
 
 
 def _fresh(rows: NameRows, known: NameRows | None) -> int:
@@ -60,20 +77,3 @@ def _fresh(rows: NameRows, known: NameRows | None) -> int:
     new = np.arange(len(both)) >= len(known)
     order = np.lexsort((new, both[:, 1], both[:, 0]))
     return int((first_of_each(both[order]) & new[order]).sum())
-
-
-def _read_mark(path: Path) -> dict[str, dict[str, NameRows]]:
-    try:
-        content = json.loads(read_whole(path, _LARGEST))
-        if not isinstance(content, dict) or content.get("grove_mark") != FORMAT:
-            raise ValueError(f"it is no mark of format {FORMAT}")
-        return {spec: {run: _rows(text) for run, text in runs.items()} for spec, runs in content["games"].items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        why = f"{type(error).__name__}: {reason(error)}" if isinstance(error, KeyError) else reason(error)
-        raise RecordError(f"the mark {path} cannot be read: {why}; name another, or remove it to start anew") from error
-
-
-def _rows(text: str) -> NameRows:
-    return np.frombuffer(base64.b64decode(text, validate=True), "<u8").astype(np.uint64).reshape(-1, 2)

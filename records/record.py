@@ -13,71 +13,80 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import Meta
 
 from grove.common.errors import LineError, RecordError
-from grove.records.files import LOG_NAMES, LineReader
+from grove.records.files import LOG_NAMES, LONGEST_LINE, LineReader
 
 SCHEMA = 1
 """Version of the line's layout; a reader refuses lines of a later one."""
-
-STATUSES = ("finished", "resigned", "timeout")
 DIGITS = 4
 """Decimals kept of root values: far below the noise of a search, and a third of the bytes of full floats."""
+LARGEST_INDEX, LARGEST_SEED, LARGEST_MOVE = (1 << 63) - 1, (1 << 64) - 1, (1 << 31) - 1
+JOINT = "+"
+"""Stands between the models of one decision, oldest first."""
+DEEPEST = 32
+"""Nesting of what a record's further keys hold; Blob's scores have 2."""
 
-# Not looking for circular lists saves a third of the time.
-_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
-_CRC_KEY = b',"crc32":'
-_TAIL = re.compile(rb',"crc32":(\d{1,10})\}\n?\Z')
-_TAIL_BYTES = len(b',"crc32":4294967295}\n')
-_NUMBER = rb"(0|[1-9][0-9]{0,19})"
-# Printable ASCII only: what JSON escapes, or refuses, is left to its parser.
-_BEGIN = re.compile(rb'\{"schema":1,"game":"([ !#-\[\]-~]{0,1000})","index":').match
-_NUMBERS = re.compile(_NUMBER + b',"seed":' + _NUMBER + b",").match
-LARGEST_INDEX = (1 << 63) - 1
-LARGEST_SEED = (1 << 64) - 1
-LARGEST_MOVE = (1 << 31) - 1
-LONGEST_SPEC = 1000
-"""Characters of a game spec."""
-_FIELDS = ("schema", "game", "index", "seed", "moves", "visits", "values", "models", "utilities", "status", "seconds")
-_groups: Callable[[Any], tuple[bytes, ...]] = re.Match.groups
-_PER_MOVE = ("visits", "values", "models")
+Status = Literal["finished", "resigned", "timeout"]
+_Spec = Annotated[str, Meta(max_length=1000)]
+_Whole = Annotated[int, Meta(ge=0)]
+_Small = Annotated[int, Meta(ge=0, le=LARGEST_MOVE)]
+_Pair = Annotated[list[_Small], Meta(min_length=2, max_length=2)]
+_Unit = Annotated[float, Meta(ge=-1 - 1e-9, le=1 + 1e-9)]
+_Units = Annotated[list[_Unit], Meta(min_length=1)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GameRecord:
-    """One finished game. Lists named per move are as long as `moves`; `None` stands where no search was made."""
+class _Played(msgspec.Struct, kw_only=True):
+    """What a line holds by name; the types are checked when it is read."""
 
-    game: str
+    game: _Spec
     """Canonical game spec, e.g. "hex:size=7"."""
-    index: int
+    index: _Whole
     """Game index within the run, from 0."""
-    seed: int
+    seed: _Whole
     """The game's own uint64 key, derived from (run seed, index); it is what `Game.initial` was given."""
-    moves: list[int]
+    moves: list[_Small]
     """Action numbers in order."""
-    visits: list[list[list[int]] | None]
+    visits: list[list[_Pair] | None]
     """Per move: [action, count] pairs of the root's visited actions, or None where the move was forced."""
-    values: list[list[float] | None]
+    values: list[_Units | None]
     """Per move: the root's value for each absolute seat, P floats in [-1, 1], kept to `DIGITS` decimals."""
-    models: list[str | None]
+    models: list[Annotated[str, Meta(max_length=200)] | None]
     """Per move: content hash of the model that answered; of all that did, joined by "+", where one replaced another in
     mid-search. A plain list, so that it lines up with `moves`."""
-    utilities: list[float]
+    utilities: _Units
     """The game's result for each absolute seat, P floats in [-1, 1]."""
-    status: str
+    status: Status
     """"finished", "resigned" or "timeout" (the cap on moves was reached before the rules decided)."""
-    seconds: float
+    seconds: Annotated[float, Meta(ge=0, le=1e9)]
     """Wall time from the game's first ask to its last move."""
-    schema: int = SCHEMA
-    """Version of the layout."""
-    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class GameRecord(_Played, kw_only=True):
+    """One finished game. Lists named per move are as long as `moves`; `None` stands where no search was made."""
+
+    extra: dict[str, Any] = msgspec.field(default_factory=dict)
     """Further keys of the line, such as the optional per-move lists `target`, `prior`, `q`, `kind`."""
+
+
+class Head(msgspec.Struct, gc=False):
+    """What names a game."""
+
+    schema: int
+    game: _Spec
+    index: _Whole
+    seed: _Whole
+
+
+class _Schema(msgspec.Struct):
+    schema: int
 
 
 class Problem(NamedTuple):
@@ -110,132 +119,104 @@ class Finished(NamedTuple):
 
 # -- one line ------------------------------------------------------------------------------------------------------
 
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
+_CRC = re.compile(rb',"crc32":(\d{1,10})\}\n?\Z')
+_CRC_BYTES = len(b',"crc32":4294967295}\n')
+_FIELDS = {"schema", "crc32", *_Played.__struct_fields__}
+_PER_MOVE = ("visits", "values", "models")
+_SHORT = 200
+"""Characters of an error text of the decoder, which may quote what it found."""
+_T = TypeVar("_T")
+_head = msgspec.json.Decoder(Head).decode
+_schema = msgspec.json.Decoder(_Schema).decode
+_played = msgspec.json.Decoder(_Played).decode
+_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
 
 def encode(record: GameRecord) -> bytes:
     """Return the record as one line, newline included.
 
     Raises RecordError when the record holds what JSON cannot, such as NaN or numpy scalars.
     """
-    values = [None if v is None else [round(x, DIGITS) for x in v] for v in record.values]
-    body = {
-        "schema": record.schema,
-        "game": record.game,
-        "index": record.index,
-        "seed": record.seed,
-        "moves": record.moves,
-        "visits": record.visits,
-        "values": values,
-        "models": record.models,
-        "utilities": record.utilities,
-        "status": record.status,
-        "seconds": round(record.seconds, DIGITS),
-        **record.extra,
-    }
+    body = {"schema": SCHEMA, **{name: getattr(record, name) for name in _Played.__struct_fields__}, **record.extra}
+    body["values"] = [None if v is None else [round(x, DIGITS) for x in v] for v in record.values]
+    body["seconds"] = round(record.seconds, DIGITS)
     try:
         text = _JSON.encode(body)
     except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(f"game {record.index} cannot be written as JSON: {error}") from error
     head = text[:-1].encode("ascii")
-    return head + _CRC_KEY + b"%d}\n" % zlib.crc32(head)
+    return head + b',"crc32":%d}\n' % zlib.crc32(head)
 
 
-def decode_line(line: bytes) -> GameRecord:
-    """Return the record in `line` (with or without its newline).
+def read_head(line: bytes) -> Head:
+    """Return what names the game in `line`, with or without its newline; of the line, only the checksum is verified.
 
-    Raises LineError when the line is torn, damaged, of a later schema or not a game record.
+    Raises LineError.
     """
-    _check_crc(line)
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise LineError("invalid", f"not JSON although the checksum fits: {error}") from error
-    del data["crc32"]
-    _check_fields(data)
-    return GameRecord(**{key: data.pop(key) for key in _FIELDS}, extra=data)
-
-
-class Heads(NamedTuple):
-    """What names the games of some lines, all of one spec."""
-
-    game: str
-    indices: list[int]
-    seeds: list[int]
-
-
-def read_head(line: bytes) -> tuple[str, int, int]:
-    """Return game spec, index and seed of the game in `line`, with or without its newline; the checksum is verified.
-
-    JSON is parsed only where the line is not as `encode` writes it. Raises LineError.
-    """
-    heads = written_heads([line if line.endswith(b"\n") else line + b"\n"])
-    if heads is None:
-        record = decode_line(line)
-        return record.game, record.index, record.seed
-    return heads.game, heads.indices[0], heads.seeds[0]
-
-
-def written_heads(lines: Sequence[bytes]) -> Heads | None:
-    """Return what names the games of `lines`, newlines included, which begin and end as `encode` writes them.
-
-    None where one of them does not, where its checksum does not fit, where they are of several specs, or where there
-    are none. Made for millions of lines: every step is one call that loops in C over them all.
-    """
-    first = _BEGIN(lines[0]) if lines else None
-    if first is None or not all(map(bytes.startswith, lines, repeat(first[0]))):
-        return None
-    numbers = list(map(_NUMBERS, lines, repeat(first.end())))
-    if not all(numbers):
-        return None
-    heads, _, tails = zip(*map(bytes.rpartition, lines, repeat(_CRC_KEY)), strict=True)
-    if tails != tuple(map(b"%d}\n".__mod__, map(zlib.crc32, heads))):
-        return None
-    indices, seeds = (list(map(int, texts)) for texts in zip(*map(_groups, numbers), strict=True))
-    if max(indices) > LARGEST_INDEX or max(seeds) > LARGEST_SEED:
-        return None
-    return Heads(first[1].decode("ascii"), indices, seeds)
-
-
-def _check_crc(line: bytes) -> None:
-    tail = _TAIL.search(line, max(0, len(line) - _TAIL_BYTES))  # not from the start: lines are long
+    if not line:
+        raise LineError("long", f"longer than {LONGEST_LINE >> 20} MiB, which is not read")
+    tail = _CRC.search(line, max(0, len(line) - _CRC_BYTES))  # not from the start: lines are long
     if tail is None:
         raise LineError("torn", "torn line: it does not end in its checksum (the writer was stopped in mid-write)")
     if zlib.crc32(memoryview(line)[: tail.start()]) != int(tail[1]):
         raise LineError("damaged", "damaged line: the checksum does not fit")
+    end = line.find(b',"moves":')  # Grove writes the head first, and no text can hold this: its quotes are escaped
+    try:
+        head = _head(line[:end] + b"}")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        head = _decoded(_head, line)
+    if head.schema != SCHEMA:
+        raise _of_schema(head.schema)
+    if head.index > LARGEST_INDEX or head.seed > LARGEST_SEED:
+        raise LineError("invalid", "not a game record: its index or seed is too large")
+    return head
 
 
-def _check_fields(data: dict[str, Any]) -> None:
-    schema = data.get("schema")
-    if type(schema) is int and schema > SCHEMA:
-        raise LineError("later", f"schema {schema}, but this Grove reads {SCHEMA}; use the Grove that wrote it")
-    missing = [key for key in _FIELDS if key not in data]
-    if missing:
-        raise LineError("invalid", f"not a game record: {', '.join(missing)} missing")
-    if type(schema) is not int or schema != SCHEMA:
-        raise LineError("invalid", f"schema must be {SCHEMA}")
-    if data["status"] not in STATUSES:
-        raise LineError("invalid", f"status {_short(data['status'])} is none of {', '.join(STATUSES)}")
-    if not all(isinstance(data[key], list) for key in ("moves", "utilities", *_PER_MOVE)):
-        raise LineError("invalid", "moves, utilities, visits, values and models must be lists")
-    uneven = [key for key in _PER_MOVE if len(data[key]) != len(data["moves"])]
-    if uneven:
-        entries = f"one entry for each of the {len(data['moves'])} moves"
-        raise LineError("invalid", f"{', '.join(uneven)} must hold {entries}")
-    if not isinstance(data["game"], str) or len(data["game"]) > LONGEST_SPEC:
-        raise LineError("invalid", f"game must be text of at most {LONGEST_SPEC} characters")
-    _check_numbers([data["index"]], LARGEST_INDEX, "index")
-    _check_numbers([data["seed"]], LARGEST_SEED, "seed")
-    _check_numbers(data["moves"], LARGEST_MOVE, "moves")
+def decode_line(line: bytes) -> GameRecord:
+    """Return the record in `line` (with or without its newline) after checking everything about it.
+
+    Raises LineError when the line is torn, damaged, of a later schema or not a game record.
+    """
+    head, played = read_head(line), _decoded(_played, line)
+    if (head.game, head.index, head.seed) != (played.game, played.index, played.seed):
+        raise LineError("invalid", "not a game record: it names its game twice")
+    seats, moves = len(played.utilities), len(played.moves)
+    if not all(len(getattr(played, key)) == moves for key in _PER_MOVE):
+        raise LineError("invalid", f"visits, values and models must hold one entry for each of the {moves} moves")
+    if not all(values is None or len(values) == seats for values in played.values):
+        raise LineError("invalid", f"values must be null or {seats} numbers for each move")
+    extra = {key: _decoded(msgspec.json.decode, raw) for key, raw in _raw(line).items() if key not in _FIELDS}
+    if _is_deeper(extra, DEEPEST):
+        raise LineError("invalid", f"further keys are nested deeper than {DEEPEST} times")
+    return GameRecord(**msgspec.structs.asdict(played), extra=extra)
 
 
-def _check_numbers(numbers: list[Any], largest: int, name: str) -> None:
-    if not all(type(n) is int and 0 <= n <= largest for n in numbers):
-        raise LineError("invalid", f"{name} must be whole numbers from 0 to {largest}")
+def check_record(record: GameRecord) -> None:
+    """Raise RecordError when the record holds what no search and no game can give."""
+    decode_line(encode(record))
 
 
-def _short(value: object) -> str:
-    """Return `value` for an error text, whatever it is and however large."""
-    text = repr(value[:40]) if isinstance(value, str) else f"({type(value).__name__})"
-    return f"{text}..." if isinstance(value, str) and len(value) > 40 else text
+def _decoded(decode: Callable[[bytes], _T], line: bytes) -> _T:
+    try:
+        return decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            if (schema := _schema(line).schema) > SCHEMA:
+                raise _of_schema(schema) from None
+        raise LineError("invalid", f"not a game record: {str(error)[:_SHORT]}") from error
+
+
+def _of_schema(schema: int) -> LineError:
+    if schema < SCHEMA:
+        return LineError("invalid", f"schema must be {SCHEMA}")
+    return LineError("later", f"schema {schema}, but this Grove reads {SCHEMA}; use the Grove that wrote it")
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    return depth < 0 or any(_is_deeper(v, depth - 1) for v in (value.values() if isinstance(value, dict) else value))
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
@@ -244,14 +225,14 @@ def _short(value: object) -> str:
 def read_log(path: Path) -> LogContents:
     """Return the games of one log and the lines that had to be skipped."""
     problems: list[Problem] = []
-    return LogContents(list(_decode_all(Path(path), problems)), problems)
+    return LogContents(list(_read(Path(path), decode_line, problems)), problems)
 
 
 def read_folder(folder: Path, problems: list[Problem] | None = None) -> Iterator[GameRecord]:
     """Yield the games of all logs in `folder`, log by log; skipped lines are appended to `problems`."""
     skipped = [] if problems is None else problems
     for path in log_paths(folder):
-        yield from _decode_all(path, skipped)
+        yield from _read(path, decode_line, skipped)
 
 
 def finished_indices(folder: Path) -> Finished:
@@ -263,13 +244,8 @@ def finished_indices(folder: Path) -> Finished:
     duplicates: set[int] = set()
     problems: list[Problem] = []
     for path in log_paths(folder):
-        for number, line in _lines_of(path, problems):
-            try:
-                index = read_head(line)[1]
-            except RecordError as error:
-                problems.append(Problem(path, number, str(error)))
-                continue
-            (duplicates if index in indices else indices).add(index)
+        for head in _read(path, read_head, problems):
+            (duplicates if head.index in indices else indices).add(head.index)
     for problem in problems:
         if not problem.line:
             remedy = "make it readable, or move it away and have them played again"
@@ -285,32 +261,21 @@ def log_paths(folder: Path) -> list[Path]:
 def indices_from(path: Path, start: int) -> tuple[list[int], int]:
     """Return the games of the log at `path` from byte `start` on, and the bytes read so far; the rest is skipped."""
     found: list[int] = []
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            for line in file:
-                start += len(line)
-                with suppress(RecordError):
-                    found.append(read_head(line)[1])
-    except OSError:  # there is no log, or no reading it: a start of the same run will see what it holds
-        pass
+    with suppress(OSError), path.open("rb") as file:  # unreadable: a start of the same run will see what it holds
+        file.seek(start)
+        for line in file:
+            start += len(line)
+            with suppress(RecordError):
+                found.append(read_head(line).index)
     return found, start
 
 
-def _decode_all(path: Path, problems: list[Problem]) -> Iterator[GameRecord]:
-    for number, line in _lines_of(path, problems):
-        try:
-            yield decode_line(line)
-        except RecordError as error:
-            problems.append(Problem(path, number, str(error)))
-
-
-def _lines_of(path: Path, problems: list[Problem]) -> Iterator[tuple[int, bytes]]:
+def _read(path: Path, parse: Callable[[bytes], _T], problems: list[Problem]) -> Iterator[_T]:
     try:
-        for first, lines in LineReader(path).blocks():
-            if lines is None:
-                problems.append(Problem(path, first, "too long to be a game"))
-            else:
-                yield from enumerate(lines, first)
+        for number, line in LineReader(path).lines():
+            try:
+                yield parse(line)
+            except LineError as error:
+                problems.append(Problem(path, number, str(error)))
     except RecordError as error:
         problems.append(Problem(path, 0, str(error)))

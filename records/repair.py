@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +110,7 @@ def _write_parts(plan: RepairPlan, path: Path, temporary: Path) -> None:
         before = rejected.tell()
         try:
             with _opened(raw, plan.log.compression) as kept:
-                for number, line in _lines(plan.log):
+                for number, line in LineReader(plan.log.file.path, plan.log.size).lines():
                     (rejected if number in plan.rejected else kept).write(line.removesuffix(b"\n") + b"\n")
             for file in (rejected, raw):
                 file.flush()
@@ -125,13 +124,6 @@ def _write_parts(plan: RepairPlan, path: Path, temporary: Path) -> None:
 
 def _opened(raw: IO[bytes], compression: str) -> AbstractContextManager[IO[bytes]]:
     return compress(raw, compression) if compression else nullcontext(raw)
-
-
-def _lines(log: Scanned) -> Iterator[tuple[int, bytes]]:
-    for first, lines in LineReader(log.file.path, log.size).blocks():
-        if lines is None:
-            raise RecordError(f"{log.file.path} is left as it was: it was written to meanwhile")
-        yield from enumerate(lines, first)
 
 
 def _verify(plan: RepairPlan, temporary: Path) -> None:

@@ -1,4 +1,4 @@
-"""Counting games: every log is read once, every line's checksum verified, JSON parsed only where a line is unusual.
+"""Counting games: every log is read once and every line's checksum verified.
 
 What names a game is (run, game spec, index, seed). A game that lies there twice counts once.
 """
@@ -9,16 +9,15 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from grove.common.errors import LineError, RecordError
-from grove.records.check import named, read_record
-from grove.records.files import LONGEST_LINE, FoundFiles, GameFile, LineReader, Run, Trouble
-from grove.records.record import GameRecord, Heads, Problem, read_head, written_heads
+from grove.records.files import FoundFiles, GameFile, LineReader, Run, Trouble
+from grove.records.record import GameRecord, Head, Problem, decode_line, read_head
 
 EXAMPLES = 5
 """Problems of a log that are kept word for word; all are counted."""
@@ -31,9 +30,7 @@ NameRows = NDArray[np.uint64]
 """[games, 2]: index and seed."""
 
 _GAME_BEGINS = b'{"schema":'
-_BELIEVED = 1000
-"""JSON lines after which a log without any game is believed to be another's: the rest is not parsed."""
-_TOO_LONG = LineError("long", f"longer than {LONGEST_LINE >> 20} MiB, which is not read")
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @dataclass
@@ -63,10 +60,8 @@ class Scanned:
     """Lines of a later schema."""
     unreadable: str = ""
     """Why the log, or the rest of it, could not be read; empty when all was."""
-    last_fault: tuple[int, str] = (0, "")
-    """Line and kind of the last of them."""
     was_games: bool = False
-    """Whether one of them begins or ends as a game does."""
+    """Whether one of the bad lines begins or ends as a game does."""
     being_written: bool = False
     """Whether the last line is without its end because its writer is at it."""
 
@@ -91,22 +86,61 @@ class Scanned:
         """Lines that should be games and cannot be used."""
         return 0 if self.kind == "other" else sum(self.bad[kind] for kind in BAD)
 
-    def add(self, heads: Heads, first: int) -> None:
-        """Count games whose lines begin with the number `first`."""
-        columns = self.games.setdefault(heads.game, Columns())
-        columns.index.extend(heads.indices)
-        columns.seed.extend(heads.seeds)
-        columns.line.extend(range(first, first + len(heads.indices)))
-
-    def note(self, number: int, error: LineError, line: bytes) -> None:
-        """Count a line that is no usable game."""
+    def note(self, error: LineError, line: bytes) -> None:
+        """Count the last line, which is no usable game."""
         self.bad[error.kind] += 1
         if error.kind == "later":
-            self.later.append(number)
-        self.last_fault = (number, error.kind)
+            self.later.append(self.lines)
         self.was_games |= error.kind in ("damaged", "invalid", "later") or line.startswith(_GAME_BEGINS)
         if len(self.examples) < EXAMPLES:
-            self.examples.append(Problem(self.file.path, number, str(error)))
+            self.examples.append(Problem(self.file.path, self.lines, str(error)))
+
+
+def scan_file(file: GameFile, held: bool = False, in_full: bool = False) -> Scanned:
+    """Read one log; never raises for what is in it. `held`: a run that plays holds its folder.
+
+    `in_full`: check every line in full, which takes several times as long.
+    """
+    log, reader = Scanned(file), LineReader(file.path)
+    parse: Callable[[bytes], GameRecord | Head] = decode_line if in_full else read_head
+    last = ""  # what is wrong with the last line
+    try:
+        for log.lines, line in reader.lines():
+            try:
+                game, last = parse(line), ""
+            except LineError as error:
+                error = _foreign(error, line)
+                log.note(error, line)
+                last = error.kind
+                continue
+            columns = log.games.get(game.game) or log.games.setdefault(game.game, Columns())
+            columns.index.append(game.index)
+            columns.seed.append(game.seed)
+            columns.line.append(log.lines)
+    except RecordError as error:
+        log.unreadable = str(error)
+    log.size, log.compression = reader.size, reader.compression
+    if last == "torn" and not reader.complete and (held or reader.grew):
+        log.being_written = True
+        log.lines -= 1
+        log.bad["torn"] -= 1
+        log.examples = [problem for problem in log.examples if problem.line <= log.lines]
+    return log
+
+
+def _foreign(error: LineError, line: bytes) -> LineError:
+    """Return the error of `line`, or a fitting one where the line is JSON that never was a game record."""
+    if error.kind != "torn" or not line.lstrip().startswith(b"{"):
+        return error
+    try:
+        content: dict[str, Any] = _object(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return error
+    keys = ", ".join(key[:20] for key in list(content)[:5])
+    return LineError("foreign", f"no game record of Grove: it has no checksum (keys {keys or 'none'})")
+
+
+# -- all logs together -----------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -139,79 +173,10 @@ class Survey:
 
     def leave_out(self, spec: str, lines: NDArray[np.int64]) -> None:
         """Note `lines`, rows of `left_out`, of games of `spec`."""
-        numbers: dict[Path, int] = {}
-        number = np.array([numbers.setdefault(log.file.path.parent, len(numbers)) for log in self.logs])
-        same = int((number[lines[:, 0]] == number[lines[:, 2]]).sum())
+        folders = np.array([str(log.file.path.parent) for log in self.logs])
+        same = int((folders[lines[:, 0]] == folders[lines[:, 2]]).sum())
         self.doubled.setdefault(spec, Counter()).update(duplicates=same, copies=len(lines) - same)
         self.left_out = np.concatenate([self.left_out, lines])
-
-
-def scan_file(file: GameFile, held: bool = False, in_full: bool = False) -> Scanned:
-    """Read one log; never raises for what is in it. `held`: a run that plays holds its folder.
-
-    `in_full`: check every line in full, which takes tens of times as long.
-    """
-    log, reader = Scanned(file), LineReader(file.path)
-    try:
-        for first, lines in reader.blocks():
-            _scan_block(log, first, lines, in_full)
-    except RecordError as error:
-        log.unreadable = str(error)
-    log.size, log.compression = reader.size, reader.compression
-    if log.last_fault == (log.lines, "torn") and not reader.complete and (held or reader.grew):
-        log.being_written = True
-        log.lines -= 1
-        log.bad["torn"] -= 1
-        log.examples = [problem for problem in log.examples if problem.line <= log.lines]
-    return log
-
-
-def _scan_block(log: Scanned, first: int, lines: Sequence[bytes] | None, in_full: bool) -> None:
-    """Note some lines; None is one that is too long."""
-    if lines is None:
-        log.lines += 1
-        log.note(first, _TOO_LONG, b"")
-        return
-    log.lines += len(lines)
-    heads = None if in_full else written_heads(lines)
-    if heads is None:
-        for number, line in enumerate(lines, first):
-            _scan_line(log, number, line, in_full)
-    else:
-        log.add(heads, first)
-
-
-def _scan_line(log: Scanned, number: int, line: bytes, in_full: bool) -> None:
-    """Note a line that may be unusual, or is to be checked in full."""
-    if log.bad["foreign"] >= _BELIEVED and not log.count and _is_like_foreign(line):
-        log.bad["foreign"] += 1
-        return
-    try:
-        game, index, seed = _head_of_checked(line) if in_full else _head_of(line)
-    except LineError as error:
-        log.note(number, error, line)
-    else:
-        log.add(Heads(game, [index], [seed]), number)
-
-
-def _is_like_foreign(line: bytes) -> bool:
-    braces = line.startswith(b"{") and line.endswith((b"}", b"}\n"))
-    return braces and b'"crc32"' not in line and not line.startswith(_GAME_BEGINS)
-
-
-def _head_of_checked(line: bytes) -> tuple[str, int, int]:
-    record = read_record(line)
-    return record.game, record.index, record.seed
-
-
-def _head_of(line: bytes) -> tuple[str, int, int]:
-    try:
-        return read_head(line)
-    except LineError as error:
-        raise named(error, line) from error
-
-
-# -- all logs together -----------------------------------------------------------------------------------------------
 
 
 def survey(found: FoundFiles, held: Collection[Run] = (), in_full: bool = False) -> Survey:
@@ -272,25 +237,23 @@ def records(result: Survey, problems: Report) -> Iterator[ScannedGame]:
     Logs are read as far as the survey read them, so that a growing one gives the same games.
     """
     for number, log in enumerate(result.logs):
-        if log.count:
-            yield from _records_of(result, number, problems)
+        wanted = np.zeros(log.lines + 1, np.bool_)
+        for columns in log.games.values():
+            wanted[np.array(columns.line, np.int64)] = True
+        wanted[result.left_out[result.left_out[:, 0] == number, 1]] = False
+        if wanted.any():
+            yield from _records_of(log, wanted, problems)
 
 
-def _records_of(result: Survey, number: int, problems: Report) -> Iterator[ScannedGame]:
-    log = result.logs[number]
-    games = np.zeros(log.lines + 1, np.bool_)
-    for columns in log.games.values():
-        games[np.array(columns.line, np.int64)] = True
-    games[result.left_out[result.left_out[:, 0] == number, 1]] = False
+def _records_of(log: Scanned, wanted: NDArray[np.bool_], problems: Report) -> Iterator[ScannedGame]:
     try:
-        for first, lines in LineReader(log.file.path, log.size).blocks():
-            for at, line in enumerate(lines or (), first):
-                if at >= len(games) or not games[at]:
-                    continue
-                try:
-                    yield ScannedGame(read_record(line), log, at, len(line))
-                except LineError as error:
-                    problems(Problem(log.file.path, at, str(error)))
+        for number, line in LineReader(log.file.path, log.size).lines():
+            if number >= len(wanted) or not wanted[number]:
+                continue
+            try:
+                yield ScannedGame(decode_line(line), log, number, len(line))
+            except LineError as error:
+                problems(Problem(log.file.path, number, str(error)))
     except RecordError as error:
         if str(error) != log.unreadable:  # it changed since the survey
             problems(Problem(log.file.path, 0, str(error)))

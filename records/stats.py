@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import math
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta
 
 from grove.common.errors import GroveError, RecordError
 from grove.game import load_game
 from grove.game.registry import BUILT_IN
 from grove.records.files import LineReader, Run, read_whole, reason
-from grove.records.record import GameRecord
-from grove.records.versions import JOINT
+from grove.records.record import JOINT, GameRecord
 
-Z95 = 1.959963984540054
 FEWEST = 30
 """Games from which a mean gets an interval; below, the normal approximation of a mean does not hold."""
 MOST_SLICES = 120
-"""Slices of time in which rates are kept, an even number; neighbours are joined when there are more."""
-MOST_WORKERS = 4096
+"""Slices of time in which rates are told."""
+PERCENTS = (0, 10, 25, 50, 75, 90, 100)
 
 
 class ScoreInterval(NamedTuple):
@@ -34,17 +34,25 @@ class ScoreInterval(NamedTuple):
 
 
 def wilson(successes: int, trials: int) -> ScoreInterval | None:
-    """Return the Wilson score interval of a share; None without trials.
+    """Return the Wilson score interval of a share; None without trials."""
+    from scipy import stats  # takes a second to load
 
-    Wilson (1927); recommended over the textbook one, which is too narrow for small numbers and for shares near 0 or 1,
-    by Brown, Cai and DasGupta, Interval Estimation for a Binomial Proportion, Statistical Science 16 (2001).
-    """
     if not trials:
         return None
-    share, z2 = successes / trials, Z95**2 / trials
-    middle = (share + z2 / 2) / (1 + z2)
-    half = Z95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials)) / (1 + z2)
-    return ScoreInterval(max(0.0, middle - half), min(1.0, middle + half))
+    found = stats.binomtest(successes, trials).proportion_ci(0.95, "wilson")
+    return ScoreInterval(float(found.low), float(found.high))
+
+
+def _mean_interval(values: Counter[float]) -> ScoreInterval | None:
+    """Return mean -+ 1.96 standard errors of counted values; None for few of them."""
+    from scipy import stats
+
+    if values.total() < FEWEST:
+        return None
+    every = np.repeat(list(values), list(values.values()))
+    mean, error = float(every.mean()), float(stats.sem(every))
+    low, high = stats.norm.interval(0.95, mean, error) if error else (mean, mean)
+    return ScoreInterval(float(low), float(high))
 
 
 class Cap(NamedTuple):
@@ -61,66 +69,48 @@ class Seats:
     A game is won by the seat of the highest utility, and drawn when several seats have it.
     """
 
-    games: int = 0
     decided: int = 0
     draws: int = 0
     timeouts: int = 0
-    wins: list[int] = field(default_factory=list)
+    wins: Counter[int] = field(default_factory=Counter)
     """By seat."""
-    sums: list[float] = field(default_factory=list)
-    squares: list[float] = field(default_factory=list)
+    utilities: defaultdict[int, Counter[float]] = field(default_factory=lambda: defaultdict(Counter))
+    """By seat: utility -> games."""
 
     def add(self, record: GameRecord) -> None:
         """Count one game."""
-        self.games += 1
         if record.status == "timeout":
             self.timeouts += 1
             return
-        utilities = record.utilities
-        while len(self.wins) < len(utilities):
-            self.wins.append(0)
-            self.sums.append(0.0)
-            self.squares.append(0.0)
-        best = max(utilities)
-        if utilities.count(best) > 1:
+        best = max(record.utilities)
+        if record.utilities.count(best) > 1:
             self.draws += 1
         else:
             self.decided += 1
-            self.wins[utilities.index(best)] += 1
-        for seat, utility in enumerate(utilities):
-            self.sums[seat] += utility
-            self.squares[seat] += utility * utility
+            self.wins[record.utilities.index(best)] += 1
+        for seat, utility in enumerate(record.utilities):
+            self.utilities[seat][utility] += 1
 
     def table(self) -> dict[str, Any]:
         """Return the figures; shares are of the decided games, utilities of decided and drawn ones."""
-        played = self.decided + self.draws
         return {
-            "games": self.games,
+            "games": self.decided + self.draws + self.timeouts,
             "decided": self.decided,
             "draws": self.draws,
             "timeouts": self.timeouts,
-            "fair_share": 1 / len(self.wins) if self.wins else None,
+            "fair_share": 1 / len(self.utilities) if self.utilities else None,
             "seats": [
                 {
                     "seat": seat,
-                    "wins": wins,
-                    "share": wins / self.decided if self.decided else None,
-                    "share_95": wilson(wins, self.decided),
-                    "mean_utility": self.sums[seat] / played if played else None,
-                    "mean_utility_95": _mean_interval(self.sums[seat], self.squares[seat], played),
+                    "wins": self.wins[seat],
+                    "share": self.wins[seat] / self.decided if self.decided else None,
+                    "share_95": wilson(self.wins[seat], self.decided),
+                    "mean_utility": sum(u * count for u, count in utilities.items()) / utilities.total(),
+                    "mean_utility_95": _mean_interval(utilities),
                 }
-                for seat, wins in enumerate(self.wins)
+                for seat, utilities in sorted(self.utilities.items())
             ],
         }
-
-
-def _mean_interval(total: float, squares: float, count: int) -> ScoreInterval | None:
-    """Return mean -+ 1.96 standard errors; None for few values."""
-    if count < FEWEST:
-        return None
-    mean = total / count
-    half = Z95 * math.sqrt(max(0.0, squares / count - mean * mean) / (count - 1))
-    return ScoreInterval(mean - half, mean + half)
 
 
 @dataclass
@@ -193,27 +183,16 @@ class SpecStats:
 
 def length_table(lengths: Counter[int]) -> dict[str, Any] | None:
     """Return the distribution of game lengths in moves; None without games."""
-    total = lengths.total()
-    if not total:
+    if not lengths:
         return None
+    counts = dict(sorted(lengths.items()))
+    values, weights = np.array(list(counts)), np.array(list(counts.values()))
+    quantiles = np.percentile(values, PERCENTS, weights=weights, method="inverted_cdf")
     return {
-        "mean": sum(length * count for length, count in lengths.items()) / total,
-        **{f"p{percent}": quantile(lengths, percent) for percent in (0, 10, 25, 50, 75, 90, 100)},
-        "counts": {str(length): lengths[length] for length in sorted(lengths)},
+        "mean": float(np.average(values, weights=weights)),
+        **{f"p{percent}": int(value) for percent, value in zip(PERCENTS, quantiles, strict=True)},
+        "counts": {str(length): count for length, count in counts.items()},
     }
-
-
-def quantile(counts: Counter[int], percent: int) -> int:
-    """Return the smallest value that at least `percent` of all values do not exceed."""
-    wanted, seen = percent * counts.total(), 0
-    for value in sorted(counts):
-        seen += counts[value]
-        if 100 * seen >= wanted:
-            return value
-    return max(counts)
-
-
-# -- caps --------------------------------------------------------------------------------------------------------------
 
 
 class Caps:
@@ -259,102 +238,53 @@ def _cap_of_rules(spec: str) -> int:
 
 # -- rates over time -------------------------------------------------------------------------------------------------
 
-
-@dataclass
-class Slice:
-    """Some successive lines of metrics.jsonl."""
-
-    begin: float
-    """When the first line was written, seconds since 1970."""
-    end: float
-    """When the last one was."""
-    played: dict[int, list[float]]
-    """Worker -> games and seconds of playing."""
-
-    def join(self, later: Slice) -> None:
-        """Add the slice that follows."""
-        self.end = later.end
-        for worker, (games, seconds) in later.played.items():
-            mine = self.played.setdefault(worker, [0.0, 0.0])
-            mine[0] += games
-            mine[1] += seconds
+_Rate = Annotated[float, Meta(ge=0, le=1e12)]
 
 
-@dataclass
-class Rates:
-    """Games a minute of each worker of a run over time, as its metrics.jsonl tells."""
+class _Line(msgspec.Struct):
+    """What one line of metrics.jsonl tells of the workers."""
 
-    slices: list[Slice] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def table(self) -> dict[str, Any]:
-        """Return the rates as plain values: over all the time and slice by slice, null where a worker did not play."""
-        total = Slice(0.0, 0.0, {})
-        for part in self.slices:
-            total.join(part)
-        workers = max(total.played, default=-1) + 1
-        return {
-            "games_per_minute_by_worker": _by_worker(total, workers),
-            "slices": [
-                {"begin": part.begin, "end": part.end, "games_per_minute_by_worker": _by_worker(part, workers)}
-                for part in self.slices
-            ],
-            "problems": self.problems,
-        }
+    time: _Rate
+    interval_s: _Rate
+    games_per_minute_by_worker: Annotated[list[_Rate], Meta(min_length=1)]
 
 
-def _by_worker(part: Slice, workers: int) -> list[float | None]:
-    played = [part.played.get(worker, [0.0, 0.0]) for worker in range(workers)]
-    return [60 * games / seconds if seconds > 0 else None for games, seconds in played]
+def read_rates(folder: Path) -> dict[str, Any]:
+    """Return games a minute of each worker of the run in `folder`, as its metrics.jsonl tells; never raises.
 
-
-def read_rates(folder: Path) -> Rates:
-    """Return the rates of the run in `folder`, from its metrics.jsonl; never raises for what is in it."""
-    rates, path = Rates(), folder / "metrics.jsonl"
-    lines_a_slice, open_lines, bad = 1, 0, 0
+    Over all the time and in at most `MOST_SLICES` slices of it; null where a worker did not play.
+    """
+    rows: list[_Line] = []
+    problems: list[str] = []
+    path, bad, decode = folder / "metrics.jsonl", 0, msgspec.json.Decoder(_Line).decode
     try:
-        for _, lines in LineReader(path).blocks():
-            for line in lines or [b""]:  # one that is too long tells nothing either
-                part = _slice_of(line)
-                if part is None:
-                    bad += 1
-                    continue
-                if open_lines:
-                    rates.slices[-1].join(part)
-                else:
-                    rates.slices.append(part)
-                open_lines = (open_lines + 1) % lines_a_slice
-                if len(rates.slices) > MOST_SLICES and not open_lines:
-                    _halve(rates.slices)
-                    lines_a_slice *= 2
-                    open_lines = lines_a_slice // 2  # the odd last one is half full
+        for _, line in LineReader(path).lines():
+            try:
+                rows.append(decode(line))
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                bad += 1
     except RecordError as error:
-        rates.problems.append(f"{path}: {error}; rates over time are not known")
+        problems.append(f"{path}: {error}; rates over time are not known")
     if bad:
-        rates.problems.append(f"{path}: {bad} lines tell no rates of workers")
-    return rates
+        problems.append(f"{path}: {bad} lines tell no rates of workers")
+    step = -(-len(rows) // MOST_SLICES) or 1
+    slices = [rows[at : at + step] for at in range(0, len(rows), step)]
+    return {
+        "games_per_minute_by_worker": _by_worker(rows),
+        "slices": [
+            {"begin": part[0].time, "end": part[-1].time, "games_per_minute_by_worker": _by_worker(part)}
+            for part in slices
+        ],
+        "problems": problems,
+    }
 
 
-def _halve(slices: list[Slice]) -> None:
-    """Join neighbours; an odd last one stays alone."""
-    for first, second in zip(slices[::2], slices[1::2], strict=False):
-        first.join(second)
-    slices[:] = slices[::2]
-
-
-def _slice_of(line: bytes) -> Slice | None:
-    """Return what one line of metrics.jsonl tells of the workers, or None when it tells nothing of them."""
-    try:
-        row = json.loads(line)
-        when, seconds, by_worker = (row[key] for key in ("time", "interval_s", "games_per_minute_by_worker"))
-    except (ValueError, RecursionError, KeyError, TypeError):
-        return None
-    if not isinstance(by_worker, list) or not 0 < len(by_worker) <= MOST_WORKERS:
-        return None
-    if not _are_rates([when, seconds, *by_worker]):
-        return None
-    return Slice(when, when, {worker: [rate * seconds / 60, seconds] for worker, rate in enumerate(by_worker)})
-
-
-def _are_rates(numbers: Sequence[Any]) -> bool:
-    return all(type(number) in (int, float) and 0 <= number <= 1e12 for number in numbers)
+def _by_worker(rows: Sequence[_Line]) -> list[float | None]:
+    """Return the mean of each worker's rates, weighted by their seconds."""
+    workers = max((len(row.games_per_minute_by_worker) for row in rows), default=0)
+    seconds, games = np.zeros(workers), np.zeros(workers)
+    for row in rows:
+        rates = np.array(row.games_per_minute_by_worker)
+        seconds[: len(rates)] += row.interval_s
+        games[: len(rates)] += rates * row.interval_s
+    return [float(played / lasted) if lasted else None for played, lasted in zip(games, seconds, strict=True)]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-JOINT = "+"
-"""Stands between the models of one decision, oldest first."""
+from grove.records.record import JOINT
 
 
 class ModelVersions:

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from grove.common.rng import derive
 from grove.game import Game
-from grove.records.record import GameRecord, Problem, read_folder
-from grove.records.versions import JOINT
+from grove.records.record import JOINT, GameRecord, Problem, read_folder
 
 _AT_ONCE = 512
 _EXACT = 1e-6

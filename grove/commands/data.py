@@ -139,7 +139,7 @@ def stats(settings: Stats) -> int:
     runs = sorted({log.file.run.folder for log in found.logs if log.file.run.folder is not None and log.count})
     content = {
         "games": {spec: part.table() for spec, part in sorted(specs.items())},
-        "runs": [{"folder": str(folder), **read_rates(folder).table()} for folder in runs],
+        "runs": [{"folder": str(folder), **read_rates(folder)} for folder in runs],
         "caps_unknown": caps.problems,
         **_base(found, faults),
         "status": UNREAD if faults or caps.problems else _status(found),

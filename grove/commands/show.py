@@ -17,8 +17,7 @@ from grove.common.errors import RecordError, SettingError
 from grove.common.words import plural, singular
 from grove.game import Game, load_game
 from grove.game.registry import BUILT_IN
-from grove.records.check import check_record
-from grove.records.record import GameRecord, Problem, read_folder
+from grove.records.record import GameRecord, Problem, check_record, read_folder
 
 _TOP_MOVES = 4
 _TOLERANCE = 1e-6

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import zstandard
 
@@ -22,7 +22,9 @@ from tests.records.test_records import make_record, signed
 
 def game(index: int, run_seed: int = 1, **changes: Any) -> GameRecord:
     """Return the game `index` of a run."""
-    return replace(make_record(index, 3 + index % 4), seed=int(derive(np.uint64(run_seed), index)), **changes)
+    return msgspec.structs.replace(
+        make_record(index, 3 + index % 4), seed=int(derive(np.uint64(run_seed), index)), **changes
+    )
 
 
 def lines(indices: Iterable[int], run_seed: int = 1, **changes: Any) -> bytes:
@@ -54,9 +56,9 @@ def make_run(folder: Path, logs: Sequence[bytes], seed: int = 1, **settings: Any
     return folder
 
 
-def scan(path: Path, held: bool = False) -> Scanned:
+def scan(path: Path, held: bool = False, in_full: bool = False) -> Scanned:
     """Count what lies in one log."""
-    return scan_file(GameFile(path, LOOSE), held)
+    return scan_file(GameFile(path, LOOSE), held, in_full)
 
 
 def look(*roots: Path, in_full: bool = False) -> Survey:
