@@ -35,7 +35,7 @@ from grove.inference_server.backends.toolchain import compiler_fault
 from grove.inference_server.batching.policy import PolicyKind
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.mcts import SearchSettings
-from grove.workers.pool.plan import PoolPlan, Sizes
+from grove.workers.pool.plan import Kind, PoolPlan, Sizes
 from grove.workers.pool.settings import PoolSettings
 from grove.workers.pool.sizing import check_memory, check_requests, sizes
 
@@ -126,7 +126,7 @@ def pool_plans(asked: Asked) -> dict[str, PoolPlan]:
 
 def trees_bytes(plan: PoolPlan) -> int:
     """Return the bytes of all trees of a pool."""
-    return check_memory(load_game(plan.game_spec), plan.search, plan.process_sizes)
+    return check_memory(load_game(plan.game_spec), plan.search, plan.sizes)
 
 
 def unsuited(asked: Asked, mode: str) -> str:
@@ -141,7 +141,6 @@ def pool_plan(asked: Asked, mode: str) -> PoolPlan:
 
     Raises SettingError when its trees do not fit into memory or its groups into one request.
     """
-    thread, process = sizes(asked.pool, asked.server, _PLENTY, asked.network.device, asked.search.worlds)
     if mode == "local":
         # One group: nothing is away while a worker computes its own batch, so a second group would only halve it.
         games = asked.pool.games_per_worker or -(-asked.server.max_batch // asked.search.worlds)
@@ -150,17 +149,21 @@ def pool_plan(asked: Asked, mode: str) -> PoolPlan:
         alone = Sizes(workers=asked.pool.workers or ORIGIN_WORKERS, games=1, groups=1)
         return _plan(asked, mode, "server", alone)
     if mode == "python-threads":
-        return _python_threads(asked, process)
-    plan = _plan(asked, mode, "server", thread if mode == "server-thread" else process)
+        return _python_threads(asked)
+    plan = _plan(asked, mode, "server", _sizes(asked, "thread" if mode == "server-thread" else "process"))
     return replace(plan, policy=AlwaysWaited if mode == "always-waited" else FIXED.get(mode, plan.policy))
 
 
-def _python_threads(asked: Asked, process: Sizes) -> PoolPlan:
+def _sizes(asked: Asked, kind: Kind) -> Sizes:
+    return sizes(kind, asked.pool, asked.server, _PLENTY, asked.network.device, asked.search.worlds)
+
+
+def _python_threads(asked: Asked) -> PoolPlan:
     """Return search threads over the game as a plain Python one; what is one already is taken as it is."""
     compiled = load_game(asked.game_spec).compiled
     spec = python_spec(asked.game_spec) if compiled else asked.game_spec
     games = asked.pool.games_per_worker or PYTHON_GAMES
-    chosen = Sizes(workers=process.workers, games=games, groups=process.groups)
+    chosen = replace(_sizes(asked, "process"), games=games)
     return replace(_plan(replace(asked, game_spec=spec), "python-threads", "server", chosen), pool="thread")
 
 
@@ -190,12 +193,12 @@ def direct_kinds(asked: Asked) -> list[Variant]:
 
 def direct_at_pool_workers(asked: Asked, fastest: Variant) -> Variant | None:
     """Return the fastest kind at the process pool's worker count; None when that is one process a core anyway."""
-    workers = sizes(asked.pool, asked.server, _PLENTY, asked.network.device, asked.search.worlds)[1].workers
-    if workers == fastest.plan.process_sizes.workers:
+    workers = _sizes(asked, "process").workers
+    if workers == fastest.plan.sizes.workers:
         return None
     name = f"{fastest.name}-{workers}-workers"
-    sized = Sizes(workers=workers, games=fastest.plan.process_sizes.games, groups=1)
-    return Variant(name=name, plan=replace(fastest.plan, process_sizes=sized, games_folder=asked.out / "games" / name))
+    sized = Sizes(workers=workers, games=fastest.plan.sizes.games, groups=1)
+    return Variant(name=name, plan=replace(fastest.plan, sizes=sized, games_folder=asked.out / "games" / name))
 
 
 def _plan(asked: Asked, name: str, evaluator: str, chosen: Sizes) -> PoolPlan:
@@ -211,7 +214,6 @@ def _plan(asked: Asked, name: str, evaluator: str, chosen: Sizes) -> PoolPlan:
         server=asked.server,
         evaluator=evaluator,
         pool="thread" if name == "server-thread" else "process",
-        thread_sizes=chosen,
-        process_sizes=chosen,
+        sizes=chosen,
         stagger=True,
     )

@@ -32,7 +32,7 @@ from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.mcts import SearchSettings
 from grove.workers.pool.plan import PoolPlan
 from grove.workers.pool.settings import PoolSettings
-from grove.workers.pool.sizing import check_memory, check_requests, sizes
+from grove.workers.pool.sizing import check_memory, check_requests, pool_kind, sizes
 from grove.workers.selfplay.evaluators import row_spec
 
 ROUNDS = 3
@@ -135,11 +135,11 @@ def network_alone(asked: LimitAsked, say: Say) -> Iterator[Peak]:
 
 def pool_plan(asked: LimitAsked) -> PoolPlan:
     """Return the pool of the whole. Raises SettingError when it cannot work."""
-    thread, process = sizes(asked.pool, asked.server, _PLENTY, asked.network.device, asked.search.worlds)
     game = load_game(asked.game_spec)
-    for chosen in {"thread": (thread,), "process": (process,)}.get(asked.pool.pool, (thread, process)):
-        check_memory(game, asked.search, chosen)
-        check_requests(asked.search, asked.server, chosen)
+    kind, _ = pool_kind(asked.pool, game)
+    chosen = sizes(kind, asked.pool, asked.server, _PLENTY, asked.network.device, asked.search.worlds)
+    check_memory(game, asked.search, chosen)
+    check_requests(asked.search, asked.server, chosen)
     return PoolPlan(
         game_spec=asked.game_spec,
         run_seed=asked.seed,
@@ -148,9 +148,8 @@ def pool_plan(asked: LimitAsked) -> PoolPlan:
         network=asked.network,
         server=asked.server,
         evaluator="server",
-        pool=asked.pool.pool,
-        thread_sizes=thread,
-        process_sizes=process,
+        pool=kind,
+        sizes=chosen,
         stagger=True,
     )
 

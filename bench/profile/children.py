@@ -21,12 +21,12 @@ from grove.inference_server import InferenceServer, server
 from grove.inference_server.channels import zmq_channel
 from grove.workers.pool import search_threads, server_entry, worker_entry
 from grove.workers.pool.children import Held
-from grove.workers.pool.server_entry import ServerJob
-from grove.workers.pool.worker_entry import EvaluatorJob
+from grove.workers.pool.plan import EvaluatorJob, ServerJob
 from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.evaluators import Evaluator, OwnEvaluator
 from grove.workers.selfplay.group import Group
-from grove.workers.selfplay.worker import Worker, WorkerJob
+from grove.workers.selfplay.job import WorkerJob
+from grove.workers.selfplay.worker import Worker
 
 PROFILED_WORKER = 0
 """The worker whose loop cProfile watches."""

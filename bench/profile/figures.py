@@ -25,8 +25,7 @@ Figures = dict[str, Any]
 
 
 def figures_of(found: Profiled, gil_lap_s: float | None) -> Figures:
-    """Return the measured part of profile.json. `gil_lap_s`: the lock's share of a step by workers/pool/gil.py, if
-    known."""
+    """Return the measured part of profile.json. `gil_lap_s`: the lock's share of a step by workers/gil.py, if known."""
     assert found.staged, "all passes are over"
     assert found.watched, "all passes are over"
     assert found.plain, "all passes are over"

@@ -78,7 +78,6 @@ def run_profile(plan: PoolPlan, out: Path, seconds: float, say: Say) -> Profiled
     found = Profiled(switch_s=switch_seconds())
     found.staged = _pass_stages(plan, out, seconds / 2, found)
     say(f"stages: {seconds / 2:.1f} s, {found.staged.evaluations_per_second:,.0f} evaluations/s")
-    plan = replace(plan, pool=found.pool)  # what `auto` took once holds for all passes
     found.watched = _pass_cprofile(plan, out, seconds / 4, found)
     say(f"cProfile: {seconds / 4:.1f} s, {found.watched.evaluations_per_second:,.0f} evaluations/s")
     found.plain = _pass_py_spy(plan, out, seconds / 4, found)

@@ -108,7 +108,7 @@ def _search_lines(figures: Figures) -> Iterable[str]:
             "the server's lock, all search threads together" if load["pool"] == "thread" else "its own lock, a worker"
         )
         per_step = f"{here['search_gil_us_per_lap']:.0f} us a step"
-        yield f"search by workers/pool/gil.py: {per_step}, {here['search_gil_share']:.1%} of {whose}"
+        yield f"search by workers/gil.py: {per_step}, {here['search_gil_share']:.1%} of {whose}"
     for process, threads in here["gil_by_thread"].items():
         shares = ", ".join(f"{name} {share:.1%}" for name, share in threads.items()) or "nobody"
         yield f"interpreter lock of the {process}, held by (py-spy): {shares}"

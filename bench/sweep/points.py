@@ -137,11 +137,11 @@ def point_plan(asked: Asked, point: Point) -> PoolPlan:
     sized = _sized(asked, point)
     plan = _direct(sized) if point.mode == "direct" else pool_plan(sized, point.mode)
     if point.mode in ("local", "direct"):
-        chosen = plan.process_sizes
+        chosen = plan.sizes
         sizes = replace(chosen, workers=point.workers or chosen.workers, games=point.games_per_worker or chosen.games)
         check_memory(load_game(asked.game_spec), asked.search, sizes)
-        plan = replace(plan, process_sizes=sizes, thread_sizes=sizes)
-    check_processes(point.mode, plan.process_sizes.workers)
+        plan = replace(plan, sizes=sizes)
+    check_processes(point.mode, plan.sizes.workers)
     return plan
 
 
@@ -218,7 +218,7 @@ def _settled(asked: Asked, point: Point) -> Point:
         plan = point_plan(asked, point._replace(max_batch=asked.server.max_batch, lanes=asked.server.lanes))
     except GroveError:
         return point
-    sizes = plan.thread_sizes if plan.pool == "thread" else plan.process_sizes
+    sizes = plan.sizes
     derived = not point.games_per_worker
     return point._replace(workers=sizes.workers, games_per_worker=sizes.games, games_derived=derived)
 

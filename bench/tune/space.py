@@ -171,7 +171,7 @@ def check_room(game: Game, plan: PoolPlan, choice: Choice) -> None:
     if choice.pool == "process":
         check_processes("server-process", choice.workers)
     entry = ENTRY.itemsize + row_spec(game).row_bytes + 4 * (game.max_legal + game.num_players)
-    trees = check_memory(game, plan.search, plan.thread_sizes if choice.pool == "thread" else plan.process_sizes)
+    trees = check_memory(game, plan.search, plan.sizes)
     needed, free = trees + choice.workers * choice.cache * entry, free_memory_bytes()
     if needed > MEMORY_SHARE * free:
         limit = f"trees and caches would take {needed / 2**30:.1f} GiB of the {free / 2**30:.1f} GiB that are free"
@@ -181,7 +181,7 @@ def check_room(game: Game, plan: PoolPlan, choice: Choice) -> None:
 def settled(asked: LimitAsked, wanted: Mapping[str, Any]) -> Choice:
     """Return the choice with workers, games, groups and lanes derived where `wanted` leaves them open (0)."""
     plan = pool_plan(_asked_for(asked, wanted))
-    sizes = plan.thread_sizes if wanted["pool"] == "thread" else plan.process_sizes
+    sizes = plan.sizes
     lanes = lanes_of(plan.server, plan.network.device)[0]
     derived = {"workers": sizes.workers, "games_per_worker": sizes.games, "groups": min(sizes.groups, sizes.games)}
     return Choice(**{**wanted, **derived, "lanes": lanes})

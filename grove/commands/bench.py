@@ -296,7 +296,6 @@ def profile(settings: Profile) -> int:
     from grove.bench.profile.figures import figures_of
     from grove.bench.profile.profile import PSTATS, run_profile
     from grove.bench.profile.table import write_profile
-    from grove.workers.pool.gil import gil_seconds_per_step
 
     game, settings, network = resolve_load(settings, "profile")
     out = make_new(settings)
@@ -307,27 +306,25 @@ def profile(settings: Profile) -> int:
     except PoolError:
         shutil.rmtree(out, ignore_errors=True)  # it was empty, so that mended settings may use it
         raise
-    per_step = gil_seconds_per_step(game, settings.search.simulations) if game.compiled else None
     head = {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         **{"command": list(sys.argv), **machine.provenance(), "settings": flatten(settings)},
     }
-    written, text = write_profile(out, head, figures_of(found, per_step), out / PSTATS)
+    written, text = write_profile(out, head, figures_of(found, None), out / PSTATS)
     console.print(f"\n{text}\n\n{', '.join(map(str, written))}")
     return 0
 
 
 def _profile_plan(settings: Profile, game: Game, out: Path) -> Any:
     from grove.workers.pool.plan import PoolPlan
-    from grove.workers.pool.sizing import check_memory, check_requests, sizes
+    from grove.workers.pool.sizing import check_memory, check_requests, pool_kind, sizes
 
     pool, server = settings.pool, settings.server
-    thread, process = sizes(pool, server, settings.games, settings.network.device, settings.search.worlds)
-    kind = "process" if pool.pool == "auto" and pool.evaluator != "server" and not game.compiled else pool.pool
-    for chosen in {"auto": (thread, process), "thread": (thread,), "process": (process,)}[kind]:
-        check_memory(game, settings.search, chosen)
-        if pool.evaluator == "server":
-            check_requests(settings.search, server, chosen)
+    kind, _ = pool_kind(pool, game)
+    chosen = sizes(kind, pool, server, settings.games, settings.network.device, settings.search.worlds)
+    check_memory(game, settings.search, chosen)
+    if pool.evaluator == "server":
+        check_requests(settings.search, server, chosen)
     return PoolPlan(
         game_spec=game.name,
         run_seed=settings.seed,
@@ -337,8 +334,7 @@ def _profile_plan(settings: Profile, game: Game, out: Path) -> Any:
         server=server,
         evaluator=pool.evaluator,
         pool=kind,
-        thread_sizes=thread,
-        process_sizes=process,
+        sizes=chosen,
         stagger=True,
     )
 

@@ -33,7 +33,7 @@ from grove.workers.pool.plan import PoolPlan, Sizes
 from grove.workers.pool.pool import Pool
 from grove.workers.pool.sampler import INTERVAL_S, Sampler
 from grove.workers.pool.settings import PoolSettings
-from grove.workers.pool.sizing import check_memory, check_requests, sizes
+from grove.workers.pool.sizing import check_memory, check_requests, pool_kind, sizes
 from grove.workers.pool.worker_entry import requests_at_once
 from grove.workers.selfplay.evaluators import row_spec
 from grove.workers.selfplay.game_scheduler import GameScheduler
@@ -57,13 +57,10 @@ def selfplay(settings: SelfPlay) -> int:
     network, why = resolve_network(settings.network, row_spec(game))
     settings = replace(settings, run=replace(settings.run, game=game.name), network=network)
     pool, server = settings.pool, settings.server
-    thread, process = sizes(pool, server, settings.run.games, settings.network.device, settings.search.worlds)
-    kind = _pool_kind(pool, game)
-    possible = {"auto": (thread, process), "thread": (thread,), "process": (process,)}[kind]
-    for chosen in possible:
-        check_requests(settings.search, server, chosen)
-    # What `auto` takes is known later; here only what cannot be at all is refused.
-    check_memory(game, settings.search, min(possible, key=lambda one: one.workers * one.games))
+    kind, reason = pool_kind(pool, game)
+    chosen = sizes(kind, pool, server, settings.run.games, settings.network.device, settings.search.worlds)
+    check_requests(settings.search, server, chosen)
+    check_memory(game, settings.search, chosen)
     _check_swap(settings.search, server)
     with Interrupts(settings.run.drain) as interrupts, _folder(settings, settings.run.out, game) as folder:
         plan = PoolPlan(
@@ -75,8 +72,8 @@ def selfplay(settings: SelfPlay) -> int:
             server=server,
             evaluator=pool.evaluator,
             pool=kind,
-            thread_sizes=thread,
-            process_sizes=process,
+            pool_reason=reason,
+            sizes=chosen,
             metrics_port=_metrics_port(settings),
             fsync_every_s=_FSYNC_S[settings.run.fsync],
             models=settings.models.watch_models or str(folder.path / "models"),
@@ -95,10 +92,10 @@ def work(settings: Work) -> int:
     server = ServerSettings(swap="between-games" if served.swap == "between-games" else "at-once")
     _check_swap(settings.search, server)
     game = _checked_game(served.rows.game)
-    _, process = sizes(pool, ServerSettings(), len(wanted), "cpu", settings.search.worlds)
-    check_memory(game, settings.search, process)
-    window = requests_at_once(process.groups, server.swap == "between-games")
-    _check_served(settings, game, process, window, keys)
+    chosen = sizes("process", pool, ServerSettings(), len(wanted), "cpu", settings.search.worlds)
+    check_memory(game, settings.search, chosen)
+    window = requests_at_once(chosen.groups, server.swap == "between-games")
+    _check_served(settings, game, chosen, window, keys)
     with Interrupts(settings.run.drain) as interrupts, _folder(settings, settings.run.out, game) as folder:
         plan = PoolPlan(
             game_spec=game.name,
@@ -109,8 +106,8 @@ def work(settings: Work) -> int:
             server=server,
             evaluator="server",
             pool="process",
-            thread_sizes=process,
-            process_sizes=process,
+            pool_reason=f"a server at {settings.connect} serves worker processes",
+            sizes=chosen,
             endpoint=settings.connect,
             keys=settings.keys or "",
             fsync_every_s=_FSYNC_S[settings.run.fsync],
@@ -140,13 +137,6 @@ def _metrics_port(settings: SelfPlay) -> int:
     if port and evaluator != "server":
         raise SettingError.of("metrics-port", port, f"the {evaluator} evaluator has no server", "leave it out")
     return port
-
-
-def _pool_kind(pool: PoolSettings, game: Game) -> str:
-    """Return `thread`, `process`, or `auto` where only a measurement beside the network can tell."""
-    if pool.pool == "auto" and pool.evaluator != "server" and not game.compiled:
-        return "process"
-    return pool.pool
 
 
 def _checked_game(spec: str) -> Game:
@@ -192,7 +182,7 @@ def _head(pool: Pool, game: str, folder: str, network_reason: str) -> Snapshot:
         pool=pool.pool_kind,
         cores=usable_cores(),
         games_per_worker=pool.sizes.games,
-        pool_reason=str(pool.server_ready.get("pool_reason") or f"{where} runs in worker processes"),
+        pool_reason=pool.plan.pool_reason,
     )
 
 

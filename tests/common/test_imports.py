@@ -85,8 +85,7 @@ if __name__ == "__main__":
         server=ServerSettings(max_batch=16),
         evaluator="server",
         pool="process",
-        thread_sizes=Sizes(workers=1, games=4),
-        process_sizes=Sizes(workers=2, games=4),
+        sizes=Sizes(workers=2, games=4),
     )
     with Pool(plan, GameScheduler(range(12))) as pool:
         pool.start()

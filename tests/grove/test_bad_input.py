@@ -306,7 +306,7 @@ def test_a_game_that_fails_in_the_middle_of_a_run_ends_it_with_its_words(
     tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`check` cannot find everything; what the workers say reaches the user, without a traceback."""
-    monkeypatch.setattr("grove.workers.pool.restarts.MOST_RESTARTS", 1)
+    monkeypatch.setattr("workers.restarts.MOST_RESTARTS", 1)
     broken = SOUND.replace("        self.moves += 1\n", "        self.moves += 1\n        count()\n")
     late = """
 import pathlib

@@ -18,7 +18,7 @@ from tests.records.test_records import signed
 from tests.support.data_tools import game, lines, look, scan, text, write
 from tests.support.naive_records import naive_games
 
-CORPUS = Path(__file__).parent / "golden" / "damaged"
+CORPUS = Path(__file__).parent.parent / "golden" / "damaged"
 """Logs that version 0.1 wrote, and damaged ones; `verdicts.json` is what it said of them, line by line."""
 STRICTER = ({"invalid": 65, "later": 1}, {"invalid": 67, "later": 1})
 """Forged lines that version 0.1 refused, and that are refused now: two with numbers that JSON does not know."""

@@ -102,31 +102,6 @@ def test_any_changed_byte_and_any_cut_is_noticed(data: st.DataObject) -> None:
         decode_line(line[: min(at, len(line) - 2)])
 
 
-@given(st.binary(max_size=60) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(repr).map(str.encode))
-def test_foreign_bytes_are_a_record_error_even_with_a_fitting_checksum(body: bytes) -> None:
-    for line in (body, signed(b"{" + body + b"}"), signed(body + b"}")):
-        with pytest.raises(RecordError):
-            decode_line(line)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [
-        ("schema", 2, "schema 2"),
-        ("status", "draw", "draw"),
-        ("models", [], "one entry"),
-        ("moves", 3, "array"),
-        ("index", -1, "index"),
-        ("moves", ["a"] * 5, "moves"),
-    ],
-)
-def test_a_wrong_field_is_named(key: str, value: object, words: str) -> None:
-    data = json.loads(encode(make_record()))
-    del data["crc32"]
-    with pytest.raises(RecordError, match=words):
-        decode_line(signed(json.dumps(data | {key: value}).encode()))
-
-
 def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with GameLog(tmp_path / "w0.jsonl") as log:
         bad = make_record()
@@ -165,17 +140,6 @@ def test_folder_reading_counts_each_index_once(tmp_path: Path) -> None:
     assert [record.index for record in read_folder(tmp_path, problems)] == [0, 1, 1, 5]
     assert problems == done.problems
     assert "b.jsonl:3: torn" in str(problems[0])
-
-
-def test_fast_index_scan_agrees_with_decoding_and_knows_unusual_lines(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(encode(make_record(3)) + signed(json.dumps(reordered(4)).encode()))
-    assert finished_indices(tmp_path).indices == {3, 4}
-    assert finished_indices(tmp_path / "absent") == (set(), [], [])
-
-
-def reordered(index: int) -> dict:
-    data = json.loads(encode(make_record(index)))
-    return {key: data[key] for key in sorted(data) if key != "crc32"}
 
 
 def test_games_of_a_log_that_was_compressed_meanwhile_are_not_played_again(tmp_path: Path) -> None:

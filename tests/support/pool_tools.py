@@ -28,8 +28,7 @@ def plan(folder: Path, pool: str = "process", **changes: Any) -> PoolPlan:
         "server": ServerSettings(max_batch=32),
         "evaluator": "test",
         "pool": pool,
-        "thread_sizes": Sizes(workers=2, games=4),
-        "process_sizes": Sizes(workers=2, games=4),
+        "sizes": Sizes(workers=2, games=4),
     }
     return PoolPlan(**settings | changes)
 

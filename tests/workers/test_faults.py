@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from grove.common.errors import PoolError
 from grove.inference_server import Client, InferenceServer, Patience, Reply, ServerSettings, ZmqClient
 from grove.inference_server.batching.repair import out_of_memory
-from grove.inference_server.batching.results import rows_not_finite
 from grove.inference_server.batching.watchdog import Watchdog
 from grove.inference_server.channels.zmq_channel import ZmqChannel
 from tests.support.arithmetic_network import SPEC, compute, random_rows
@@ -126,19 +125,6 @@ def test_what_one_bad_client_costs_is_bounded() -> None:
         check(ask(server.connect(1), rows), rows, list(range(1000)))
         assert len(backend.batches) < 200
         server.check()
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_rows_that_are_not_finite_are_found(bad: float) -> None:
-    logits, values = np.zeros((9, 5), np.float32), np.zeros((9, 2), np.float32)
-    assert rows_not_finite(logits, values) == ()
-    logits[2, 4] = values[2, 0] = values[7, 1] = bad
-    assert rows_not_finite(logits, values) == (2, 7)
-
-
-def test_large_numbers_are_numbers() -> None:
-    huge = np.full((3, 4), np.finfo(np.float32).max, np.float32)
-    assert rows_not_finite(huge, -huge) == ()
 
 
 def test_a_broken_device_ends_the_server_and_a_fault_that_passes_does_not() -> None:

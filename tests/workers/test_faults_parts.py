@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +17,12 @@ from typing import Any, cast
 
 import pytest
 
-from grove.common.errors import SettingError, StorageError
+from grove.common.errors import SettingError
 from grove.common.scratch import scratch_folder, sweep
 from grove.records.log import LineLog
 from grove.run.lock import FolderLock, holder
 from grove.workers.pool.children import Child
-from grove.workers.pool.restarts import BLINK_S, HANG_S, MOST_RESTARTS, STUCK_S, Restarts, Silence
+from grove.workers.pool.supervision import BLINK_S, HANG_S, MOST_RESTARTS, STUCK_S, Restarts, Silence
 
 Eventually = Callable[[Callable[[], Any]], Any]
 
@@ -86,42 +85,6 @@ def test_syncs_follow_the_policy_also_when_no_further_line_comes(
         log.sync_if_due()
         log.sync_if_due()  # nothing new: no further sync
         assert len([n for n in synced if n <= 4 * size]) == after_wait
-
-
-def test_a_log_that_was_removed_takes_no_more(tmp_path: Path) -> None:
-    with LineLog(tmp_path / "games" / "log") as log:
-        (tmp_path / "games").mkdir()
-        log.write(b"line\n")
-        shutil.rmtree(tmp_path / "games")
-        with pytest.raises(StorageError, match="it was removed"):
-            log.write(b"line\n")
-
-
-_FILL = """
-import resource, sys
-from pathlib import Path
-from grove.common.errors import SettingError, StorageError
-from grove.records.log import LineLog
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-log = LineLog(Path(sys.argv[1]))
-for number in range(100):
-    try:
-        log.write(b"x" * 60 + b"\\n")
-    except StorageError as error:
-        print(number, error)
-        break
-"""
-
-
-def test_a_line_without_room_leaves_nothing_of_itself(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    out = subprocess.run([sys.executable, "-c", _FILL, path], capture_output=True, text=True, check=True).stdout
-    assert out.startswith("16 ")
-    assert "cannot write" in out
-    assert path.read_bytes() == (b"x" * 60 + b"\n") * 16
-    with LineLog(path) as log:
-        log.write(b"room again\n")
-    assert path.read_bytes().endswith(b"x\nroom again\n")
 
 
 def test_a_stopped_process_is_ended(eventually: Eventually) -> None:

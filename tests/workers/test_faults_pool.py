@@ -13,7 +13,6 @@ from grove.common.errors import PoolError
 from grove.inference_server import ServerSettings
 from grove.mcts import SearchSettings
 from grove.records.record import read_folder
-from grove.workers.pool import restarts
 from grove.workers.pool.fork_server import SERVERS
 from grove.workers.pool.plan import PoolPlan, Sizes
 from grove.workers.pool.pool import Pool
@@ -75,9 +74,8 @@ def test_a_server_that_hangs_is_replaced_and_one_that_dies_with_its_fork_server_
         pump_until(pool, lambda: pool.scheduler.finished >= 3)
         first, fork_server = pool.server_pids[0], SERVERS.pid
         os.kill(first, signal.SIGSTOP)
-        pool._server.silence.hang_s = HANG_S
+        pool.server.silence.hang_s = HANG_S
         pump_until(pool, lambda: pool.server_restarted)
-        pool._server.silence.hang_s = restarts.HANG_S
         assert "said nothing for" in pool.problems[0]
         pump_until(pool, lambda: "computes again" in pool.problems[-1])
         assert (pool.server_pids[0] != first, SERVERS.pid) == (True, fork_server)
@@ -97,7 +95,7 @@ def test_a_server_that_hangs_before_it_is_ready_is_not_waited_for(tmp_path: Path
         def stop_it() -> bool:
             for process in pool.server_pids:
                 os.kill(process, signal.SIGSTOP)
-            pool._server.silence.hang_s = HANG_S
+            pool.server.silence.hang_s = HANG_S
             return False
 
         with pytest.raises(PoolError, match="said nothing for"):
@@ -107,7 +105,7 @@ def test_a_server_that_hangs_before_it_is_ready_is_not_waited_for(tmp_path: Path
 def test_a_server_that_keeps_dying_is_given_up_with_its_last_error_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("grove.workers.pool.restarts.MOST_RESTARTS", 1)
+    monkeypatch.setattr("grove.workers.pool.supervision.MOST_RESTARTS", 1)
     slow = served(tmp_path, "process", search=SearchSettings(simulations=20_000))  # no game ends in between
     with Pool(slow, GameScheduler(range(COUNT))) as pool:
         pool.start()
@@ -125,7 +123,7 @@ def test_a_worker_that_hangs_is_ended_and_replaced(tmp_path: Path) -> None:
         pool.start()
         pump_until(pool, lambda: pool.scheduler.finished >= 3 and pool.ready == 2)
         os.kill(pool.worker_pids[0], signal.SIGSTOP)
-        pool._workers[0].silence.hang_s = HANG_S
+        pool.workers[0].silence.hang_s = HANG_S
         pump_until(pool, lambda: not pool.scheduler.left)
         assert pool.lost == 1
         assert re.fullmatch(
@@ -155,11 +153,11 @@ def hang_once():
     monkeypatch.syspath_prepend(tmp_path)
     folder = tmp_path / "games"
     folder.mkdir()
-    job = plan(folder, "thread", game_spec="hanging_race:Race", thread_sizes=Sizes(workers=2, games=2))
+    job = plan(folder, "thread", game_spec="hanging_race:Race", sizes=Sizes(workers=2, games=2))
     with Pool(job, GameScheduler(range(200))) as pool:
         pool.start()
         pump_until(pool, (tmp_path / "hung").exists)
-        for process in pool._workers.values():  # whoever of them hangs: the process is the same
+        for process in pool.workers:  # whoever of them hangs: the process is the same
             process.silence.hang_s = HANG_S
         pump_until(pool, lambda: not pool.scheduler.left)
         assert pool.server_restarted == 1

@@ -99,7 +99,7 @@ def test_stopping_in_mid_run_ends_every_process_and_keeps_what_is_finished(tmp_p
 
 
 def test_nobody_spins_while_a_dead_worker_waits_for_its_restart(tmp_path: Path) -> None:
-    one = plan(tmp_path, process_sizes=Sizes(workers=1, games=2), search=SearchSettings(simulations=400))
+    one = plan(tmp_path, sizes=Sizes(workers=1, games=2), search=SearchSettings(simulations=400))
     with Pool(one, GameScheduler(range(500))) as pool:
         pool.start()
         for restarts in range(2):

@@ -30,15 +30,37 @@ BLOB = "blob:players=3,cards=3"
     ],
 )
 def test_games_are_as_many_as_their_trees_need(worlds: int, games: int, workers: int, expected: int) -> None:
-    both = sizing.sizes(PoolSettings(workers=workers), LANES, games, "cpu", worlds)
-    for chosen in both:
+    for kind in ("thread", "process"):
+        chosen = sizing.sizes(kind, PoolSettings(workers=workers), LANES, games, "cpu", worlds)
         assert (chosen.workers, chosen.games) == (min(workers, games), expected)
 
 
 def test_games_that_were_asked_for_are_kept() -> None:
     for worlds in (1, 50):
-        chosen = sizing.sizes(PoolSettings(workers=2, games_per_worker=7), LANES, 100, "cpu", worlds)
-        assert {one.games for one in chosen} == {7}
+        settings = PoolSettings(workers=2, games_per_worker=7)
+        assert sizing.sizes("process", settings, LANES, 100, "cpu", worlds).games == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "game", "cores", "kind"),
+    [
+        ({}, "connect_four", 2, "thread"),
+        ({}, "connect_four", 8, "thread"),
+        ({}, "connect_four", 9, "process"),
+        ({"evaluator": "rollout"}, "connect_four", 2, "thread"),
+        ({"evaluator": "local"}, "connect_four", 2, "process"),
+        ({}, "tests.support.naive_games:NaiveConnectFour", 2, "process"),
+        ({"pool": "thread"}, "tests.support.naive_games:NaiveConnectFour", 64, "thread"),
+        ({"pool": "process"}, "connect_four", 2, "process"),
+    ],
+)
+def test_auto_takes_threads_for_compiled_games_on_few_cores(
+    monkeypatch: pytest.MonkeyPatch, settings: dict, game: str, cores: int, kind: str
+) -> None:
+    monkeypatch.setattr(sizing, "usable_cores", lambda: cores)
+    found, reason = sizing.pool_kind(PoolSettings(**settings), load_game(game))
+    assert found == kind
+    assert reason
 
 
 def test_a_request_holds_the_rows_of_all_worlds() -> None:

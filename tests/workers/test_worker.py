@@ -18,7 +18,8 @@ from grove.mcts import LeafRows, SearchSettings
 from grove.records.record import read_log
 from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.evaluators import Answer, Evaluator, HashEvaluator, row_spec
-from grove.workers.selfplay.worker import MOST_FAILURES, Worker, WorkerJob
+from grove.workers.selfplay.job import WorkerJob
+from grove.workers.selfplay.worker import MOST_FAILURES, Worker
 
 WAIT_S = 100.0
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from contextlib import suppress
 from multiprocessing import reduction
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -102,9 +100,3 @@ class Held:
 
 def _held(duplicate: Any) -> Held:
     return Held(duplicate.detach())
-
-
-def remove_socket_folder(endpoint: str) -> None:
-    """Remove the folder of a private socket in place of a process that was killed."""
-    if endpoint.startswith("ipc://"):
-        shutil.rmtree(Path(endpoint.removeprefix("ipc://")).parent, ignore_errors=True)

@@ -12,8 +12,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from typing import Any
@@ -87,39 +88,29 @@ class ForkServer:
             return None
         self.begin()
         process = self._context.Process(target=main, args=arguments, name=name)
-        faults: list[Exception] = []
-
-        def start() -> None:
-            try:
-                with self._in_charge():
-                    process.start()
-            except Exception as error:
-                faults.append(error)
-
-        starting = threading.Thread(target=start, name="start-child")
-        starting.start()
-        while starting.is_alive() and not interrupted():
-            starting.join(_GLANCE_S)
-        if starting.is_alive():
-            self._kill()
-            starting.join()
-        if not faults:
+        with ThreadPoolExecutor(1, "start-child") as threads:
+            starting = threads.submit(self._start, process)
+            while not starting.done() and not interrupted():
+                wait([starting], _GLANCE_S)
+            if not starting.done():
+                self._kill()
+        fault = starting.exception()
+        if fault is None:
             return Child(process)
         if interrupted():
             return None
         why = f"the process that starts others has ended while it loaded {self._loads}"
-        if not isinstance(faults[0], EOFError | ConnectionError):
-            why = f"a process cannot be started ({faults[0]})"
-        raise PoolError(f"{why}; see `grove doctor`") from faults[0]
+        if not isinstance(fault, EOFError | ConnectionError):
+            why = f"a process cannot be started ({fault})"
+        raise PoolError(f"{why}; see `grove doctor`") from fault
 
-    @contextmanager
-    def _in_charge(self) -> Iterator[None]:
-        """Let multiprocessing fork its next child from this process."""
+    def _start(self, process: Any) -> None:
+        """Let multiprocessing fork `process` from this one."""
         with _starting:
             former = forkserver.connect_to_new_process
             forkserver.connect_to_new_process = self._server.connect_to_new_process
             try:
-                yield
+                process.start()
             finally:
                 forkserver.connect_to_new_process = former
 

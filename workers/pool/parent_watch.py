@@ -1,4 +1,4 @@
-"""Exit when the supervisor's process has died; what a child leaves to its supervisor while it lives."""
+"""How a child process ends with its parent, and what it then removes in its place."""
 
 from __future__ import annotations
 
@@ -13,17 +13,36 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, util
-
-from grove.workers.pool.children import remove_socket_folder
+from pathlib import Path
 
 FOLDER_VARIABLE = "GROVE_NURSERY_FOLDER"
-"""Environment variable that names the folder of the fork servers' sockets."""
-_LOOK_S = 0.5
+"""Environment variable that names the folder of the forkservers' sockets."""
 GRACE_S = 3.0
 """Seconds that a child whose supervisor is gone has for an orderly end."""
+_LOOK_S = 0.5
 
 
-def leave_signals() -> None:
+@contextmanager
+def ended_with_supervisor(private: str = "") -> Iterator[None]:
+    """Leave signals to the supervisor, end soon after it, and then remove the folders of its sockets.
+
+    Whoever reads its pipe notices its end by itself; a thread is for a child that computes, compiles or hangs.
+    `private`: endpoint in a folder that the supervisor made, and nobody else will remove.
+    """
+    _leave_signals()
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        yield
+        return
+    threading.Thread(target=_outlive, args=(parent.sentinel, private), name="parent-watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        if connection.wait([parent.sentinel], 0):
+            _tidy_up(private)
+
+
+def _leave_signals() -> None:
     """Let the supervisor decide on signals that reach the whole terminal or service; only SIGKILL ends a child.
 
     A handler, not SIG_IGN, because compilers started from here would inherit the latter.
@@ -34,41 +53,23 @@ def leave_signals() -> None:
             signal.signal(getattr(signal, name), lambda *_: None)
 
 
-def end_with_supervisor(private: str = "") -> None:
-    """See that this process and the folders of its supervisor's sockets are gone soon after the supervisor.
-
-    Whoever reads its pipe notices by itself; this is for a child that computes, compiles or hangs.
-    `private`: endpoint in a folder that the supervisor made, and nobody else will remove.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        arguments = parent.sentinel, private
-        threading.Thread(target=_outlive, args=arguments, name="parent-watch", daemon=True).start()
-
-
-def supervisor_is_gone() -> bool:
-    """Return whether the supervisor has ended."""
-    parent = multiprocessing.parent_process()
-    return parent is not None and bool(connection.wait([parent.sentinel], 0))
-
-
-def tidy_up(private: str) -> None:
-    """Remove the folders that only the supervisor would have removed."""
-    remove_socket_folder(private)
-    if sys.platform != "win32":
-        shutil.rmtree(util.get_temp_dir(), ignore_errors=True)  # its own: with the fork servers' sockets
-
-
 def _outlive(sentinel: int, private: str) -> None:
     connection.wait([sentinel])
     time.sleep(GRACE_S)
-    tidy_up(private)
+    _tidy_up(private)
     os._exit(1)
+
+
+def _tidy_up(private: str) -> None:
+    if private.startswith("ipc://"):
+        shutil.rmtree(Path(private.removeprefix("ipc://")).parent, ignore_errors=True)
+    if sys.platform != "win32":
+        shutil.rmtree(util.get_temp_dir(), ignore_errors=True)  # the supervisor's, with the forkservers' sockets
 
 
 @contextmanager
 def ended_with_parent() -> Iterator[None]:
-    """End this process when its parent is gone meanwhile: compiling may take minutes, importing seconds.
+    """End this process, a forkserver that loads, when its parent is gone meanwhile: compiling may take minutes.
 
     Later it ends as it does anyway, but without taking down what it has loaded, for which it would need half a second.
     """

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 from grove.common.errors import StorageError
 from grove.game import load_game
 from grove.inference_server import InferenceServer
-from grove.workers.pool.gil import thread_verdict
-from grove.workers.pool.worker_entry import EvaluatorJob, make_evaluator, requests_at_once
+from grove.workers.pool.plan import EvaluatorJob, ServerJob
+from grove.workers.pool.worker_entry import make_evaluator, requests_at_once
 from grove.workers.selfplay.control_pipe import ControlPipe, error_line
 from grove.workers.selfplay.evaluators import Evaluator, ServedEvaluator
+from grove.workers.selfplay.job import WorkerJob
 from grove.workers.selfplay.warm import load_kernels
-from grove.workers.selfplay.worker import Worker, WorkerJob
-
-if TYPE_CHECKING:
-    from grove.inference_server.backends.backend import Backend
-    from grove.workers.pool.server_entry import ServerJob
-
-_PROBE_S = 0.2
+from grove.workers.selfplay.worker import Worker
 
 
 class SearchThreads:
@@ -31,18 +25,8 @@ class SearchThreads:
         self._game = load_game(job.game_spec)
         self._server: InferenceServer | None = None
         self._threads: list[threading.Thread] = []
-        possible = self._game.compiled or job.pool == "thread"
-        if possible and job.evaluator == "server":  # others come from a fork server that has loaded them
+        if job.evaluator == "server":  # others come from a fork server that has loaded them
             load_kernels(job.game_spec)
-
-    def verdict(self, backends: list[Backend]) -> tuple[bool, str]:
-        """Measure whether threads will do beside these warm backends, which serve nobody yet; return it and why."""
-        from grove.inference_server.backends.backend import network_rate
-
-        first = self._job.threads[0]
-        rows = max(1, first.games // first.groups)
-        rate = network_rate(backends, _PROBE_S, self._job.server.max_batch) if self._game.compiled else 0.0
-        return thread_verdict(self._game, first.search.simulations, rate, rows)
 
     def start(self, server: InferenceServer | None) -> None:
         """Let the threads play, served by `server` or by evaluators of their own."""

@@ -8,24 +8,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grove.common.errors import PoolError, SettingError
 from grove.common.usage import peak_rss_mb
-from grove.inference_server import InferenceServer, RowSpec, ServerSettings
-from grove.inference_server.batching.policy import Policy, PolicyKind
-from grove.inference_server.interface.network_settings import NetworkSettings
+from grove.inference_server import InferenceServer
 from grove.inference_server.model_watch import ModelWatch
 from grove.workers.pool.children import Held
-from grove.workers.pool.parent_watch import end_with_supervisor, leave_signals, supervisor_is_gone, tidy_up
+from grove.workers.pool.parent_watch import ended_with_supervisor
+from grove.workers.pool.plan import ServerJob
 from grove.workers.selfplay.control_pipe import ControlPipe, error_line
 
 if TYPE_CHECKING:
     from grove.workers.pool.search_threads import SearchThreads
-    from grove.workers.selfplay.worker import WorkerJob
 
 FAULT_STATUS = 3
 """Exit status of a server that ends because of a fault."""
@@ -37,45 +34,18 @@ READY_S = 300.0
 """Longest wait for the lanes; compiling a large user network takes minutes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServerJob:
-    """What the process shall do; plain values."""
-
-    game_spec: str
-    row_spec: RowSpec
-    evaluator: str
-    """`server`, or an evaluator without a network whose worker threads live here."""
-    network: NetworkSettings
-    server: ServerSettings
-    pool: str
-    """`thread`, `process`, or `auto`: decided here, by measurement."""
-    threads: tuple[WorkerJob, ...] = ()
-    """Jobs of the search threads, if it comes to threads."""
-    endpoint: str = ""
-    """Where to listen for worker processes: in a folder that the supervisor made and owns, or on a free port."""
-    metrics_port: int = 0
-    """Port of /metrics; 0 = none."""
-    models: str = ""
-    """Folder whose newest model file is served; empty = none is watched."""
-    policy: PolicyKind = Policy
-    """Rule by which the server sends batches off."""
-
-
 def main(job: ServerJob, connection: Connection, worker_connections: list[Connection], _lock: Held | None) -> None:
     """Serve until the supervisor says stop or is gone. Faults go to the supervisor as one line."""
-    leave_signals()
-    end_with_supervisor(job.endpoint)
-    pipe = ControlPipe(connection)
-    try:
-        with ExitStack() as stack:
-            _Server(job, pipe, worker_connections, stack).run()
-    except Exception as error:
-        pipe.send("failed", error_line(error))
-        if supervisor_is_gone():
-            tidy_up(job.endpoint)
+    pipe, failed = ControlPipe(connection), False
+    with ended_with_supervisor(job.endpoint):
+        try:
+            with ExitStack() as stack:
+                _Server(job, pipe, worker_connections, stack).run()
+        except Exception as error:
+            pipe.send("failed", error_line(error))
+            failed = True
+    if failed:
         os._exit(FAULT_STATUS)  # a lane that hangs, or a search thread, would keep the process for ever
-    if supervisor_is_gone():
-        tidy_up(job.endpoint)
 
 
 class _Server:
@@ -84,14 +54,13 @@ class _Server:
         self._pipes = [ControlPipe(connection) for connection in connections]
         self._server: InferenceServer | None = None
         self._threads: SearchThreads | None = None
-        self._ready: dict[str, Any] = {"pool": "thread", "pool_reason": "", "endpoint": ""}
+        self._ready: dict[str, Any] = {"endpoint": ""}
 
     def run(self) -> None:
         """Serve until told to stop."""
         if self._job.evaluator == "server":
             self._start_server()
         else:
-            self._ready["pool_reason"] = f"the {self._job.evaluator} evaluator needs no server"
             self._threads = self._load_threads()
         if self._threads is not None:
             self._threads.start(self._server)
@@ -127,26 +96,20 @@ class _Server:
         job, rows = self._job, self._job.row_spec
         backends = make_backends(rows, job.network, job.server.max_batch, job.server.lanes, job.server.deterministic)
         server = self._stack.enter_context(InferenceServer(rows, backends, job.server, job.policy))
-        threads = self._load_threads() if job.threads else None  # while the lanes get ready in threads of their own
+        if job.threads:
+            self._threads = self._load_threads()  # while the lanes get ready in threads of their own
         if not server.wait_ready(READY_S):
             raise PoolError(f"the lanes were not ready within {READY_S:.0f} s; see `grove doctor`")
         self._server = server
         if job.metrics_port:
             self._stack.enter_context(metrics_at(server, job.metrics_port))
         self._ready |= {"backend": backends[0].describe(), "lanes": len(backends)}
-        if job.pool != "auto" or threads is None:
-            self._ready |= {"pool": job.pool, "pool_reason": "as asked for"}
-        else:
-            fits, reason = threads.verdict(backends)
-            self._ready |= {"pool": "thread" if fits else "process", "pool_reason": reason}
         if job.models:
             source = ModelFiles(rows, job.network, backends)
             self._stack.enter_context(ModelWatch(server, Path(job.models), source))
         self._ready |= {"model": server.model_version, "epoch": server.epoch}
-        if self._ready["pool"] == "process":
+        if not job.threads:
             self._ready["endpoint"] = server.bind(job.endpoint)
-        else:
-            self._threads = threads
 
     def _load_threads(self) -> SearchThreads:
         """Return the search threads, not yet started, with their kernels compiled, which may take minutes."""

@@ -22,7 +22,7 @@ class PoolSettings:
     many more workers than cores, whose rows hide each other's latency."""
     pool: Literal["auto", "thread", "process"] = "auto"
     """`thread`: search threads in the server's process (compiled games, one machine). `process`: worker processes over
-    ZeroMQ. `auto` takes threads for compiled games while the measured share of the GIL allows."""
+    ZeroMQ. `auto` takes threads for compiled games on at most 8 cores."""
     evaluator: Literal["server", "local", "direct", "rollout", "test"] = "server"
     """Who evaluates: the inference `server`; `local` or `direct`: a network in every worker, by batch or one position a
     call; `rollout`: random games; `test`: a hash of the row."""

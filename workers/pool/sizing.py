@@ -7,10 +7,12 @@ from grove.common.machine import free_memory_bytes, gpus, usable_cores
 from grove.game.contract import Game
 from grove.inference_server import ServerSettings
 from grove.mcts import SearchSettings, forest_capacity
-from grove.workers.pool.plan import Sizes
+from grove.workers.pool.plan import Kind, Sizes
 from grove.workers.pool.settings import PoolSettings
 from grove.workers.pool.worker_entry import requests_at_once
 
+MOST_THREAD_CORES = 8
+"""Cores up to which search threads keep the lanes busy: they share one GIL, which the rows of more would fill."""
 _FEWEST_TREES, _FEWEST_GAMES = 64, 16
 """Trees and games of a worker at least, so that each call of a kernel and each move played serves many."""
 _GROUPS = 4
@@ -18,8 +20,22 @@ _CROWD = 4
 """Workers a core from which one group each is enough: the others' rows keep the lanes busy, and messages stay long."""
 
 
-def sizes(pool: PoolSettings, server: ServerSettings, games: int, device: str, worlds: int = 1) -> tuple[Sizes, Sizes]:
-    """Return the sizes of a thread pool and of a process pool for a run of `games` games.
+def pool_kind(pool: PoolSettings, game: Game) -> tuple[Kind, str]:
+    """Return whether workers shall be search threads of the server's process or processes, and why."""
+    cores = usable_cores()
+    if pool.pool != "auto":
+        return pool.pool, "as asked for"
+    if pool.evaluator in ("local", "direct"):
+        return "process", f"the {pool.evaluator} evaluator has a network in every worker"
+    if not game.compiled:
+        return "process", f"{game.name} is written in Python and would hold the GIL"
+    if cores > MOST_THREAD_CORES:
+        return "process", f"with {cores} cores, search threads would wait for each other's GIL"
+    return "thread", f"a compiled game on at most {MOST_THREAD_CORES} cores"
+
+
+def sizes(kind: Kind, pool: PoolSettings, server: ServerSettings, games: int, device: str, worlds: int = 1) -> Sizes:
+    """Return how many workers of `kind` with how many games each are right for a run of `games` games.
 
     It is trees that fill batches, `worlds` of them a game. Never more games in flight than asked for; a worker without
     a game would be idle, so there are no more workers than games.
@@ -30,23 +46,17 @@ def sizes(pool: PoolSettings, server: ServerSettings, games: int, device: str, w
     trees = ((2 if on_gpu else 1) * lanes + 2) * server.max_batch
     in_flight = min(games, -(-trees // worlds))
     fewest = max(_FEWEST_GAMES, -(-_FEWEST_TREES // worlds))
-    return (
-        _size(pool, in_flight, games, pool.workers or (max(1, cores // 2) if on_gpu else 1), fewest),
-        _size(pool, in_flight, games, pool.workers or max(2, cores), fewest),
-    )
+    threads = max(1, cores // 2) if on_gpu else 1
+    workers = min(pool.workers or (threads if kind == "thread" else max(2, cores)), games)
+    wanted = pool.games_per_worker or max(fewest, -(-in_flight // workers))
+    groups = pool.groups or (1 if workers >= _CROWD * cores else _GROUPS)
+    return Sizes(workers=workers, games=min(wanted, games), groups=groups)
 
 
 def lanes_of(server: ServerSettings, device: str) -> tuple[int, bool]:
     """Return how many lanes the settings stand for on this machine, and whether they are on GPUs."""
     devices = len(gpus().devices) if device != "cpu" else 0
     return server.lanes or devices or usable_cores(), bool(devices)
-
-
-def _size(pool: PoolSettings, in_flight: int, games: int, workers: int, fewest: int) -> Sizes:
-    workers = min(workers, games)
-    wanted = pool.games_per_worker or max(fewest, -(-in_flight // workers))
-    groups = pool.groups or (1 if workers >= _CROWD * usable_cores() else _GROUPS)
-    return Sizes(workers=workers, games=min(wanted, games), groups=groups)
 
 
 def check_memory(game: Game, search: SearchSettings, chosen: Sizes) -> int:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import gc
 import math
 import os
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Literal
 
 from grove.common.errors import StorageError
 from grove.game import load_game
 from grove.game.contract import Game
 from grove.inference_server import Patience, ZmqClient
 from grove.inference_server.channels.keys import ClientKeys
-from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.workers.pool.children import Held
-from grove.workers.pool.parent_watch import end_with_supervisor, leave_signals, supervisor_is_gone, tidy_up
+from grove.workers.pool.parent_watch import ended_with_supervisor
+from grove.workers.pool.plan import EvaluatorJob
 from grove.workers.selfplay.control_pipe import ControlPipe, error_line
 from grove.workers.selfplay.evaluators import (
     Evaluator,
@@ -26,45 +24,23 @@ from grove.workers.selfplay.evaluators import (
     ServedEvaluator,
     row_spec,
 )
-from grove.workers.selfplay.worker import Worker, WorkerJob
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluatorJob:
-    """Which evaluator a worker shall use; plain values."""
-
-    kind: str
-    endpoint: str = ""
-    """Where the server listens, for kind `server`."""
-    keys: str = ""
-    """Folder of the keys with which it lets us in; empty = it asks for none."""
-    private: bool = False
-    """Whether that server is the pool's own: it is restarted, in a folder that is gone with the supervisor."""
-    between_games: bool = False
-    """Whether the server's new models take over between games."""
-    network: NetworkSettings = field(default_factory=NetworkSettings)
-    """The worker's own network, for kinds `local` and `direct`."""
-    direct_compile: Literal["eager", "compiled", "cpp_wrapper"] = "eager"
-    """How a `direct` network runs: eager, compiled or cpp_wrapper; `bench compare` takes the fastest."""
+from grove.workers.selfplay.job import WorkerJob
+from grove.workers.selfplay.worker import Worker
 
 
 def main(job: WorkerJob, evaluator_job: EvaluatorJob, connection: Connection, _lock: Held | None) -> None:
     """Play until the supervisor says stop or is gone. Faults go to the supervisor as one line."""
-    leave_signals()
-    private = evaluator_job.endpoint if evaluator_job.private else ""
-    end_with_supervisor(private)
     pipe = ControlPipe(connection)
-    try:
-        game = load_game(job.game_spec)
-        evaluator = make_evaluator(game, job, evaluator_job)
-        gc.freeze()  # what is loaded now stays: the collector need not look through it again and again
-        Worker(job, game, evaluator, pipe).run()
-    except StorageError as error:
-        pipe.send("unwritable", error_line(error))
-    except Exception as error:
-        pipe.send("failed", error_line(error))
-    if supervisor_is_gone():
-        tidy_up(private)
+    with ended_with_supervisor(evaluator_job.endpoint if evaluator_job.private else ""):
+        try:
+            game = load_game(job.game_spec)
+            evaluator = make_evaluator(game, job, evaluator_job)
+            gc.freeze()  # what is loaded now stays: the collector need not look through it again and again
+            Worker(job, game, evaluator, pipe).run()
+        except StorageError as error:
+            pipe.send("unwritable", error_line(error))
+        except Exception as error:
+            pipe.send("failed", error_line(error))
 
 
 def client_name(worker: int, process: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,12 @@ import numpy as np
 from grove.common.errors import ChannelError
 from grove.common.usage import peak_rss_mb
 from grove.game.contract import Game
-from grove.mcts import SearchSettings, make_cache
-from grove.records.log import FSYNC_EVERY_S, GameLog
+from grove.mcts import make_cache
+from grove.records.log import GameLog
 from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.evaluators import Answer, Evaluator
 from grove.workers.selfplay.group import Group, Ints, Tally
+from grove.workers.selfplay.job import WorkerJob
 
 REPORT_S = 0.5
 """Seconds between a worker's reports; often enough for a live view, seldom enough to cost nothing."""
@@ -33,27 +34,6 @@ LISTEN_S = 0.002
 """Seconds between two looks at the pipe while rows are away; a look costs a system call."""
 MOST_FAILURES = 50
 """Answers in a row that may contain failed rows before the worker gives up."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerJob:
-    """What one worker shall do; plain values, so that it can be sent to a process."""
-
-    worker: int
-    """Number of the worker, from 0."""
-    game_spec: str
-    """Spec as the user gave it."""
-    run_seed: int
-    search: SearchSettings
-    games: int
-    """Games in progress at most, over all groups."""
-    groups: int
-    log_path: str
-    """File that finished games are appended to."""
-    fsync_every_s: float | None = FSYNC_EVERY_S
-    """Seconds between syncs of the log to the disk; 0 = every game, None = never."""
-    stagger: bool = False
-    """Begin the first games at random plies; see workers/selfplay/stagger.py."""
 
 
 class Worker:
