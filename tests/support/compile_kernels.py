@@ -10,7 +10,7 @@ from grove.workers.selfplay.warm import warm
 
 GAMES = (
     *("connect_four", "hex:size=2", "hex:size=3", "hex:size=4", "hex:size=5", "hex:size=7", "blob:players=3,cards=3"),
-    *("blob:players=5,cards=2", "blob:players=3,match=2", "tests.support.hidden_game:Hands"),
+    *("blob:players=5,cards=2", "blob:players=3,match=2", "blob:players=4,cards=4"),
 )
 
 if __name__ == "__main__":

@@ -71,9 +71,10 @@ def set_all_roots(forest: Forest, positions: list[tuple[np.ndarray, int]], keys:
     forest.set_roots(roots, np.concatenate([state for state, _ in positions]))
 
 
-def rooted(name: str, rules: SearchSettings, positions: list[tuple[np.ndarray, int]], keys: np.ndarray) -> Forest:
-    """Return a forest, with a cache where `rules` want one, that holds the positions."""
-    forest = Forest(ALL[name], len(positions), rules, make_cache(ALL[name], rules))
+def rooted(name: Any, rules: SearchSettings, positions: list[tuple[np.ndarray, int]], keys: np.ndarray) -> Forest:
+    """Return a forest, with a cache where `rules` want one, that holds the positions; `name` may be a game itself."""
+    game = ALL[name] if isinstance(name, str) else name
+    forest = Forest(game, len(positions), rules, make_cache(game, rules))
     set_all_roots(forest, positions, keys)
     return forest
 
