@@ -65,9 +65,8 @@ class RunReader:
     def refresh(self) -> Status:
         """Read what is new and return how the run stands; never raises for a folder that is changing or removed."""
         with self._lock:
-            # First, because a run writes its last words before it lets the lock go.
-            number, held = holder(self.path / "lock")
             try:
+                number, held = holder(self.path / "lock")  # first: a run writes its last words before it lets it go
                 self._look_at_start()
                 self._read_lines()
                 self.status = self._judge(number, held)
@@ -104,57 +103,38 @@ class RunReader:
             self.chosen |= {**start.get("chosen", {}), "folder": str(self.path)}
             self.total = int(self.last.get("games_wanted", _wanted(settings)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SettingError.of(
-                "run", str(self.path), f"it holds no run that can be read ({_brief(error)})", "give a run folder"
-            ) from None
+            what = f"{Path(str(error.filename)).name} is not there" if isinstance(error, FileNotFoundError) else error
+            limit = f"it holds no run that can be read ({' '.join(str(what).split())[:120]})"
+            raise SettingError.of("run", str(self.path), limit, "give a run folder") from None
 
     def _judge(self, number: int | None, held: bool) -> Status:
+        again = f"the same command with --out {self.path} plays what is left"
         self.summary = {}
         if held:
-            return self._playing() if self.last else Status("starting", self._starting())
+            return self._playing()
         if number is not None:
-            return Status("killed", f"killed: process {number} is gone without a word; {self._again()}")
-        self.summary = self._read_summary()
+            return Status("killed", f"killed: process {number} is gone without a word; {again}")
+        path = self.path / "summary.json"
+        self.summary = _table(path.read_bytes() if path.exists() else b"", ("games", "games_left"))
         left = self.summary.get("games_left", self.total)
-        if left == 0 and self.summary.get("games", 0) >= self.total:
+        if left == 0 and self.summary["games"] >= self.total:
             return Status("finished", "finished")
-        if self.summary and self._is_new(self.path / "summary.json"):
-            return Status("stopped", f"stopped with {left:,} left; {self._again()}")
-        said = self._last_words()
-        return Status("failed", f"{said}; {self._again()}")
+        if self.summary and path.stat().st_mtime >= self._started:
+            return Status("stopped", f"stopped with {left:,} left; {again}")
+        log = self.path / "log.txt"
+        said = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+        word = said[-1].partition(" ")[2] if said else ""
+        word = word if word.startswith("ended by: ") else "ended without a summary; see log.txt"
+        return Status("failed", f"{word}; {again}")
 
     def _playing(self) -> Status:
+        if not self.last:
+            return Status("starting", "starting, no figures yet" if self.chosen.get("device") else "starting")
         quiet_s = time.time() - self.last["time"]
         if quiet_s < SILENT_S:
             return Status("playing", "playing")
         said = f"its process is there, but has written no figures for {duration(quiet_s)}"
         return Status("silent", f"{said}: it hangs, was stopped, or cannot write; see log.txt")
-
-    def _starting(self) -> str:
-        return "starting, no figures yet" if self.chosen.get("device") else "starting"
-
-    def _again(self) -> str:
-        return f"the same command with --out {self.path} plays what is left"
-
-    def _read_summary(self) -> dict[str, Any]:
-        try:
-            content = json.loads((self.path / "summary.json").read_text(encoding="utf-8"), parse_constant=_refuse)
-        except (OSError, ValueError, RecursionError):
-            return {}
-        counts = [content.get(key, 0) for key in ("games", "games_left")] if isinstance(content, dict) else [None]
-        return content if all(isinstance(count, int) for count in counts) else {}
-
-    def _is_new(self, path: Path) -> bool:
-        return path.stat().st_mtime >= self._started
-
-    def _last_words(self) -> str:
-        """Return the error that ended the run, from its log."""
-        try:
-            lines = (self.path / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            lines = []
-        said = lines[-1].partition(" ")[2] if lines else ""
-        return said if said.startswith("ended by: ") else "ended without a summary; see log.txt"
 
     # -- lines --------------------------------------------------------------------------------------------------------
 
@@ -176,19 +156,18 @@ class RunReader:
             self.last = {}
 
     def _take(self, line: bytes) -> None:
+        content = _table(line, ("seconds", "time"))
         try:
-            text = line.decode()
-            content = json.loads(text, parse_constant=_refuse)
-            seconds, wanted = content["seconds"], int(content.get("games_wanted", self.total))
-            if not (math.isfinite(seconds) and math.isfinite(content["time"])):
-                raise ValueError("numbers beyond all bounds")
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            wanted = int(content.get("games_wanted", self.total))
+        except (TypeError, ValueError, OverflowError):
+            content = {}
+        if not content:
             self.damaged += bool(line.strip())  # a torn line is closed with an empty one
             return
-        if seconds < self._reached_s:  # the clock of a new start
+        if content["seconds"] < self._reached_s:  # the clock of a new start
             self._before_s += self._reached_s
-        self._reached_s = seconds
-        self._lines.append((self._before_s + seconds, text))
+        self._reached_s = content["seconds"]
+        self._lines.append((self._before_s + self._reached_s, line.decode()))
         self.last, self.total = content, wanted
 
     def played_text(self) -> str:
@@ -204,11 +183,14 @@ def _wanted(settings: dict[str, Any]) -> int:
     return int(settings["games"])
 
 
+def _table(text: bytes, numbers: tuple[str, ...]) -> dict[str, Any]:
+    """Return the JSON table in `text`; empty when it is none, or has not these numbers."""
+    try:
+        content = json.loads(text.decode(), parse_constant=_refuse)
+        return dict(content) if all(math.isfinite(content[name]) for name in numbers) else {}
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
+        return {}
+
+
 def _refuse(name: str) -> float:
-    raise ValueError(name)
-
-
-def _brief(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"{Path(str(error.filename)).name} is not there"
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:120]
+    raise ValueError(f"{name} is no figure")

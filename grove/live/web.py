@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socketserver
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -26,49 +27,42 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_PATIENCE_S = 30.0
-"""Longest wait for a browser that sends half a request."""
-
-
-def serve_page(reader: RunReader, port: int) -> int:
-    """Serve the page on 127.0.0.1 until Ctrl-C or SIGTERM; returns the exit status."""
-    try:
-        server = PageServer(reader, port)
-    except OSError as error:
-        why = f"127.0.0.1 has no such free port ({error.strerror})"
-        raise SettingError.of("port", port, why, "choose another, or leave it out") from None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with server:
-        print(f"{reader.path} at http://127.0.0.1:{server.server_address[1]}/ until Ctrl-C", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return 0
-    return 0
 
 
 class PageServer(socketserver.ThreadingTCPServer):
-    """Serves one run; each request has a thread of its own."""
+    """Serves one run on 127.0.0.1; each request has a thread of its own."""
 
-    allow_reuse_address = True
-    daemon_threads = True
+    allow_reuse_address = daemon_threads = True
     block_on_close = False
 
     def __init__(self, reader: RunReader, port: int) -> None:
-        """Listen on 127.0.0.1:`port`. Raises OSError when that is not possible."""
+        """Listen. Raises SettingError when the port is taken."""
         self.reader = reader
-        super().__init__(("127.0.0.1", port), _Handler)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            why = f"127.0.0.1 has no such free port ({error.strerror})"
+            raise SettingError.of("port", port, why, "choose another, or leave it out") from None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of browsers that hang up."""
 
 
+def serve_page(reader: RunReader, port: int) -> int:
+    """Serve the page until Ctrl-C or SIGTERM; returns the exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with PageServer(reader, port) as server, suppress(KeyboardInterrupt):
+        print(f"{reader.path} at http://127.0.0.1:{server.server_address[1]}/ until Ctrl-C", flush=True)
+        server.serve_forever()
+    return 0
+
+
 def page_data(reader: RunReader, after: int) -> str:
     """Return as JSON how the run stands, and its points from line number `after` on."""
     status = reader.refresh()
-    playing = status.kind == "playing"
     restart = after > reader.count  # the file is another one than before
     count, points = reader.points(0 if restart else after)
+    playing = status.kind == "playing"
     about = {
         "status": {"kind": status.kind, "text": status.text, "ended": status.ended},
         "chosen": reader.chosen,
@@ -84,17 +78,15 @@ def page_data(reader: RunReader, after: int) -> str:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server_version = "grove"
-    sys_version = ""
-    timeout = _PATIENCE_S
+    server_version, sys_version = "grove", ""
+    timeout = 30.0  # of a browser that sends half a request
     server: PageServer
 
     def do_GET(self) -> None:
-        if not self._from_here():
+        hosts, url = self.headers.get_all("Host") or [], urlsplit(self.path)
+        if len(hosts) != 1 or not is_own_host(hosts[0]):
             self._answer(HTTPStatus.FORBIDDEN, "text/plain", "This page is for browsers of its own machine.\n")
-            return
-        url = urlsplit(self.path)
-        if url.path == "/":
+        elif url.path == "/":
             self._answer(HTTPStatus.OK, "text/html", _PAGE.read_text(encoding="utf-8"))
         elif url.path == "/data":
             after = parse_qs(url.query).get("after", ["0"])[0]
@@ -105,18 +97,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def _from_here(self) -> bool:
-        """Return whether the request names this machine, exactly once, as its host."""
-        hosts = self.headers.get_all("Host") or []
-        return len(hosts) == 1 and is_own_host(hosts[0])
-
     def _answer(self, status: HTTPStatus, kind: str, text: str) -> None:
         body = text.encode()
         self.send_response(status)
-        for name, value in _HEADERS.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", f"{kind}; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in {**_HEADERS, "Content-Type": f"{kind}; charset=utf-8", "Content-Length": len(body)}.items():
+            self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

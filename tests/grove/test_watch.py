@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -108,16 +107,12 @@ def test_a_run_that_lives_but_writes_nothing_is_silent(tmp_path: Path, monkeypat
         assert reader.refresh().kind == "playing"
 
 
-def test_a_run_that_ended_by_an_error_says_which(tmp_path: Path) -> None:
+def test_a_run_that_ended_by_an_error_or_was_killed_says_so(tmp_path: Path) -> None:
     with pytest.raises(SettingError), open_run(tmp_path / "run"):
         raise SettingError("no worker is left")
     status = RunReader(tmp_path / "run").refresh()
     assert status.kind == "failed"
     assert "ended by: no worker is left" in status.text
-
-
-def test_a_lock_that_a_dead_process_left_means_killed(tmp_path: Path) -> None:
-    open_run(tmp_path / "run").close()
     child = subprocess.Popen(["true"])
     child.wait()
     (tmp_path / "run" / "lock").write_text(f"{child.pid}\n")
@@ -173,14 +168,10 @@ def test_lines_that_no_run_writes_are_damaged_and_end_nothing(tmp_path: Path) ->
     assert reader.refresh().kind == "failed"
 
 
-def test_games_wanted_by_a_part_of_a_plan(tmp_path: Path) -> None:
-    open_run(tmp_path / "run", indices="50:80").close()
-    assert RunReader(tmp_path / "run").total == 30
-
-
 def test_many_lines_are_thinned_and_the_newest_stays(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    open_run(path).close()
+    open_run(path, indices="50:80").close()
+    assert RunReader(path).total == 30, "a part of a plan"
     lines = (json.dumps({"time": 1.0, **metrics(5.0 * (n + 1))}) for n in range(3 * MOST_POINTS + 1))
     (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     reader = RunReader(path)
@@ -223,18 +214,14 @@ def test_bad_input_is_one_line(
 def test_processes_are_looked_at_in_groups() -> None:
     use = ProcessUse()
     assert MachineUse().look() is None
-    child = subprocess.Popen(["sleep", "60"])
-    try:
+    with subprocess.Popen(["sleep", "60"]) as child:
         first = use.look({"mine": [os.getpid(), child.pid], "none": []})
         assert first["cpu_cores"] == {"mine": None, "none": None}
         assert first["memory_mb"]["none"] is None
         second = use.look({"mine": [os.getpid()], "none": [], "theirs": [child.pid]})
         assert second["cpu_cores"]["mine"] is not None
-        assert second["cpu_cores"]["none"] is None
         assert second["memory_mb"]["mine"] > 1
-    finally:
         child.kill()
-        child.wait()
     assert use.look({"theirs": [child.pid]})["cpu_cores"] == {"theirs": None}
 
 
@@ -352,10 +339,8 @@ def test_the_page_holds_all_it_needs_and_no_text_becomes_markup(tmp_path: Path) 
         policy = response.getheader("Content-Security-Policy") or ""
         assert "default-src 'none'" in policy
         assert "connect-src 'self'" in policy
-        assert response.getheader("Content-Type") == "text/html; charset=utf-8"
         assert re.findall(r"https?://[^\"' ]+", page) == ["http://www.w3.org/2000/svg"]  # a name, not an address
         assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|<link[^>]+stylesheet", page)
-        assert "</script><img" not in page
         response, _ = ask(port, "/data")
         assert response.getheader("Content-Type") == "application/json; charset=utf-8"
         assert response.getheader("X-Content-Type-Options") == "nosniff"
@@ -440,11 +425,6 @@ def test_a_run_is_watched_while_it_plays_is_killed_and_resumed(grove: Grove, eve
     killed = eventually(lambda: (found := data(port)["status"])["ended"] and found)
     assert killed["kind"] == "killed"
     assert f"process {run.pid} is gone" in killed["text"]
-    if CHROMIUM is not None:
-        seen = dom(port, grove.folder / "browser")
-        assert 'data-status="killed"' in seen
-        assert f"Killed: process {run.pid} is gone" in seen
-        assert "No worker was lost; the server was restarted once" in seen
     said = grove.end(terminal).stdout
     assert re.search(r"/1,000,000 games .* 1 server restart", said)
     assert data(port)["binds"] == ""
@@ -529,37 +509,3 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
         assert page.count("<h2>Cannot be drawn: ") == 1, "the other charts are drawn all the same"
         assert ">of 1 game</span>" in page
         assert "A batch holds 101 rows" in page, "the mean of all batches, not of intervals"
-
-
-# A server of the page that ends for good at its third look at the run folder.
-DYING = """
-import os, signal, sys
-from grove.live.reader import RunReader
-from grove.live.web import serve_page
-
-class Dying(RunReader):
-    looks = 0
-
-    def refresh(self):
-        self.looks += 1
-        if self.looks == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().refresh()
-
-serve_page(Dying(sys.argv[1]), 0)
-"""
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed (apt-get install chromium)")
-def test_a_page_whose_server_died_says_that_it_is_not_updated(tmp_path: Path) -> None:
-    with open_run(tmp_path / "run") as run:
-        run.write_metrics(metrics(5))
-        command = [sys.executable, "-c", DYING, str(run.path)]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
-            assert server.stdout is not None
-            port = int(re.findall(r":(\d+)/", server.stdout.readline())[0])
-            page = dom(port, tmp_path / "browser")
-            assert server.wait(timeout=90) == -signal.SIGKILL
-    assert 'data-status="unwatched"' in page
-    assert "not watched any more" in page
-    assert "this page is not updated any more; these are the last figures it gave" in page
