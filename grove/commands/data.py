@@ -97,33 +97,22 @@ def count(settings: Count) -> int:
     new = None if settings.since is None else new_games(Path(settings.since), found)
     if settings.mark is not None:
         write_mark(Path(settings.mark), found)
-    content = {
-        "games": {
-            spec: {
-                **_spec_table(found, spec),
-                **({} if new is None else {"new": new[spec]}),
-                **({} if not settings.threshold or new is None else _threshold(new[spec], settings.threshold)),
-            }
-            for spec in found.games
-        },
-        "mark_found": marked,
-        **_base(found),
-        "status": _status(found),
-    }
-    return _end(settings, content, lambda: [*count_lines(content, settings.since), *finding_lines(content)])
+    content = _content(found) | {"mark_found": marked}
+    for spec, table in content["games"].items():
+        if new is not None:
+            table["new"] = new[spec]
+        if settings.threshold:
+            table |= {"threshold": settings.threshold, "ready": table["new"] >= settings.threshold}
+    return _end(settings, content, lambda: count_lines(content, settings.since))
 
 
 def check(settings: Check) -> int:
     """Print what is wrong; returns the exit status."""
     found = _survey(settings, in_full=True)
     plans, _ = plan_repair(found)
-    content = {
-        "games": {spec: _spec_table(found, spec) for spec in found.games},
-        **_base(found),
-        "repairs": list(map(_plan_table, plans)),
-        "status": UNREAD if plans else _status(found),
-    }
-    return _end(settings, content, lambda: [*count_lines(content, None), *finding_lines(content)])
+    content = _content(found) | {"repairs": list(map(_plan_table, plans))}
+    content["status"] = UNREAD if plans else content["status"]
+    return _end(settings, content, lambda: count_lines(content, None))
 
 
 def stats(settings: Stats) -> int:
@@ -137,14 +126,13 @@ def stats(settings: Stats) -> int:
         cap = caps.cap(game.log.file.run, game.record.game)
         specs.setdefault(game.record.game, SpecStats()).add(game.record, cap)
     runs = sorted({log.file.run.folder for log in found.logs if log.file.run.folder is not None and log.count})
-    content = {
+    content = _content(found, faults) | {
         "games": {spec: part.table() for spec, part in sorted(specs.items())},
         "runs": [{"folder": str(folder), **read_rates(folder)} for folder in runs],
         "caps_unknown": caps.problems,
-        **_base(found, faults),
-        "status": UNREAD if faults or caps.problems else _status(found),
     }
-    return _end(settings, content, lambda: [*stats_lines(content), *finding_lines(content)])
+    content["status"] = UNREAD if caps.problems else content["status"]
+    return _end(settings, content, lambda: stats_lines(content))
 
 
 def repair(settings: Repair) -> int:
@@ -158,7 +146,7 @@ def repair(settings: Repair) -> int:
         try:
             with _locked(folder, settings.dry_run):
                 _repair_all(here, settings.dry_run, done, left)
-        except GroveError as error:
+        except (GroveError, OSError) as error:
             left += [{"path": str(plan.log.file.path), "why": str(error)} for plan in here]
     content = {"dry_run": settings.dry_run, "repaired": done, "left": left, "status": UNREAD if left else READ}
     verb = "to move" if settings.dry_run else "moved"
@@ -171,14 +159,9 @@ def export_games(settings: Export) -> int:
     """Write the Parquet file; returns the exit status."""
     found, faults = _survey_to_read(settings), list[Problem]()
     rows = export(found, Path(settings.out), faults.append) if found.total else 0
-    content = {
-        "out": settings.out if rows else None,
-        "rows": rows,
-        **_base(found, faults),
-        "status": UNREAD if faults else _status(found),
-    }
+    content = _content(found, faults) | {"out": settings.out if rows else None, "rows": rows}
     said = f"{settings.out}: {rows:,} games" if rows else "no games, so nothing was written"
-    return _end(settings, content, lambda: [said, *finding_lines(content)])
+    return _end(settings, content, lambda: [said])
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------
@@ -214,22 +197,15 @@ def _holder(folder: Path | None) -> int | None:
 
 @contextmanager
 def _locked(folder: Path | None, dry_run: bool) -> Iterator[None]:
-    """Hold the run folder, so that no pool starts in it. Raises GroveError when it is in use or cannot be held."""
+    """Hold the run folder, so that no pool starts in it. Raises GroveError or OSError when it cannot be held."""
     if (process := _holder(folder)) is not None:
         raise RecordError(f"process {process or 'unknown'} plays in {folder}; repair it when that has ended")
-    if folder is None or dry_run:
-        yield
-        return
-    if os.path.lexists(folder / "lock") and not os.path.isfile(folder / "lock"):
-        raise RecordError(f"{folder / 'lock'} is no file")
-    try:
-        lock = FolderLock(folder / "lock")
-    except OSError as error:
-        raise RecordError(f"{folder} cannot be locked: {error.strerror or error}") from error
+    lock = None if folder is None or dry_run else FolderLock(folder / "lock")
     try:
         yield
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def _repair_all(
@@ -245,69 +221,50 @@ def _repair_all(
 
 
 def _plan_table(plan: RepairPlan) -> dict[str, Any]:
-    rejected, kept = len(plan.rejected), plan.log.lines - len(plan.rejected)
-    text = f"{rejected:,} of {plan.log.lines:,} lines to {plan.log.file.path.name}{REJECTED}"
+    rejected, path = len(plan.rejected), plan.log.file.path
+    text = f"{rejected:,} of {plan.log.lines:,} lines to {path.name}{REJECTED}"
     text += "; the log goes, because nothing is left in it" if plan.remove else ""
-    return {
-        "path": str(plan.log.file.path),
-        "rejected": rejected,
-        "kept": kept,
-        "removed": plan.remove,
-        "text": text,
-    }
+    kept = plan.log.lines - rejected
+    return {"path": str(path), "rejected": rejected, "kept": kept, "removed": plan.remove, "text": text}
 
 
 def _spec_table(found: Survey, spec: str) -> dict[str, Any]:
     doubled: Mapping[str, int] = found.doubled.get(spec, {})
     return {
         "games": found.count(spec),
-        "duplicates": doubled.get("duplicates", 0),
-        "copies": doubled.get("copies", 0),
+        **{kind: doubled.get(kind, 0) for kind in ("duplicates", "copies")},
         "runs": len(found.games[spec]),
         "logs": sum(spec in log.games for log in found.logs),
     }
 
 
-def _threshold(new: int, threshold: int) -> dict[str, Any]:
-    return {"threshold": threshold, "ready": new >= threshold}
-
-
-def _base(found: Survey, faults: Sequence[Problem] = ()) -> dict[str, Any]:
-    """Return what every command tells of the files."""
-    kinds = {kind: [str(log.file.path) for log in found.logs if log.kind == kind] for kind in ("empty", "other")}
+def _content(found: Survey, faults: Sequence[Problem] = ()) -> dict[str, Any]:
+    """Return what every command tells of the files, and its exit status."""
+    unknown = "it holds no line that is known as a game"
+    unreadable = [(log.file.path, log.unreadable or unknown) for log in found.logs if log.kind == "unreadable"]
+    damaged = [log for log in found.logs if log.kind != "other" and log.bad.total()]
+    others = [log for log in found.logs if log.kind == "other"]
+    written = [str(log.file.path) for log in found.logs if log.being_written]
+    nothing = NO_GAMES if not found.total and not written else READ
     return {
+        "games": {spec: _spec_table(found, spec) for spec in found.games},
         "total": found.total,
         "logs": len(found.logs),
-        "empty": kinds["empty"],
-        "other": [
-            {"path": str(log.file.path), "first": log.examples[0].text if log.examples else ""}
-            for log in found.logs
-            if log.kind == "other"
-        ],
-        "being_written": [str(log.file.path) for log in found.logs if log.being_written],
-        "unreadable": [{"path": str(path), "why": why} for path, why in found.troubles]
-        + [
-            {"path": str(log.file.path), "why": log.unreadable or "it holds no line that is known as a game"}
-            for log in found.logs
-            if log.kind == "unreadable"
-        ],
+        "empty": [str(log.file.path) for log in found.logs if log.kind == "empty"],
+        "other": [{"path": str(o.file.path), "first": o.examples[0].text if o.examples else ""} for o in others],
+        "being_written": written,
+        "unreadable": [{"path": str(path), "why": why} for path, why in [*found.troubles, *unreadable]],
         "damaged": [
             {
                 "path": str(log.file.path),
                 "lines": {kind: count for kind, count in log.bad.items() if count},
                 "examples": [{"line": problem.line, "why": problem.text} for problem in log.examples],
             }
-            for log in found.logs
-            if log.kind != "other" and log.bad.total()
+            for log in damaged
         ],
         "refused": [{"path": str(fault.path), "line": fault.line, "why": fault.text} for fault in faults],
+        "status": UNREAD if found.unread or faults else nothing,
     }
-
-
-def _status(found: Survey) -> int:
-    if found.unread:
-        return UNREAD
-    return READ if found.total or any(log.being_written for log in found.logs) else NO_GAMES
 
 
 def _end(settings: Roots, content: dict[str, Any], lines: Callable[[], Sequence[str]]) -> int:
@@ -315,7 +272,7 @@ def _end(settings: Roots, content: dict[str, Any], lines: Callable[[], Sequence[
     if settings.json:
         print(json.dumps(content, allow_nan=False))
     else:
-        for line in lines():
+        for line in (*lines(), *finding_lines(content)):
             print(readable(line))
     status: int = content["status"]
     return status

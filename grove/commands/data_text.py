@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from grove.common.words import plural
+
 _MOST = 10
 """Files or lines of one sort that are listed; --json lists all files."""
 
@@ -19,7 +21,7 @@ def count_lines(content: Mapping[str, Any], since: str | None) -> list[str]:
     """Return one line a kind of game, or why there is none."""
     lines = [f"{spec}: {_spec(table)}" for spec, table in content["games"].items()]
     if not lines:
-        lines.append(f"no games in {_number(content['logs'], 'log')}")
+        lines.append(f"no games in {plural(content['logs'], 'logs')}")
     if since is not None and not content["mark_found"]:
         lines.append(f"there is no mark {since} yet, so all games are new")
     return lines
@@ -32,32 +34,38 @@ def _spec(table: Mapping[str, Any]) -> str:
         new = f" (+{table['new']:,}{wanted})"
     doubled = [f"{table[kind]:,} {kind}" for kind in ("duplicates", "copies") if table[kind]]
     left_out = f"; left out: {', '.join(doubled)}" if doubled else ""
-    return f"{_number(table['games'], 'game')}{new} in {_number(table['logs'], 'log')}{left_out}"
+    return f"{plural(table['games'], 'games')}{new} in {plural(table['logs'], 'logs')}{left_out}"
 
 
 def finding_lines(content: Mapping[str, Any]) -> list[str]:
     """Return what was found beside games, the worst first."""
-    return [
-        *_listed("could not be read", [f"{item['path']}: {item['why']}" for item in content["unreadable"]]),
-        *_listed("damaged", list(_damaged(content["damaged"]))),
-        *_listed("refused", [f"{item['path']}:{item['line']}: {item['why']}" for item in content["refused"]]),
-        *_listed("to be repaired", [f"{item['path']}: {item['text']}" for item in content.get("repairs", [])]),
-        *_listed("empty", content["empty"]),
-        *_listed("being written", [f"{path}: its last line is not complete yet" for path in content["being_written"]]),
-        *_listed("other .jsonl", [f"{item['path']}: {item['first']}" for item in content["other"]]),
-    ]
+    damaged = [line for log in content.get("damaged", ()) for line in _damaged(log)]
+    written = [f"{path}: its last line is not complete yet" for path in content.get("being_written", ())]
+    refused = [f"{item['path']}:{item['line']}: {item['why']}" for item in content.get("refused", ())]
+    listed = {
+        "could not be read": _named(content, "unreadable", "why"),
+        "damaged": damaged,
+        "refused": refused,
+        "to be repaired": _named(content, "repairs", "text"),
+        "empty": list(content.get("empty", ())),
+        "being written": written,
+        "other .jsonl": _named(content, "other", "first"),
+    }
+    return [line for title, items in listed.items() if items for line in _listed(title, items)]
 
 
-def _damaged(logs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for log in logs:
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in log["lines"].items())
-        yield f"{log['path']}: {counts}"
-        yield from (f"  line {example['line']}: {example['why']}" for example in log["examples"])
+def _named(content: Mapping[str, Any], name: str, what: str) -> list[str]:
+    return [f"{item['path']}: {item[what]}" for item in content.get(name, ())]
+
+
+def _damaged(log: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{log['path']}: {', '.join(f'{count:,} {kind}' for kind, count in log['lines'].items())}"
+    yield from (f"  line {example['line']}: {example['why']}" for example in log["examples"])
 
 
 def _listed(title: str, items: Sequence[str]) -> list[str]:
     more = [f"  and {len(items) - _MOST:,} more"] if len(items) > _MOST else []
-    return [f"{title}:", *(f"  {item}" for item in items[:_MOST]), *more] if items else []
+    return [f"{title}:", *(f"  {item}" for item in items[:_MOST]), *more]
 
 
 # -- statistics ------------------------------------------------------------------------------------------------------
@@ -67,7 +75,7 @@ def stats_lines(content: Mapping[str, Any]) -> list[str]:
     """Return the statistics, kind by kind and run by run."""
     lines = [line for spec, table in content["games"].items() for line in _spec_lines(spec, table)]
     if not lines:
-        lines.append(f"no games in {_number(content['logs'], 'log')}")
+        lines.append(f"no games in {plural(content['logs'], 'logs')}")
     for run in content["runs"]:
         lines += _run_lines(run)
     return [*lines, *content["caps_unknown"]]
@@ -75,7 +83,7 @@ def stats_lines(content: Mapping[str, Any]) -> list[str]:
 
 def _spec_lines(spec: str, table: Mapping[str, Any]) -> Iterator[str]:
     statuses = ", ".join(f"{count:,} {status}" for status, count in sorted(table["statuses"].items()))
-    yield f"{spec}: {_number(table['games'], 'game')} ({statuses})"
+    yield f"{spec}: {plural(table['games'], 'games')} ({statuses})"
     lengths = table["lengths"]
     spread = ", ".join(f"{name} {lengths[f'p{name}']}" for name in (10, 25, 50, 75, 90))
     yield f"  moves: mean {lengths['mean']:.1f}, {lengths['p0']} to {lengths['p100']}; percentiles: {spread}"
@@ -83,20 +91,20 @@ def _spec_lines(spec: str, table: Mapping[str, Any]) -> Iterator[str]:
     for label, seats in table["seats"].items():
         yield from _seat_lines(label, seats)
     for model in table["models"][:_MOST]:
-        yield f"  model {model['model']}: {model['moves']:,} moves in {_number(model['games'], 'game')}"
+        yield f"  model {model['model']}: {model['moves']:,} moves in {plural(model['games'], 'games')}"
     if len(table["models"]) > _MOST:
         yield f"  and {len(table['models']) - _MOST:,} more models"
     if table["joint_moves"]:
-        yield f"  and {_number(table['joint_moves'], 'move')} by more than one model"
+        yield f"  and {plural(table['joint_moves'], 'moves')} by more than one model"
     if table["mixed_games"]:
-        yield f"  {_number(table['mixed_games'], 'game')} by more than one model"
+        yield f"  {plural(table['mixed_games'], 'games')} by more than one model"
 
 
 def _timeouts(table: Mapping[str, Any]) -> str:
-    known = [f"{cap['moves']} moves ({cap['source']}; {_number(cap['games'], 'game')})" for cap in table["caps"]]
+    known = [f"{cap['moves']} moves ({cap['source']}; {plural(cap['games'], 'games')})" for cap in table["caps"]]
     caps = ", ".join(known)
     unknown = table["games_of_unknown_cap"]
-    caps += f"{'; ' if caps else ''}not known for {_number(unknown, 'game')}" if unknown else ""
+    caps += f"{'; ' if caps else ''}not known for {plural(unknown, 'games')}" if unknown else ""
     return f"{table['games']:,}, {_share(table['share'], table['share_95'])}; cap: {caps}"
 
 
@@ -149,7 +157,3 @@ def _rates(rates: Sequence[float | None]) -> str:
     if len(rates) <= 8:
         return " ".join("-" if rate is None else f"{rate:.4g}" for rate in rates)
     return f"{len(known)} workers, {min(known):.4g} to {max(known):.4g}, mean {sum(known) / len(known):.4g}"
-
-
-def _number(count: int, unit: str) -> str:
-    return f"{count:,} {unit}{'' if count == 1 else 's'}"
