@@ -10,7 +10,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TextIO
@@ -27,10 +26,10 @@ Status = Literal["ok", "warn", "fail"]
 
 SOCKET_PATH_LIMIT = 107 if sys.platform == "linux" else 103
 """Longest path of a Unix socket in bytes (sun_path less its closing zero)."""
-
 _SOCKET_NAME = 40
 _GIB = 1 << 30
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_EAGER = "; without it networks run eager, at about half the speed"
 
 
 class Check(NamedTuple):
@@ -55,20 +54,21 @@ def doctor(settings: Doctor) -> int:
 
 def run_checks() -> list[Check]:
     """Look at everything Grove needs from the machine and return the findings in reading order; takes a second."""
-    looks: list[Callable[[], Check]] = [
-        _cores,
-        _memory,
-        _gpu,
-        _torch,
-        _compiler,
-        _python_headers,
-        _open_files,
-        _processes,
-        _socket_folder,
-        _kernel_cache,
-        _disk,
+    gpus = machine.gpus()
+    cache = kernels.cache_home() / "kernels"
+    return [
+        _cores(),
+        judge_memory(machine.free_memory_bytes(), int(psutil.virtual_memory().total)),
+        _gpu(gpus),
+        judge_torch(machine.torch_build(), bool(gpus.devices)),
+        _compiler(),
+        _python_headers(),
+        judge_limit("open files", _limit("RLIMIT_NOFILE"), 1024, "raise it in this shell: ulimit -n 4096"),
+        judge_limit("processes", _limit("RLIMIT_NPROC"), 512, "raise it in this shell: ulimit -u 4096"),
+        judge_socket_folder(Path(tempfile.gettempdir())),
+        judge_writable("kernel cache", cache, "set XDG_CACHE_HOME to a folder you may write"),
+        _disk(Path.cwd()),
     ]
-    return [look() for look in looks]
 
 
 def render(checks: list[Check], out: TextIO) -> None:
@@ -80,19 +80,13 @@ def render(checks: list[Check], out: TextIO) -> None:
         console.print(line)
         if check.remedy:
             console.print(Text(f"{'':{width + 8}}-> {check.remedy}", style="italic"))
-    console.print(_verdict(checks))
-
-
-def _verdict(checks: list[Check]) -> str:
-    failed = sum(check.status == "fail" for check in checks)
-    warned = sum(check.status == "warn" for check in checks)
-    if failed:
-        return f"\n{failed} of {len(checks)} checks failed: Grove will not run as it is."
+    failed, warned = (sum(check.status == status for check in checks) for status in ("fail", "warn"))
     better = f"; {plural(warned, 'things')} could be better" if warned else ""
-    return f"\nGrove can run here{better}."
+    fails = f"{failed} of {len(checks)} checks failed: Grove will not run as it is."
+    console.print(f"\n{fails}" if failed else f"\nGrove can run here{better}.")
 
 
-# -- cores and memory ------------------------------------------------------------------------------------------------
+# -- cores, memory, devices ------------------------------------------------------------------------------------------
 
 
 def _cores() -> Check:
@@ -109,8 +103,8 @@ def judge_cores(probe: Probe, facts: str) -> Check:
     return Check("cores", "ok", value)
 
 
-def _memory() -> Check:
-    free, total = machine.free_memory_bytes(), int(psutil.virtual_memory().total)
+def judge_memory(free: int, total: int) -> Check:
+    """Return the finding for so many bytes."""
     value = f"{free / _GIB:.1f} GiB free of {total / _GIB:.1f} GiB"
     if free < _GIB:
         return Check("memory", "fail", value, "close other programs or raise the container's limit: 1 GiB is the least")
@@ -119,20 +113,12 @@ def _memory() -> Check:
     return Check("memory", "ok", value)
 
 
-# -- device, torch, compiler -----------------------------------------------------------------------------------------
-
-
-def _gpu() -> Check:
-    found = machine.gpus()
+def _gpu(found: machine.Gpus) -> Check:
     if not found.devices:
         remedy = "Grove runs on the CPU; to use an NVIDIA GPU install its driver (nvidia-smi shows whether it works)"
         return Check("GPU", "warn", f"none: {found.problem or 'the driver lists no device'}", remedy)
     names = ", ".join(f"{gpu.name} ({gpu.free_bytes / _GIB:.0f} GiB free)" for gpu in found.devices)
     return Check("GPU", "ok", f"{names}; driver {found.devices[0].driver}")
-
-
-def _torch() -> Check:
-    return judge_torch(machine.torch_build(), bool(machine.gpus().devices))
 
 
 def judge_torch(build: machine.TorchBuild | None, gpu: bool) -> Check:
@@ -146,56 +132,40 @@ def judge_torch(build: machine.TorchBuild | None, gpu: bool) -> Check:
     return Check("torch", "ok", value)
 
 
+# -- what compiling a network takes ----------------------------------------------------------------------------------
+
+
 def _compiler() -> Check:
     compiler = os.environ.get("CXX") or "g++"
     path = shutil.which(compiler)
     if path is None:
-        remedy = _without_compiling("install g++ (Debian: apt install g++)")
+        remedy = f"install g++ (Debian: apt install g++){_EAGER}"
         return Check("C++ compiler", "warn", f"{compiler} not found", remedy)
-    failure = _try_compiling(path, "#include <vector>\nint main() { return 0; }\n")
+    command, source = [path, "-fsyntax-only", "-x", "c++", "-"], "#include <vector>\nint main() { return 0; }\n"
+    try:
+        done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=30, check=False)
+        failure = done.stderr.partition("\n")[0] or f"exit status {done.returncode}" if done.returncode else ""
+    except (OSError, subprocess.SubprocessError) as error:
+        failure = str(error)
     if failure:
-        return Check("C++ compiler", "warn", f"{path}: {failure}", _without_compiling("reinstall g++ with libstdc++"))
+        return Check("C++ compiler", "warn", f"{path}: {failure}", f"reinstall g++ with libstdc++{_EAGER}")
     return Check("C++ compiler", "ok", path)
 
 
 def _python_headers() -> Check:
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    if not header.is_file():
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        remedy = _without_compiling(f"install the headers (Debian: apt install python{version}-dev)")
-        return Check("Python headers", "warn", f"{header} not found", remedy)
-    return Check("Python headers", "ok", str(header))
-
-
-def _without_compiling(remedy: str) -> str:
-    return f"{remedy}; without it networks run eager, at about half the speed"
-
-
-def _try_compiling(compiler: str, source: str) -> str:
-    """Return what went wrong when `source` was checked, or nothing."""
-    try:
-        command = [compiler, "-fsyntax-only", "-x", "c++", "-"]
-        done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.SubprocessError) as error:
-        return str(error)
-    return "" if done.returncode == 0 else next(iter(done.stderr.splitlines()), f"exit status {done.returncode}")
+    if header.is_file():
+        return Check("Python headers", "ok", str(header))
+    package = f"python{sys.version_info.major}.{sys.version_info.minor}-dev"
+    remedy = f"install the headers (Debian: apt install {package}){_EAGER}"
+    return Check("Python headers", "warn", f"{header} not found", remedy)
 
 
 # -- limits, folders -------------------------------------------------------------------------------------------------
 
 
-def _open_files() -> Check:
-    return judge_limit("open files", _limit("RLIMIT_NOFILE"), 1024, "raise it in this shell: ulimit -n 4096")
-
-
-def _processes() -> Check:
-    return judge_limit("processes", _limit("RLIMIT_NPROC"), 512, "raise it in this shell: ulimit -u 4096")
-
-
 def _limit(name: str) -> float:
-    """Return the soft limit, infinite where there is none or the system has no such limits."""
-    if sys.platform == "win32":
-        return math.inf
+    """Return the soft limit, infinite where there is none."""
     import resource
 
     soft, _ = resource.getrlimit(getattr(resource, name))
@@ -210,16 +180,9 @@ def judge_limit(name: str, limit: float, enough: int, remedy: str) -> Check:
     return Check(name, "ok", value)
 
 
-def _socket_folder() -> Check:
-    return judge_socket_folder(Path(tempfile.gettempdir()))
-
-
 def judge_socket_folder(folder: Path) -> Check:
     """Return the finding for the folder that local sockets are made in; one is bound for a moment to try."""
-    name = "socket folder"
-    if not hasattr(socket, "AF_UNIX"):
-        return Check(name, "ok", "no Unix sockets here; TCP on the loopback is used")
-    longest = len(os.fsencode(folder)) + 1 + _SOCKET_NAME
+    name, longest = "socket folder", len(os.fsencode(folder)) + 1 + _SOCKET_NAME
     if longest > SOCKET_PATH_LIMIT:
         value = f"{folder} makes paths of {longest} bytes, the system takes {SOCKET_PATH_LIMIT}"
         return Check(name, "warn", value, "set TMPDIR to a shorter path, such as /tmp")
@@ -231,26 +194,19 @@ def judge_socket_folder(folder: Path) -> Check:
     return Check(name, "ok", str(folder))
 
 
-def _kernel_cache() -> Check:
-    return judge_writable(
-        "kernel cache", kernels.cache_home() / "kernels", "set XDG_CACHE_HOME to a folder you may write"
-    )
-
-
 def judge_writable(name: str, folder: Path, remedy: str) -> Check:
     """Return the finding for a folder that must take files; it is made when absent."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            pass
+            return Check(name, "ok", str(folder))
     except OSError as error:
         return Check(name, "fail", f"{folder}: {error}", remedy)
-    return Check(name, "ok", str(folder))
 
 
-def _disk() -> Check:
-    free = shutil.disk_usage(Path.cwd()).free
-    value = f"{free / _GIB:.1f} GiB free in {Path.cwd()}"
+def _disk(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free
+    value = f"{free / _GIB:.1f} GiB free in {folder}"
     if free < _GIB:
         return Check("disk", "warn", value, "free some space or give --out on another disk; 100,000 games take 0.4 GiB")
     return Check("disk", "ok", value)
