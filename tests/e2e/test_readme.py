@@ -29,9 +29,7 @@ MORE = {
 SAYS = {
     "selfplay": "/min",
     "show": "result:",
-    "watch": "finished",
     "report": "report.html",
-    "model list": "default  serves",
     "data count": "hex:size=7: 6 games",
     "data stats": "seat 0: won",
     "doctor": "memory",
