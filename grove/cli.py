@@ -77,6 +77,11 @@ COMMANDS = {
     "model rollback": Command(
         "serve the model before again", *("grove.commands.model", "Rollback", "rollback"), examples=("runs/first",)
     ),
+    "model convert": Command(
+        "make a model file of a PyTorch checkpoint",
+        *("grove.commands.convert", "Convert", "convert"),
+        examples=("net.pt --network my_net.py:MyNet --game hex:size=7",),
+    ),
     "bench compare": Command(
         "play the same games direct and served, side by side",
         *("grove.commands.bench", "Compare", "compare"),

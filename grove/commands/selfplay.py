@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from grove.live.view import LiveView
 from grove.mcts import SearchSettings
 from grove.records.log import FSYNC_EVERY_S
 from grove.records.record import finished_indices
-from grove.run.folder import MAY_DIFFER, RunFolder
+from grove.run.folder import MAY_DIFFER, RunFolder, new_path
 from grove.run.interrupts import STOPPED, Interrupts
 from grove.run.settings import SelfPlay, Work, flatten
 from grove.run.summary import print_summary
@@ -157,9 +156,7 @@ def _index_range(settings: Work) -> range:
 
 
 def _folder(settings: SelfPlay | Work, out: str | None, game: Game) -> RunFolder:
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = "".join(c if c.isalnum() else "-" for c in game.name)
-    path = Path(out) if out else Path("runs") / f"{name}-{stamp}"
+    path = Path(out) if out else new_path(game.name)
     return RunFolder.open_or_create(path, flatten(settings), may_differ=(*MAY_DIFFER, *_HOW_NOT_WHICH))
 
 

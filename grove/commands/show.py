@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +12,13 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from grove.common.errors import RecordError, SettingError
+from grove.common.errors import SettingError
 from grove.common.words import plural, singular
-from grove.game import Game, load_game
-from grove.game.registry import BUILT_IN
+from grove.game import Game
 from grove.records.record import GameRecord, Problem, check_record, read_folder
+from grove.records.replay import replay, rules_of
 
 _TOP_MOVES = 4
-_TOLERANCE = 1e-6
 
 Positions = Literal["auto", "all", "rounds"]
 
@@ -46,15 +44,14 @@ def show_game(record: GameRecord, game: Game, out: TextIO, positions: Positions 
     Raises RecordError when the record holds what none can, or does not fit the rules: another game, an illegal move,
     moves after the end or missing at it, another result, other scores.
     """
-    if record.game != game.name:
-        raise RecordError(f"game {record.index} is of {record.game}, but these are the rules of {game.name}")
     check_record(record)
     every = positions == "all" or (positions == "auto" and game.num_players <= 2)
-    state = np.zeros(1, game.state_dtype)
-    game.initial(np.array([record.seed], np.uint64), state)
-    rounds = began = 0
+    states, rounds, began = replay(record, game), 0, 0
     out.write(f"{_head(record, game)}\n\n")
-    for ply, action in enumerate(record.moves):
+    for ply, state in enumerate(states):
+        if ply == len(record.moves):
+            out.write(f"{'' if every else chr(10)}{game.render(state)}\n\n")
+            break
         if ply == 0 or _round_begins(game, state):
             out.write(_round_head(record, game, rounds))
             rounds, began = rounds + 1, ply
@@ -63,11 +60,7 @@ def show_game(record: GameRecord, game: Game, out: TextIO, positions: Positions 
             out.write(f"{game.render(state)}\n\n")
         elif (ply - began) % game.num_players == 0:  # everyone has had a turn: in a card game, a trick is over
             out.write("\n")
-        _check_legal(record, game, state, ply)
         out.write(f"{_move_line(record, game, ply, state)}\n")
-        game.step(state, np.array([action], np.int32))
-    _check_result(record, game, state)
-    out.write(f"{'' if every else chr(10)}{game.render(state)}\n\n")
     out.write(f"{_score_lines(record, game, rounds)}{_result_line(record)}\n")
 
 
@@ -159,52 +152,10 @@ def _result_line(record: GameRecord) -> str:
     return f"result: {results} ({record.status} before the rules decided)"
 
 
-# -- does the record fit the rules? ----------------------------------------------------------------------------------
-
-
 def _mover(game: Game, state: NDArray[Any]) -> int:
     seat = np.zeros(1, np.int8)
     game.to_play(state, seat)
     return int(seat[0])
-
-
-def _outcome(game: Game, state: NDArray[Any]) -> tuple[bool, list[float]]:
-    done, utility = np.zeros(1, np.bool_), np.zeros((1, game.num_players))
-    game.outcome(state, done, utility)
-    return bool(done[0]), [float(value) for value in utility[0]]
-
-
-def _check_legal(record: GameRecord, game: Game, state: NDArray[Any], ply: int) -> None:
-    action = record.moves[ply]
-    offsets, actions = np.zeros(2, np.int64), np.zeros(game.max_legal, np.int32)
-    game.legal(state, offsets, actions)
-    done, _ = _outcome(game, state)
-    legal = set(actions[: offsets[1]].tolist())
-    wrong = [move for move in (action, *(visited for visited, _ in record.visits[ply] or ())) if move not in legal]
-    if done or wrong:
-        why = "the game is over already" if done else f"action {wrong[0]} is not legal there"
-        raise RecordError(f"game {record.index} does not follow the rules of {game.name}: move {ply + 1}, {why}")
-
-
-def _check_result(record: GameRecord, game: Game, state: NDArray[Any]) -> None:
-    done, utilities = _outcome(game, state)
-    if done != (record.status == "finished"):
-        found = "is over" if done else "is not over"
-        raise RecordError(f"game {record.index} is recorded as {record.status}, but after its moves it {found}")
-    if done and not _equal(utilities, record.utilities):
-        raise RecordError(f"game {record.index} has the result {record.utilities}, but its replay gives {utilities}")
-    _check_annotations(record, game)
-
-
-def _check_annotations(record: GameRecord, game: Game) -> None:
-    """Refuse what the record says of the game beside its moves (deals, scores) when its moves say otherwise."""
-    for key, value in game.annotate(record.seed, record.moves).items():
-        if key in record.extra and record.extra[key] != value:
-            raise RecordError(f"game {record.index} has the {key} {record.extra[key]}, but its replay gives {value}")
-
-
-def _equal(a: Sequence[float], b: Sequence[float]) -> bool:
-    return len(a) == len(b) and np.allclose(a, b, rtol=0, atol=_TOLERANCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,8 +176,5 @@ class Show:
 def show(settings: Show) -> int:
     """Print the game; returns the exit status."""
     record = find_game(Path(settings.run) / "games", settings.game)
-    if not settings.rules and record.game.partition(":")[0] not in BUILT_IN:
-        why = f"game {record.index} is of {record.game}, and what a record names is not imported unasked"
-        raise SettingError(f"{why}; give --rules {shlex.quote(record.game)} if you trust that module")
-    show_game(record, load_game(settings.rules or record.game), sys.stdout, settings.positions)
+    show_game(record, rules_of(record, settings.rules), sys.stdout, settings.positions)
     return 0

@@ -173,6 +173,12 @@ class RunFolder:
         write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
+def new_path(game: str) -> Path:
+    """Return the folder of a new run of `game`, runs/GAME-TIME; it is not made."""
+    name = "".join(c if c.isalnum() else "-" for c in game)
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
 def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return dotted key -> (recorded, wanted) of all settings that differ; None stands for an absent one."""
     old, new = dict(_flatten(recorded)), dict(_flatten(wanted))

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import io
 import tomllib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -161,6 +161,15 @@ def _parse(kind: type[T], flags: Sequence[str], program: str, source: str = "") 
         raise SettingError(f"{source}{_one_line(said.getvalue())}; see `{program} --help`") from None
     except SettingError as error:
         raise SettingError(f"{source}{error}") from None
+
+
+def settings_of(kind: type[T], values: Mapping[str, Any], program: str) -> T:
+    """Return the settings that flags of these names and values would give; None: not given. Raises SettingError."""
+    hints = setting_hints(kind)
+    for name, value in values.items():
+        _refuse_unknown(name, str(value), [name], hints, program)
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return parse(kind, _as_flags({name: value for name, value in given.items() if value is not None}, hints), program)
 
 
 def flatten(settings: Any) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
-from multiprocessing import forkserver, resource_tracker, util
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver, resource_tracker, spawn, util
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,14 @@ class ForkServer:
         if not is_claimed(folder):
             sweep()
             claim(folder)  # until this process ends
-        resource_tracker.ensure_running()  # started by the forkserver otherwise, which would unblock SIGINT
         self._server.set_forkserver_preload([self._preload])
-        former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self._server.ensure_running()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        with _safe_path():
+            resource_tracker.ensure_running()  # started by the forkserver otherwise, which would unblock SIGINT
+            former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._server.ensure_running()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
     def start(self, main: Callable[..., None], arguments: tuple[Any, ...], name: str) -> Child:
         """Start a child that calls `main(*arguments)`. Raises PoolError when it cannot be started."""
@@ -107,18 +108,36 @@ class ForkServer:
     def _start(self, process: Any) -> None:
         """Let multiprocessing fork `process` from this one."""
         with _starting:
-            former = forkserver.connect_to_new_process
+            former = forkserver.connect_to_new_process, spawn.get_preparation_data
             forkserver.connect_to_new_process = self._server.connect_to_new_process
+            spawn.get_preparation_data = lambda name: _without_main(former[1](name))
             try:
                 process.start()
             finally:
-                forkserver.connect_to_new_process = former
+                forkserver.connect_to_new_process, spawn.get_preparation_data = former
 
     def _kill(self) -> None:
         if self.pid is not None:
             with suppress(ProcessLookupError, ChildProcessError):
                 os.kill(self.pid, signal.SIGKILL)
                 os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # multiprocessing shall find it dead, too
+
+
+def _without_main(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what a child is told of its parent, without the script that it would run again: it may be anything."""
+    return {key: value for key, value in data.items() if not key.startswith("init_main_")}
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let Python processes started meanwhile import nothing from the current folder, whatever is called torch there."""
+    former = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = former or "1"
+    try:
+        yield
+    finally:
+        if former is None:
+            del os.environ["PYTHONSAFEPATH"]
 
 
 def _is_stopped(number: int) -> bool:

@@ -67,6 +67,8 @@ class ServerJob:
     """Where to listen for worker processes: in a folder that the supervisor made and owns, or on a free port."""
     metrics_port: int = 0
     """Port of /metrics; 0 = none."""
+    keys: str = ""
+    """Folder of the server's keys; empty = whoever reaches the endpoint is let in."""
     models: str = ""
     """Folder whose newest model file is served; empty = none is watched."""
     policy: PolicyKind = Policy

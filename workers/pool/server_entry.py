@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from grove.common.errors import PoolError, SettingError
 from grove.common.usage import peak_rss_mb
 from grove.inference_server import InferenceServer
+from grove.inference_server.channels.keys import ServerKeys
 from grove.inference_server.model_watch import ModelWatch
 from grove.workers.pool.children import Held
 from grove.workers.pool.parent_watch import ended_with_supervisor
@@ -109,7 +110,7 @@ class _Server:
             self._stack.enter_context(ModelWatch(server, Path(job.models), source))
         self._ready |= {"model": server.model_version, "epoch": server.epoch}
         if not job.threads:
-            self._ready["endpoint"] = server.bind(job.endpoint)
+            self._ready["endpoint"] = server.bind(job.endpoint, ServerKeys(job.keys) if job.keys else None)
 
     def _load_threads(self) -> SearchThreads:
         """Return the search threads, not yet started, with their kernels compiled, which may take minutes."""
