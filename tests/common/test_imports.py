@@ -23,6 +23,7 @@ WITHOUT_TORCH = [
     "grove.workers.pool.preload",
     "grove.workers.pool.figures",
     "grove.cli",
+    "grove.api",
     "grove.commands.selfplay",
     "grove.run.settings",
     "grove.commands.show",
@@ -58,6 +59,20 @@ SPY = """
 import sys
 from pathlib import Path
 
+from grove.workers.pool import worker_entry
+
+played = worker_entry.main
+
+
+def main(*arguments):
+    played(*arguments)
+    Path(f"modules-{arguments[0].worker}").write_text(chr(10).join(sys.modules))
+"""
+PLAY = """
+import sys
+from pathlib import Path
+
+import spy
 from grove.inference_server import ServerSettings
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.mcts import SearchSettings
@@ -66,16 +81,8 @@ from grove.workers.selfplay.game_scheduler import GameScheduler
 from grove.workers.pool.plan import PoolPlan, Sizes
 from grove.workers.pool.pool import Pool
 
-played = worker_entry.main
-
-
-def main(*arguments):
-    played(*arguments)
-    Path(f"modules-{arguments[0].worker}").write_text(chr(10).join(sys.modules))
-
-
 if __name__ == "__main__":
-    worker_entry.main = main
+    worker_entry.main = spy.main
     plan = PoolPlan(
         game_spec="connect_four",
         run_seed=1,
@@ -97,9 +104,9 @@ if __name__ == "__main__":
 
 
 def test_a_served_worker_process_and_its_supervisor_never_import_torch(tmp_path: Path) -> None:
-    script = tmp_path / "spy.py"
-    script.write_text(SPY)
-    python([str(script)], tmp_path)
+    (tmp_path / "spy.py").write_text(SPY)
+    (tmp_path / "play.py").write_text(PLAY)
+    python(["play.py"], tmp_path)
     for worker in (0, 1):
         modules = (tmp_path / f"modules-{worker}").read_text().split()
         assert "grove.inference_server.channels.zmq_client" in modules
