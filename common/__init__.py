@@ -1,4 +1,4 @@
-"""What every room may know: the exception tree, the compiled-kernel decorator and the random generator.
+"""What every room may import: errors, the kernel decorator, random numbers, facts about the machine and its use.
 
-This is the bottom room: it imports nothing of ours.
+The lowest room: it imports none of the others.
 """

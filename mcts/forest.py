@@ -3,8 +3,8 @@
     forest.set_roots(roots, states)         # positions to search
     while len(decided := forest.search()):  # those whose search is complete
         ...                                 # play their moves, set roots again
-    rows = forest.ask()                  # one row per waiting leaf, at most L per tree
-    forest.tell(rows.ids, logits, values, version)   # any subset, any order; forest.drop(ids) for rows that failed
+    rows = forest.ask()                     # one row per waiting leaf, at most L per tree
+    forest.tell(rows.ids, logits, values, version)  # any subset, any order; forest.drop(ids) for rows that failed
 
 No callback, no I/O, no network: arrays out, arrays in. Symbols as in mcts/kernels/layout.py. Users count positions,
 kernels count trees: K = `worlds` trees a position in a game with hidden information (mcts/worlds.py), one in any other.
@@ -54,6 +54,8 @@ class LeafRows(NamedTuple):
 class Forest:
     """The trees of `positions` positions of one game, as flat pools of records; see mcts/kernels/layout.py.
 
+    The pools `trees`, `nodes`, `edges`, `legal` and `states`, and the leaves that are `pending`, may be read, for tools
+    that draw or compare trees, and not be written.
     Raises SettingError where the settings do not suit the game, as `forest_capacity` does.
     """
 
@@ -64,18 +66,18 @@ class Forest:
         self.capacity = forest_capacity(game, positions, settings)
         self._worlds = Worlds(game, settings)
         players, trees = game.num_players, self.capacity.trees
-        self._trees = np.zeros(trees, layout.tree_dtype(players))
-        self._nodes = layout.pool(trees * self.capacity.nodes, layout.node_dtype(players))
-        self._edges = layout.pool(trees * self.capacity.edges, layout.edge_dtype(players))
-        self._legal = layout.pool(trees * self.capacity.edges, layout.LEGAL)
-        self._states = np.zeros((len(self._nodes), game.state_dtype.itemsize), np.uint8)
+        self.trees = np.zeros(trees, layout.tree_dtype(players))
+        self.nodes = layout.pool(trees * self.capacity.nodes, layout.node_dtype(players))
+        self.edges = layout.pool(trees * self.capacity.edges, layout.edge_dtype(players))
+        self.legal = layout.pool(trees * self.capacity.edges, layout.LEGAL)
+        self.states = np.zeros((len(self.nodes), game.state_dtype.itemsize), np.uint8)
         self._explore = exploration(settings, self.capacity.nodes + settings.leaves + 1)
         self._temperatures = temperature_table(settings.temperature)
         self._workspace = Workspace(game, trees * settings.leaves)
-        self._pending = PendingLeaves(game, trees, settings.leaves)
+        self.pending = PendingLeaves(game, trees, settings.leaves)
         self._decided = np.zeros(positions, np.int32)
-        pools = (self._trees, self._nodes, self._edges, self._legal, self._states, self._explore)
-        self._kernels = BoundKernels(game, pools, self._workspace, self._pending)
+        pools = (self.trees, self.nodes, self.edges, self.legal, self.states, self._explore)
+        self._kernels = BoundKernels(game, pools, self._workspace, self.pending)
         self._former = 0  # descents made in trees that got new roots since
         self._bare = False  # some tree may lack a root
         self._still = False  # every tree waits or is decided, until roots are set, answers told or leaves dropped
@@ -84,13 +86,13 @@ class Forest:
     def _configure(self) -> None:
         settings = self.settings
         for name in ("fpu_reduction", "virtual_loss", "timeout_utility", "noise_fraction", "noise_alpha", "leaves"):
-            self._trees[name] = getattr(settings, name)
-        self._trees["max_ply"] = min(settings.max_moves or self.game.max_moves, self.game.max_moves)
+            self.trees[name] = getattr(settings, name)
+        self.trees["max_ply"] = min(settings.max_moves or self.game.max_moves, self.game.max_moves)
 
     @property
     def simulations(self) -> int:
         """Descents made so far."""
-        return self._former + int(self._trees["simulations"].sum())
+        return self._former + int(self.trees["simulations"].sum())
 
     # -- roots ---------------------------------------------------------------------------------------------------
 
@@ -109,14 +111,14 @@ class Forest:
         self._still = False
         self._bare = True
         roots["kept"] = 0
-        self._former += int(self._trees["simulations"][roots["tree"]].sum())
+        self._former += int(self.trees["simulations"][roots["tree"]].sum())
         if self.settings.reuse:
-            reroot(self._trees, self._nodes, self._edges, self._legal, self._states, roots)
-        rows.set_root_states(self._trees, self._states, roots, bytes_of_states(states))
+            reroot(self.trees, self.nodes, self.edges, self.legal, self.states, roots)
+        rows.set_root_states(self.trees, self.states, roots, bytes_of_states(states))
         kept = roots["tree"][roots["kept"] != 0]
         if len(kept):
-            self._former -= int(self._trees["simulations"][kept].sum())
-            expand.add_noise(self._trees, self._nodes, self._edges, self._legal, kept)
+            self._former -= int(self.trees["simulations"][kept].sum())
+            expand.add_noise(self.trees, self.nodes, self.edges, self.legal, kept)
 
     # -- growing -------------------------------------------------------------------------------------------------
 
@@ -128,13 +130,13 @@ class Forest:
         while self._walk_all():
             pass
         self._still = True
-        return self._decided[: self._kernels.decided(self._trees, self._worlds.count, self._decided)]
+        return self._decided[: self._kernels.decided(self.trees, self._worlds.count, self._decided)]
 
     def ask(self) -> LeafRows:
         """Grow, then return one row for every leaf that has not been asked yet."""
         if not self._still:
             self.search()
-        pending = self._pending
+        pending = self.pending
         count, pending.count = pending.count, 0
         if self.cache is not None:
             pending.table.fill(layout.NONE)
@@ -146,12 +148,12 @@ class Forest:
         count = 0
         if self._bare:
             self._bare = False
-            count = self._kernels.list_roots(self._trees, self._nodes, space.work)
+            count = self._kernels.list_roots(self.trees, self.nodes, space.work)
             self._fetch(0, count)
         going_on = True
         while going_on and count < space.size:
             found = self._kernels.descend(
-                self._trees, self._nodes, self._edges, self._legal, self._explore, space.work[count:]
+                self.trees, self.nodes, self.edges, self.legal, self._explore, space.work[count:]
             )
             kept = self._step(count, count + found) if found else 0
             count += kept
@@ -160,7 +162,7 @@ class Forest:
 
     def _fetch(self, start: int, end: int) -> None:
         space = self._workspace
-        self._kernels.fetch(self._states, self._legal, space.work[start:end], space.raw[start:end], space.actions)
+        self._kernels.fetch(self.states, self.legal, space.work[start:end], space.raw[start:end], space.actions)
 
     def _step(self, start: int, end: int) -> int:
         """Play the rows' moves; settle those that end the game; return how many rows are left."""
@@ -169,14 +171,14 @@ class Forest:
         states, done, utility = space.states[start:end], space.done[:size], space.utility[:size]
         kernels.step(states, space.actions[:size])
         kernels.outcome(states, done, utility)
-        kept = int(kernels.settle(self._trees, self._nodes, self._edges, space.work[start:end], done, utility))
+        kept = int(kernels.settle(self.trees, self.nodes, self.edges, space.work[start:end], done, utility))
         if kept < size:
             kernels.close_ranks(space.work[start : start + kept], space.raw[start:end])
         return kept
 
     def _place(self, count: int) -> bool:
         """Give `count` rows their leaves and observations; return whether cache hits were settled."""
-        space, pending, kernels = self._workspace, self._pending, self._kernels
+        space, pending, kernels = self._workspace, self.pending, self._kernels
         states = space.states[:count]
         ids = space.ids[:count]
         kernels.legal(states, space.offsets, space.legal)
@@ -192,7 +194,7 @@ class Forest:
         return False
 
     def _place_cached(self, cache: caches.EvaluationCache, ids: Ints, states: npt.NDArray[np.void]) -> bool:
-        space, pending, count = self._workspace, self._pending, len(ids)
+        space, pending, count = self._workspace, self.pending, len(ids)
         raw = space.raw_rows[:count]
         self.game.observe(states, space.rows[:count])
         rows.hash_rows(raw, space.hashes[:count])
@@ -225,14 +227,14 @@ class Forest:
         values = np.ascontiguousarray(values, np.float32)
         told = self._told(ids, logits.shape[1] if dense else 0)
         flat = logits.reshape(-1)
-        broken = self._kernels.find_broken(self._pending.leaves, self._pending.actions, told, flat, values, dense)
+        broken = self._kernels.find_broken(self.pending.leaves, self.pending.actions, told, flat, values, dense)
         if broken != layout.NONE:
             row = told["row"][broken]
-            expand.unlist(self._pending.leaves, ids, told)
+            expand.unlist(self.pending.leaves, ids, told)
             raise ValueError(f"the answer to row {int(ids[row])} is not finite")
         self._absorb(told, flat, values, dense)
         if self.cache is not None:
-            pending = self._pending
+            pending = self.pending
             self.cache.store(pending.leaves, pending.raw_rows, pending.actions, told, (flat, values, dense, version))
 
     def _check_shapes(self, count: int, logits: npt.NDArray[np.float32], values: npt.NDArray[np.float32]) -> None:
@@ -248,14 +250,14 @@ class Forest:
         """Take back rows `ids` [B] that will not be answered; their trees stand as before they asked."""
         told = self._told(np.ascontiguousarray(ids, np.int32), 0)
         self._bare = True
-        expand.withdraw(self._trees, self._nodes, self._edges, self._legal, self._pending.leaves, told)
-        if self._pending.count:
-            self._pending.forget_dropped()
+        expand.withdraw(self.trees, self.nodes, self.edges, self.legal, self.pending.leaves, told)
+        if self.pending.count:
+            self.pending.forget_dropped()
 
     def _told(self, ids: Ints, width: int) -> npt.NDArray[np.void]:
         self._still = False
-        told = self._pending.told
-        count = int(self._kernels.list_told(self._pending.leaves, ids, told, width))
+        told = self.pending.told
+        count = int(self._kernels.list_told(self.pending.leaves, ids, told, width))
         if count < 0:
             raise ValueError(f"row {int(ids[-1 - count])} waits for no answer")
         return told[:count]
@@ -267,14 +269,14 @@ class Forest:
         values: npt.NDArray[np.float32],
         dense: bool,
     ) -> None:
-        trees, nodes, edges, pending = self._trees, self._nodes, self._edges, self._pending
+        trees, nodes, edges, pending = self.trees, self.nodes, self.edges, self.pending
         kernels = self._kernels
-        kernels.attach(trees, nodes, self._legal, pending.leaves, pending.actions, told)
-        kernels.store_states(self._states, pending.leaves, pending.raw, told)
-        kernels.set_priors(nodes, self._legal, pending.leaves, told, logits, dense)
+        kernels.attach(trees, nodes, self.legal, pending.leaves, pending.actions, told)
+        kernels.store_states(self.states, pending.leaves, pending.raw, told)
+        kernels.set_priors(nodes, self.legal, pending.leaves, told, logits, dense)
         if kernels.answer(trees, nodes, edges, pending.leaves, told, values):
             leaves = pending.leaves[told["leaf"]]
-            expand.add_noise(trees, nodes, edges, self._legal, leaves["tree"][leaves["edge"] == layout.NONE])
+            expand.add_noise(trees, nodes, edges, self.legal, leaves["tree"][leaves["edge"] == layout.NONE])
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -286,12 +288,12 @@ class Forest:
         offsets = np.empty(len(positions) + 1, np.int64)
         pairs = np.empty((len(positions) * self.game.max_legal, 2), np.int32)
         roots = self._worlds.trees_of(positions) * self.capacity.nodes
-        moves.root_visits(self._nodes, self._edges, self._legal, roots, offsets, pairs)
+        moves.root_visits(self.nodes, self.edges, self.legal, roots, offsets, pairs)
         return offsets, pairs
 
     def root_values(self, positions: Ints) -> npt.NDArray[np.float64]:
         """Return the mean backed-up value of every seat, float64 [B, P], absolute seats; every world counts alike."""
-        chosen = self._trees[self._worlds.trees_of(positions)]
+        chosen = self.trees[self._worlds.trees_of(positions)]
         sums: npt.NDArray[np.float64] = (chosen["value"] / (chosen["simulations"][..., None] + 1)).sum(axis=1)
         return sums / self._worlds.count
 
@@ -299,33 +301,33 @@ class Forest:
         """Return the moves int32 [B] that decided positions play, by temperature, age and the games' own keys."""
         trees = self._worlds.trees_of(positions)
         out = np.empty(len(positions), np.int32)
-        moves.choose(self._trees, np.ascontiguousarray(trees[:, 0]), *visits, self._temperatures, out)
+        moves.choose(self.trees, np.ascontiguousarray(trees[:, 0]), *visits, self._temperatures, out)
         return out
 
     def legal_of(self, ids: Ints) -> tuple[npt.NDArray[np.int64], Ints]:
         """Return the ragged legal moves (offsets int64 [B + 1], actions int32) of asked rows."""
         offsets = np.empty(len(ids) + 1, np.int64)
         actions = np.empty(len(ids) * self.game.max_legal, np.int32)
-        rows.list_legal(self._pending.leaves, self._pending.actions, ids, offsets, actions)
+        rows.list_legal(self.pending.leaves, self.pending.actions, ids, offsets, actions)
         return offsets, actions[: offsets[-1]]
 
     def states_of(self, ids: Ints) -> npt.NDArray[np.void]:
         """Return copies of the game states S [B] of asked rows."""
-        states: npt.NDArray[np.void] = self._pending.states[ids]
+        states: npt.NDArray[np.void] = self.pending.states[ids]
         return states
 
     def positions_of(self, ids: Ints) -> Ints:
         """Return the positions int32 [B] whose leaves asked rows are."""
-        return np.asarray(self._pending.leaves["tree"][ids] // self._worlds.count, np.int32)
+        return np.asarray(self.pending.leaves["tree"][ids] // self._worlds.count, np.int32)
 
     def begun(self) -> Ints:
         """Return the positions whose present search was told something, ascending."""
-        nodes = self._trees["nodes"].reshape(-1, self._worlds.count)
+        nodes = self.trees["nodes"].reshape(-1, self._worlds.count)
         return np.flatnonzero(nodes.any(axis=1)).astype(np.int32)
 
     def waiting(self) -> Ints:
         """Return the ids of all rows, asked or about to be, that were neither told nor dropped."""
-        leaves = self._pending.leaves
+        leaves = self.pending.leaves
         return np.flatnonzero(leaves["state"] == layout.PLACED).astype(np.int32)
 
     def evaluated_states(self, position: int) -> npt.NDArray[np.uint8]:
@@ -333,8 +335,8 @@ class Forest:
         parts = []
         for tree in range(position * self._worlds.count, (position + 1) * self._worlds.count):
             first = tree * self.capacity.nodes
-            nodes = slice(first, first + int(self._trees["nodes"][tree]))
-            parts.append(self._states[nodes][self._nodes["terminal"][nodes] == 0])
+            nodes = slice(first, first + int(self.trees["nodes"][tree]))
+            parts.append(self.states[nodes][self.nodes["terminal"][nodes] == 0])
         return np.concatenate(parts)
 
 

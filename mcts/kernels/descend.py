@@ -47,7 +47,7 @@ def descend(trees, nodes, edges, legal, explore, work):  # -> number of rows
     walking = _set_out(trees, walkers, nodes.shape[0] // trees.shape[0])
     rows = 0
     while walking > 0:
-        walkers[0].touched = _touch(walkers, walking, nodes, edges)
+        walkers[0].touched = _prefetch(walkers, walking, nodes, edges)
         still = 0
         for i in range(walking):
             walker = walkers[i]
@@ -76,7 +76,7 @@ def descend(trees, nodes, edges, legal, explore, work):  # -> number of rows
 
 @lean_kernel
 def _open_edges(trees, nodes, edges, legal, work):
-    """Open the edges that the rows lead through and mark their paths as waiting; touched first, as in `_touch`."""
+    """Open the edges that the rows lead through and mark their paths as waiting; loaded first, as in `_prefetch`."""
     total = 0
     for i in range(work.shape[0]):
         node = nodes[work[i].parent]
@@ -105,11 +105,11 @@ def _set_out(trees, walkers, capacity):  # -> number of walkers
 
 
 @lean_kernel
-def _touch(walkers, walking, nodes, edges):  # -> a number nobody needs
-    """Prefetch the next step's cache lines; the sum only keeps the loads alive.
+def _prefetch(walkers, walking, nodes, edges):  # -> a sum that only keeps the loads alive
+    """Load the cache lines that the next step of every walker reads.
 
-    The network has driven the trees from the near caches. These short loops wait for many lines of memory at a time,
-    where the step itself would wait for one after another.
+    While the network ran, the trees were evicted from L1 and L2. These short loops have many loads in flight at once;
+    the step itself would wait for one after another.
     """
     total = 0
     for i in range(walking):

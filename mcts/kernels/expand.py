@@ -169,7 +169,7 @@ def answer(trees, nodes, edges, leaves, told, values):  # -> roots among them
     `values` float32 [B, P], seat-relative with the mover first, or [B, 1] of a two-player zero-sum network.
     """
     roots = 0
-    told[0].touched = _touch_paths(nodes, edges, leaves, told)
+    told[0].touched = _prefetch_paths(nodes, edges, leaves, told)
     for i in range(told.shape[0]):
         leaf = leaves[told[i].leaf]
         tree = trees[leaf.tree]
@@ -189,8 +189,8 @@ def answer(trees, nodes, edges, leaves, told, values):  # -> roots among them
 
 
 @lean_kernel
-def _touch_paths(nodes, edges, leaves, told):  # -> a number nobody needs
-    """Read the paths that are about to be backed up, all a step higher at a time; see `descend._touch`."""
+def _prefetch_paths(nodes, edges, leaves, told):  # -> a sum that only keeps the loads alive
+    """Load the paths that are about to be backed up, one step higher in all of them at a time (`descend._prefetch`)."""
     total = 0
     for i in range(told.shape[0]):
         told[i].at = leaves[told[i].leaf].node

@@ -136,7 +136,7 @@ Tree = dict[tuple[int, ...], tuple]
 
 def assert_within(forest: Forest) -> None:
     """Assert that no tree uses more of its slices than it has, and that counters are sane."""
-    trees, settings = forest._trees, forest.settings
+    trees, settings = forest.trees, forest.settings
     assert (trees["nodes"] <= forest.capacity.nodes).all()
     assert (trees["edges"] <= forest.capacity.edges).all()
     assert ((trees["pending"] >= 0) & (trees["pending"] <= settings.leaves)).all()
@@ -145,33 +145,33 @@ def assert_within(forest: Forest) -> None:
 
 def done(forest: Forest) -> list[int]:
     """Return the simulations made in every tree."""
-    return forest._trees["simulations"].tolist()
+    return forest.trees["simulations"].tolist()
 
 
 def pending(forest: Forest) -> list[int]:
     """Return the leaves of every tree that wait, merged ones included."""
-    return forest._trees["pending"].tolist()
+    return forest.trees["pending"].tolist()
 
 
 def everything(forest: Forest) -> list[bytes]:
     """Return all that a forest remembers, as bytes."""
-    arrays = (forest._trees, forest._nodes, forest._edges, forest._legal, forest._states, forest._pending.leaves)
+    arrays = (forest.trees, forest.nodes, forest.edges, forest.legal, forest.states, forest.pending.leaves)
     return [a.tobytes() for a in arrays]
 
 
 def world_states(forest: Forest, position: int) -> list[bytes]:
     """Return the root states of the trees of a position."""
     worlds, nodes = forest.settings.worlds, forest.capacity.nodes
-    return [forest._states[t * nodes].tobytes() for t in range(position * worlds, (position + 1) * worlds)]
+    return [forest.states[t * nodes].tobytes() for t in range(position * worlds, (position + 1) * worlds)]
 
 
 def path_of(forest: Forest, row: int) -> tuple[int, ...]:
     """Return the moves from the root to a waiting leaf."""
-    leaf, path = forest._pending.leaves[row], ()
+    leaf, path = forest.pending.leaves[row], ()
     node, edge = int(leaf["parent"]), int(leaf["edge"])
     while edge != NONE:
-        path = (int(forest._legal[edge]["action"]), *path)
-        node, edge = int(forest._nodes[node]["parent"]), int(forest._nodes[node]["parent_edge"])
+        path = (int(forest.legal[edge]["action"]), *path)
+        node, edge = int(forest.nodes[node]["parent"]), int(forest.nodes[node]["parent_edge"])
     return path
 
 
@@ -181,14 +181,14 @@ def all_trees(forest: Forest) -> list[Tree]:
 
 def forest_tree(forest: Forest, t: int) -> Tree:
     """Return tree `t` of the pools, every edge of it, visited or not."""
-    nodes, edges, tree = forest._nodes, forest._edges, forest._trees[t]
+    nodes, edges, tree = forest.nodes, forest.edges, forest.trees[t]
     out: Tree = {(): (int(tree["simulations"]), tuple(tree["value"].tolist()))}
     stack = [((), t * forest.capacity.nodes)]
     while stack:
         path, n = stack.pop()
         node = nodes[n]
         block = slice(node["first_edge"], node["first_edge"] + node["edges"])
-        moves = forest._legal[block]
+        moves = forest.legal[block]
         assert len(set(moves["action"].tolist())) == len(moves)
         for i, (move, edge) in enumerate(zip(moves, edges[block], strict=True)):
             here = (*path, int(move["action"]))
