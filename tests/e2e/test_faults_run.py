@@ -153,16 +153,6 @@ def test_a_crash_while_kernels_are_loaded_is_told_in_one_line(grove: Grove) -> N
     assert "has ended while it loaded the game's kernels" in one_line(done)
 
 
-def test_a_failing_kernel_is_told_by_the_worker_in_its_own_words(grove: Grove) -> None:
-    forkserver_game(grove.folder, "failing", "raise RuntimeError('no licence here')")
-    out = grove.folder / "run"
-    done = grove.run(
-        *("selfplay", "--game", "failing:Race", "--evaluator", "test", "--workers", 1, "--games", 2),
-        *("--pool", "process", "--out", out),
-    )
-    assert "no licence here" in one_line(done)
-
-
 # -- disks -----------------------------------------------------------------------------------------------------------
 
 
@@ -199,14 +189,6 @@ def test_a_full_disk_ends_the_run_with_one_line_and_it_goes_on_when_there_is_roo
     goal = max(record.index for record in grove.read(disk / "run")) + 20
     grove.play(*run, "--games", goal)
     grove.exactly(disk / "run", range(goal), SPEC)
-
-
-def test_a_read_only_file_system_is_refused_with_one_line_and_unharmed(grove: Grove, disk: Path) -> None:
-    run = (*QUICK, "--simulations", 8, "--out", disk / "run")
-    grove.play(*run, "--games", 4)
-    remount(disk, "ro")
-    assert "Read-only file system" in one_line(grove.run(*run, "--games", 8))
-    grove.exactly(disk / "run", range(4), SPEC)
 
 
 def test_a_vanished_folder_ends_the_run_with_one_line(grove: Grove, eventually: Eventually) -> None:

@@ -17,7 +17,6 @@ import zstandard
 
 from grove.cli import main
 from grove.records import export as record_export
-from grove.records import repair as record_repair
 from grove.records.record import encode, read_log
 from grove.run.folder import RunFolder
 from tests.conftest import ROOT, Grove
@@ -213,25 +212,6 @@ def test_a_run_that_plays_is_never_touched(tmp_path: Path, data: Run) -> None:
     assert log.read_bytes() == lines([0])
 
 
-def test_a_log_that_is_written_to_during_its_repair_is_left_as_it_was(
-    tmp_path: Path, data: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = write(tmp_path / "a.jsonl", b'{"schema":\n' + lines([0]))
-    verify = record_repair._verify
-
-    def late(plan: record_repair.RepairPlan, temporary: Path) -> None:
-        verify(plan, temporary)
-        with log.open("ab") as file:
-            file.write(lines([1]))
-
-    monkeypatch.setattr(record_repair, "_verify", late)
-    status, out = data("repair", tmp_path)
-    assert status == 1
-    assert "written to meanwhile" in out
-    assert log.read_bytes() == b'{"schema":\n' + lines([0, 1])
-    assert not list(tmp_path.glob(".*"))
-
-
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs links")
 def test_repair_replaces_the_file_behind_a_link(tmp_path: Path, data: Run) -> None:
     real = write(tmp_path / "disk" / "a.jsonl", lines([0]) + b"torn")
@@ -282,15 +262,6 @@ def test_export_is_one_row_a_game_and_loses_nothing(tmp_path: Path, data: Run, m
         assert (json.loads(row["extra"]) if row["extra"] else {}) == record.extra
     assert data("export", tmp_path / "a", "--out", out)[0] == 2
     assert data("export", tmp_path / "a", "--out", tmp_path / "no" / "x.parquet")[0] == 2
-
-
-def test_export_without_pyarrow_says_what_to_install(
-    tmp_path: Path, data: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(tmp_path / "a.jsonl", lines([0], game="\\ud800"))
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    status, out = data("export", tmp_path, "--out", tmp_path / "x.parquet")
-    assert (status, "grove-selfplay[data]" in out) == (2, True)
 
 
 def test_a_game_that_somebody_named_in_the_data_is_never_imported(tmp_path: Path, data: Run) -> None:

@@ -6,14 +6,12 @@ import gzip
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import zstandard
 
-from grove.records import files as record_files
-from grove.records.files import LineReader, find_files
+from grove.records.files import LineReader
 from grove.records.scan import records
 from tests.support.data_tools import lines, look, make_run, scan, text, write
 from tests.support.naive_records import naive_games
@@ -66,21 +64,6 @@ def test_pipes_sockets_and_devices_are_named_and_never_opened(tmp_path: Path) ->
     assert found.logs == []
     # It may become one between looking and opening.
     assert "a pipe" in scan(tmp_path / "a.jsonl").unreadable
-
-
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also for root, whom no permission stops: the folder's listing fails as the system makes it fail."""
-    closed = tmp_path / "closed"
-    closed.mkdir()
-    listed = os.listdir
-
-    def listing(path: Path) -> list[str]:
-        if path == closed:
-            raise PermissionError(13, "Permission denied", str(path))
-        return listed(path)
-
-    monkeypatch.setattr(record_files.os, "listdir", listing)
-    assert [(t.path, t.why) for t in find_files([tmp_path]).troubles] == [(closed, "Permission denied")]
 
 
 # -- runs, duplicates, copies ----------------------------------------------------------------------------------------
@@ -172,25 +155,6 @@ def test_a_line_too_long_is_skipped_and_those_around_it_are_read(
     for suffix in ("", ".gz", ".zst"):
         path = write(tmp_path / f"b.jsonl{suffix}", lines([0]) + b"x" * 5000 + b"\n" + b"x" * 5001 + b"\n" + lines([1]))
         assert (scan(path).count, dict(scan(path).bad)) == (2, {"torn": 1, "long": 1})
-
-
-@pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_a_compressed_log_that_ends_too_early_gives_what_it_has(tmp_path: Path, suffix: str) -> None:
-    whole = b"".join(lines([index]) for index in range(2000))
-    path = write(tmp_path / f"a.jsonl{suffix}", whole)
-    assert scan(path).count == 2000
-    path.write_bytes(path.read_bytes()[:-100])
-    log = scan(path)
-    assert "cannot be read: " in log.unreadable
-    assert (log.kind, log.bad_lines) == ("unreadable", 0)
-    assert 0 < log.count < 2000
-    assert log.games["connect_four"].index.tolist() == list(range(log.count))
-
-
-def test_zstd_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "a.jsonl.zst", lines([0]))
-    monkeypatch.setitem(sys.modules, "zstandard", None)
-    assert "grove-selfplay[data]" in scan(path).unreadable
 
 
 def test_a_log_that_grows_is_read_as_it_was_and_its_last_line_is_no_damage(tmp_path: Path) -> None:

@@ -50,13 +50,6 @@ def test_four_seats_are_counted_by_their_utilities() -> None:
     assert table["seats"][0]["mean_utility_95"] is None
 
 
-def test_swapped_games_are_kept_apart_where_the_records_say_so() -> None:
-    part = SpecStats()
-    for index in range(9):
-        part.add(game(index, extra={"swapped": index < 4}, utilities=[1.0, -1.0]), None)
-    assert {label: seats["games"] for label, seats in part.table()["seats"].items()} == {"swapped": 4, "not swapped": 5}
-
-
 def test_models_are_counted_by_moves_and_games() -> None:
     part = SpecStats()
     part.add(game(0, models=["a", "a", None]), Cap(42, "x"))
@@ -135,9 +128,3 @@ def test_rates_over_time_keep_games_and_seconds_however_long_the_run(tmp_path: P
     first = sum(row["games_per_minute_by_worker"][0] for row in rows) / 1000
     assert table["games_per_minute_by_worker"] == pytest.approx([first, 60.0])
     assert table["problems"] == [f"{tmp_path / 'metrics.jsonl'}: {len(hostile)} lines tell no rates of workers"]
-
-
-def test_a_run_without_metrics_says_so(tmp_path: Path) -> None:
-    table = read_rates(tmp_path)
-    assert table["games_per_minute_by_worker"] == []
-    assert "not known" in table["problems"][0]

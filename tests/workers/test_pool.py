@@ -12,7 +12,6 @@ import pytest
 from grove.common.errors import PoolError, StorageError
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.mcts import SearchSettings
-from grove.workers.pool.plan import Sizes
 from grove.workers.pool.pool import Pool
 from grove.workers.selfplay.game_scheduler import GameScheduler
 from tests.support.pool_tools import indices, plan, pump_until
@@ -96,19 +95,3 @@ def test_stopping_in_mid_run_ends_every_process_and_keeps_what_is_finished(tmp_p
     pool.stop()
     assert not any(psutil.pid_exists(pid) for pid in processes)
     assert set(indices(tmp_path)) == pool.scheduler._done
-
-
-def test_nobody_spins_while_a_dead_worker_waits_for_its_restart(tmp_path: Path) -> None:
-    one = plan(tmp_path, sizes=Sizes(workers=1, games=2), search=SearchSettings(simulations=400))
-    with Pool(one, GameScheduler(range(500))) as pool:
-        pool.start()
-        for restarts in range(2):
-            pump_until(pool, lambda goal=restarts: pool.ready and pool.restarted >= goal)
-            os.kill(pool.processes[0], signal.SIGKILL)
-            pump_until(pool, lambda: not pool.ready)
-        # The second restart is due in half a second: until then there is nothing to do.
-        pumps = 0
-        while pool.restarted < 2:
-            pool.pump(0.1)
-            pumps += 1
-            assert pumps < 500

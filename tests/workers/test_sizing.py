@@ -35,12 +35,6 @@ def test_games_are_as_many_as_their_trees_need(worlds: int, games: int, workers:
         assert (chosen.workers, chosen.games) == (min(workers, games), expected)
 
 
-def test_games_that_were_asked_for_are_kept() -> None:
-    for worlds in (1, 50):
-        settings = PoolSettings(workers=2, games_per_worker=7)
-        assert sizing.sizes("process", settings, LANES, 100, "cpu", worlds).games == 7
-
-
 @pytest.mark.parametrize(
     ("settings", "game", "cores", "kind"),
     [
