@@ -10,26 +10,12 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 WITHOUT_TORCH = [
-    "grove.common.machine",
-    "grove.game",
-    "grove.mcts",
-    "grove.inference_server",
-    "grove.inference_server.channels.zmq_client",
-    "grove.workers.pool.pool",
-    "grove.workers.selfplay.worker",
-    "grove.workers.pool.worker_entry",
-    "grove.workers.pool.server_entry",
-    "grove.workers.pool.search_threads",
-    "grove.workers.pool.preload",
-    "grove.workers.pool.figures",
-    "grove.cli",
-    "grove.api",
-    "grove.commands.selfplay",
-    "grove.run.settings",
-    "grove.commands.show",
-    "grove.commands.doctor",
-    "grove.live.view",
-    "grove.commands.data",
+    *("grove.common.machine", "grove.game", "grove.mcts", "grove.inference_server"),
+    *("grove.inference_server.channels.zmq_client", "grove.workers.pool.pool", "grove.workers.selfplay.worker"),
+    *("grove.workers.pool.worker_entry", "grove.workers.pool.server_entry", "grove.workers.pool.search_threads"),
+    *("grove.workers.pool.preload", "grove.workers.pool.figures", "grove.cli", "grove.api"),
+    *("grove.commands.selfplay", "grove.run.settings", "grove.commands.show", "grove.commands.doctor"),
+    *("grove.live.view", "grove.commands.data"),
 ]
 
 

@@ -184,23 +184,6 @@ def check_annotations(game: Blob, seed: int, moves: list[int], totals: np.ndarra
     assert np.sum(extra["scores"], axis=0).tolist() == totals.tolist()
 
 
-def test_setup_of_a_round_replays() -> None:
-    game, rng = Blob(5, 4), np.random.default_rng(1)
-    trumps, dealers = set(), set()
-    for seed in range(60):
-        assert game.annotate(seed, [])["scores"] is None
-        setup = game.annotate(seed, [])["setup"]
-        trumps.add(setup["trump"])
-        dealers.add(setup["dealer"])
-        twin, moves = NaiveRound([set(h) for h in setup["hands"]], setup["trump"], setup["dealer"]), []
-        while not twin.over():
-            moves.append(int(rng.choice(twin.legal())))
-            twin.step(moves[-1])
-        assert game.annotate(seed, moves)["scores"] == twin.scores()
-    assert trumps == {0, 1, 2, 3, 4}
-    assert dealers == {0, 1, 2, 3, 4}
-
-
 # -- texts and limits ------------------------------------------------------------------------------------------------
 
 

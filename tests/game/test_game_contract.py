@@ -183,66 +183,43 @@ def test_a_broken_game_is_caught(fault: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-class GlobalDice(NaiveConnectFour):
-    """A plain Python game whose moves roll dice that are not drawn from the seed."""
-
-    dice = np.random.default_rng(0)
-
-    def step(self, action: int) -> None:
-        super().step(action)
-        self.extra = int(self.dice.integers(0, 100))
-
-    def observe(self) -> Any:
-        return np.full((2, 6, 7), getattr(self, "extra", 0))
+BOARD: list[int] = []
 
 
-class SharedBoard(NaiveConnectFour):
-    """A plain Python game that keeps its board in the class, so that games mix."""
+def step_and(change: Any) -> Any:
+    """Return NaiveConnectFour's step with a change after it."""
 
-    board: list[int] = []  # noqa: RUF012 - the fault under test
+    def step(self: NaiveConnectFour, action: int) -> None:
+        NaiveConnectFour.step(self, action)
+        change(self, action)
 
-    def step(self, action: int) -> None:
-        super().step(action)
-        self.board.append(action)
-
-    def to_play(self) -> int:
-        return len(self.board) % 2
+    return step
 
 
-class FloatRow(NaiveConnectFour):
-    def observe(self) -> Any:
-        return np.full((2, 6, 7), 0.5)
-
-
-class OtherShape(NaiveConnectFour):
-    def observe(self) -> Any:
-        return np.zeros(7)
-
-
-class OneUtility(NaiveConnectFour):
-    def utility(self) -> Any:
-        result = super().utility()
-        return None if result is None else result[:1]
-
-
-class Endless(NaiveConnectFour):
-    max_moves = 10
-
-
-ADAPTED = {
-    GlobalDice: "chance nodes|bytes alone",
-    SharedBoard: "chance nodes|bytes alone|one at a time",
-    FloatRow: "gave values that are no uint8",
-    OtherShape: r"shape \(2, 6, 7\), gave \(7,\)",
-    OneUtility: "2 seats",
-    Endless: "max_moves = 10",
+PYTHON_FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dice not from the seed": (
+        "chance nodes|bytes alone",
+        {
+            "step": step_and(lambda g, action: setattr(g, "extra", int(DICE.integers(0, 100)))),
+            "observe": lambda g: np.full((2, 6, 7), getattr(g, "extra", 0)),
+        },
+    ),
+    "board in the class": (
+        "chance nodes|bytes alone|one at a time",
+        {"step": step_and(lambda g, action: BOARD.append(action)), "to_play": lambda g: len(BOARD) % 2},
+    ),
+    "row of floats": ("gave values that are no uint8", {"observe": lambda g: np.full((2, 6, 7), 0.5)}),
+    "row of another shape": (r"shape \(2, 6, 7\), gave \(7,\)", {"observe": lambda g: np.zeros(7)}),
+    "one utility": ("2 seats", {"utility": lambda g: NaiveConnectFour.utility(g) and [1.0]}),
+    "endless": ("max_moves = 10", {"max_moves": 10}),
 }
 
 
-@pytest.mark.parametrize("cls", ADAPTED, ids=lambda cls: cls.__name__)
-def test_broken_python_game_is_caught(cls: type[NaiveConnectFour]) -> None:
-    with pytest.raises(ContractError, match=ADAPTED[cls]):
-        check(AdaptedGame(cls, "broken"), games=5)
+@pytest.mark.parametrize("fault", PYTHON_FAULTS)
+def test_a_broken_python_game_is_caught(fault: str) -> None:
+    promise, members = PYTHON_FAULTS[fault]
+    with pytest.raises(ContractError, match=promise):
+        check(AdaptedGame(type("Broken", (NaiveConnectFour,), members), "broken"), games=5)
 
 
 def test_incomplete_python_game_is_named() -> None:

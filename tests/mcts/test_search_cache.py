@@ -15,9 +15,7 @@ from tests.support.positions import GAMES, random_position, some_positions
 from tests.support.search_tools import (
     HashEvaluator,
     all_trees,
-    rooted,
     run,
-    run_untidily,
     search_settings,
     set_all_roots,
 )
@@ -116,28 +114,6 @@ def test_values_of_another_width_forget_too():
             run(forest, evaluator)
         trees.append(all_trees(forest))
     assert trees[0] == trees[2] != trees[1]
-
-
-@pytest.mark.parametrize("cache", [4, 50, 5000])
-def test_merged_rows_in_any_order(cache):
-    position = random_position(GAMES["connect_four"], np.random.default_rng(2), 6)
-    results = []
-    for seed in range(3):
-        keys = np.arange(8, dtype=np.uint64) // np.uint64(2)  # trees of one position that differ in their noise alone
-        forest = rooted("connect_four", SearchSettings(simulations=60, cache=cache), [position] * 8, keys)
-        run_untidily(forest, HashEvaluator(forest.game), np.random.default_rng(seed), 0.2)
-        results.append(all_trees(forest))
-    assert results[0] == results[1] == results[2]
-    assert results[0][0] == results[0][1] != results[0][2]
-
-
-def test_identical_trees_ask_one_row():
-    positions = [random_position(GAMES["ring"], np.random.default_rng(0), 0)] * 16
-    forest = rooted("ring", search_settings(cache=10_000), positions, np.zeros(16, np.uint64))
-    while len((rows := forest.ask()).ids):
-        assert len(rows.ids) == 1
-        forest.tell(rows.ids, *HashEvaluator(forest.game).batch(rows.observations))
-    assert all(tree == all_trees(forest)[0] for tree in all_trees(forest))
 
 
 @quick
