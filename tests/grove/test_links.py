@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from grove.run.settings import SelfPlay, Serve, Work
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -38,3 +42,19 @@ def test_named_files_exist(page: Path) -> None:
     modules = [f"{name.replace('.', '/')}.py" for name in re.findall(r"-m grove\.([\w.]+)", text)]
     for name in {*re.findall(r"(?<![\w/])[a-z0-9_/]+\.py\b", text), *modules}:
         assert name in own or any(file.endswith(f"/{name}") for file in FILES), name
+
+
+def flags(kind: Any) -> set[str]:
+    """Return the flags of a command's settings."""
+    found: set[str] = set()
+    for item in dataclasses.fields(kind):
+        plain = item.default_factory is dataclasses.MISSING
+        found |= {f"--{item.name.replace('_', '-')}"} if plain else flags(item.default_factory)
+    return found
+
+
+def test_every_setting_is_explained() -> None:
+    text = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")
+    known = flags(SelfPlay) | flags(Serve) | flags(Work)
+    assert known - set(re.findall(r"`(--[a-z-]+)`", text)) == set()
+    assert set(re.findall(r"^\| `(--[a-z-]+)`", text, re.M)) - known == set()
