@@ -48,7 +48,7 @@ class Summary:
     games: int
     """Finished games in it."""
     figures: Mapping[str, Any]
-    """The keys of its summary.json (docs/metrics.md): games and evaluations a second, memory, rows a batch, ..."""
+    """Its summary.json (docs/reference/metrics.md has the keys): games and evaluations a second, memory, ..."""
 
 
 def selfplay(

@@ -8,8 +8,8 @@ from typing import Any
 from grove.common.numbers import percent
 
 Snapshot = Mapping[str, Any]
-"""State of a run: keys of a line of metrics.jsonl (docs/metrics.md) and of what a start chose (`chosen` in run.json).
-Every key may be absent. `state` says what is going on when it is not playing: "starting", "finishing", ..."""
+"""State of a run: keys of a line of metrics.jsonl (docs/reference/metrics.md) and of what a start chose (`chosen` in
+run.json). Every key may be absent. `state` says what is going on when it is not playing: "starting", ..."""
 
 _BUSY = 0.9
 """Share from which lanes or cores count as full."""
