@@ -115,7 +115,7 @@ COMMANDS = {
     "tune": Command(
         "search the fastest settings for a load, keep them as a preset",
         *("grove.commands.tune", "Tune", "tune"),
-        f"minutes name settings {_LOAD}",
+        f"minutes name knobs {_LOAD}",
         ("--game connect_four --minutes 5",),
     ),
     "profile": Command(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from pathlib import Path
+from importlib.metadata import version
 
 import pytest
 
+from grove.cli import COMMANDS, main
 from grove.game import load_game
 from tests.conftest import Grove
 
@@ -145,12 +146,11 @@ def test_more_games_than_before_plays_only_the_rest(grove: Grove) -> None:
     assert "are there already" in grove.play(*command, "--games", 12)
 
 
-@pytest.mark.parametrize("pool", ["thread", "process"])
-def test_fewer_games_than_workers(grove: Grove, pool: str) -> None:
+def test_fewer_games_than_workers(grove: Grove) -> None:
     out = grove.folder / "run"
     grove.play(
         *("selfplay", "--games", 3, "--workers", 8, "--simulations", 8, "--evaluator", "test"),
-        *("--pool", pool, "--out", out),
+        *("--pool", "thread", "--out", out),
     )
     grove.exactly(out, range(3), "connect_four")
     assert grove.summary(out)["workers"] == 3
@@ -214,46 +214,35 @@ def test_options_of_the_search_reach_it(grove: Grove) -> None:
     assert 0 < grove.summary(out)["cache_hit_rate"] < 1
 
 
-def test_settings_come_from_defaults_then_the_file_then_flags(grove: Grove) -> None:
-    config = grove.folder / "my.toml"
-    config.write_text('simulations = 9\ngames = 4\nevaluator = "test"\nc_puct = 2\ngame = "hex:size=3"\nreuse = true\n')
-    out = grove.folder / "run"
-    grove.play("selfplay", "--config", config, "--games", 6, "--no-reuse", "--out", out)
-    resolved = tomllib.loads((out / "config.toml").read_text())
-    assert (resolved["simulations"], resolved["c_puct"], resolved["game"]) == (9, 2.0, "hex:size=3")  # the file
-    assert (resolved["games"], resolved["reuse"]) == (6, False)  # flags
-    assert (resolved["groups"], resolved["temperature"]) == (0, "0:1,30:0")  # defaults
-    grove.exactly(out, range(6), "hex:size=3")
-    # The resolved settings are a config file themselves.
-    copy = grove.folder / "copy"
-    grove.play("selfplay", "--config", out / "config.toml", "--out", copy)
-    assert [r.moves for r in grove.read(copy)] == [r.moves for r in grove.read(out)]
-
-
-def test_without_out_a_folder_under_runs_is_made(grove: Grove) -> None:
+def test_without_out_a_folder_under_runs_is_made_whose_games_can_be_replayed(grove: Grove) -> None:
     grove.play("selfplay", "--game", "hex:size=2", "--games", 2, "--simulations", 2, "--evaluator", "test")
     (folder,) = (grove.folder / "runs").iterdir()
     assert "hex" in folder.name
-    grove.exactly(folder, range(2), "hex:size=2")
+    record = grove.exactly(folder, range(2), "hex:size=2")[1]
+    text = grove.play("show", folder, "--game", 1)
+    assert f"game 1 of hex:size=2, {len(record.moves)} moves" in text
+    assert f"player 0 plays {load_game('hex:size=2').render_action(record.moves[0])}" in text
 
 
-def test_a_recorded_game_is_replayed(grove: Grove) -> None:
-    out = grove.folder / "run"
-    grove.play("selfplay", "--games", 3, "--simulations", 8, "--evaluator", "test", "--out", out)
-    text = grove.play("show", out, "--game", 1)
-    record = grove.read(out)[1]
-    assert f"game 1 of connect_four, {len(record.moves)} moves" in text
-    state = load_game("connect_four")
-    assert f"player 0 plays {state.render_action(record.moves[0])}" in text
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*name.split(), "--help"])
+    said = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert said.startswith(f"usage: grove {name}")
+    assert max(map(len, said.splitlines())) <= 80
+    assert all(f"grove {name} {example}" in said for example in COMMANDS[name].examples)
+    assert {flag for flag in COMMANDS[name].usual.split() if f"--{flag.replace('_', '-')}" not in said} == set()
 
 
-def test_help_and_version_of_commands(grove: Grove, tmp_path: Path) -> None:
-    assert "selfplay" in grove.play("--help")
-    text = grove.play("selfplay", "--help")
-    for flag in (
-        *("--game", "--games", "--workers", "--games-per-worker", "--simulations", "--out", "--network", "--model"),
-        *("--device", "--dtype", "--pool", "--evaluator", "--max-batch", "--max-delay-us", "--lanes", "--groups"),
-        *("--cache", "--reuse", "--leaves", "--deterministic", "--seed", "--config"),
-    ):
-        assert f"{flag} " in text or f"{flag}," in text or f"{flag}\n" in text
-    assert not list(tmp_path.iterdir())
+def test_help_lists_the_commands_few_flags_come_first_and_the_version_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for words in (["--help"], ["selfplay", "--help"], ["--version"]):
+        with pytest.raises(SystemExit):
+            main(words)
+    said = capsys.readouterr().out
+    assert all(f"  {name}" in said for name in COMMANDS)
+    assert said.index("--simulations N") < said.index("advanced: search") < said.index("--c-puct X") < len(said)
+    assert said.splitlines()[-1] == f"grove {version('grove-selfplay')}"
