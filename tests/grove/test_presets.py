@@ -64,11 +64,6 @@ def test_every_command_takes_what_is_its_own(command: type, own: Path) -> None:
     assert taken, "every command has some of these"
 
 
-def test_a_users_preset_hides_a_shipped_one(own: Path) -> None:
-    (own / "blob-light.toml").write_text("# lighter\nsimulations = 3\n")
-    assert parsed(Compare, "--preset", "blob-light")["game"] == "connect_four"
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
