@@ -14,7 +14,6 @@ from matplotlib.image import imread
 
 from grove.bench.report.charts import draw_run
 from grove.bench.report.page import shown
-from grove.cli import main
 from grove.commands.report import Report, report
 from tests.conftest import Grove
 
@@ -224,26 +223,14 @@ def test_damaged_files_of_every_kind_are_named(tmp_path: Path) -> None:
         (("empty",), "it holds no run and nothing that was measured"),
         (("cmp", "--out", "mine.html"), "it is there and no page of this command; give another name"),
         (("cmp", "--out", "mine.html/x"), "cannot be written"),
-        (("cmp", "--colour", "red"), "see `grove report --help`"),
     ],
 )
-def test_bad_input_ends_with_one_line(
-    arguments: tuple[str, ...],
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    write(tmp_path / "cmp", results_json=[COMPARED])
-    (tmp_path / "mine.html").write_text("my own page")
-    with pytest.raises(SystemExit) as stop:
-        main(["report", *arguments])
-    said = capsys.readouterr().err
-    assert (stop.value.code, said.count("\n")) == (2, 1)
-    assert words in said
-    assert (tmp_path / "mine.html").read_text() == "my own page"
+def test_bad_input_ends_with_one_line(grove: Grove, arguments: tuple[str, ...], words: str) -> None:
+    (grove.folder / "empty").mkdir()
+    write(grove.folder / "cmp", results_json=[COMPARED])
+    (grove.folder / "mine.html").write_text("my own page")
+    assert words in grove.refused("report", *arguments)
+    assert (grove.folder / "mine.html").read_text() == "my own page"
 
 
 def test_the_chart_goes_on_where_a_resumed_run_began_anew(tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_a_game_that_fails_in_the_middle_of_a_run_ends_it_with_its_words(
     tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`check` cannot find everything; what the workers say reaches the user, without a traceback."""
-    monkeypatch.setattr("grove.workers.pool.restarts.MOST_RESTARTS", 1)
+    monkeypatch.setattr("grove.workers.pool.supervision.MOST_RESTARTS", 1)
     broken = SOUND.replace("        self.moves += 1\n", "        self.moves += 1\n        count()\n")
     late = """
 import pathlib
@@ -268,6 +268,13 @@ def count():
 def test_unknown_commands(refused: Refused) -> None:
     for command in (("selfply",), ("bench", "comprae"), ("--frobnicate",)):
         assert "`grove --help`" in refused(*command)
+
+
+def test_watching_what_is_no_run(tmp_path: Path, refused: Refused) -> None:
+    assert "config.toml is not there); give a run folder" in refused("watch", tmp_path)
+    assert "0..65535" in refused("watch", tmp_path, "--web", "--port", 70000)
+    assert "add --web" in refused("watch", tmp_path, "--port", 7000)
+    assert "grove watch --help" in refused("watch")
 
 
 def test_an_endpoint_in_use(refused: Refused) -> None:
