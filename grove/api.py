@@ -25,7 +25,8 @@ from grove.inference_server.channels.keys import ClientKeys
 from grove.inference_server.channels.zmq_client import ask_server
 from grove.inference_server.interface.network_settings import NetworkSettings, resolve_network
 from grove.inference_server.interface.settings import MetricsSettings, ModelSettings
-from grove.records.record import Problem, finished_indices, read_folder
+from grove.records.files import Problem
+from grove.records.record import finished_indices, read_folder
 from grove.records.replay import RecordedGame
 from grove.run.folder import new_path
 from grove.run.settings import SelfPlay, settings_of

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from grove.common.errors import RecordError, SettingError
 from grove.records.files import reason
 from grove.records.scan import Report, ScannedGame, Survey, records
@@ -90,21 +92,13 @@ def _groups(survey: Survey, problems: Report) -> Iterator[list[dict[str, Any]]]:
 def _row(game: ScannedGame) -> dict[str, Any]:
     record = game.record
     return {
+        **msgspec.structs.asdict(record),
         "run": game.log.file.run.identity or None,
         "log": os.fsencode(game.log.file.path).decode(errors="backslashreplace"),
         "line": game.line,
-        "game": record.game,
-        "index": record.index,
-        "seed": record.seed,
-        "status": record.status,
-        "utilities": record.utilities,
-        "moves": record.moves,
         "visits": [
             None if visits is None else [{"action": action, "count": count} for action, count in visits]
             for visits in record.visits
         ],
-        "values": record.values,
-        "models": record.models,
-        "seconds": record.seconds,
         "extra": json.dumps(record.extra) if record.extra else None,
     }

@@ -54,11 +54,16 @@ class GameFile(NamedTuple):
     run: Run
 
 
-class Trouble(NamedTuple):
-    """Something that could not be read."""
+class Problem(NamedTuple):
+    """A line, or a whole file, that cannot be used."""
 
     path: Path
-    why: str
+    line: int
+    """Line number from 1; 0 for the file itself."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.text}"
 
 
 @dataclass
@@ -67,7 +72,7 @@ class FoundFiles:
 
     files: list[GameFile] = field(default_factory=list)
     """In the order of their paths."""
-    troubles: list[Trouble] = field(default_factory=list)
+    troubles: list[Problem] = field(default_factory=list)
 
 
 LOOSE = Run(None, "")
@@ -95,7 +100,7 @@ def find_files(roots: Sequence[Path]) -> FoundFiles:
             seen.add((status.st_dev, status.st_ino))
         except OSError as error:
             if wanted or error.errno not in (errno.ENOENT, errno.ELOOP):  # other names that lead nowhere are no data
-                found.troubles.append(Trouble(path, reason(error)))
+                found.troubles.append(Problem(path, 0, reason(error)))
     found.files = [GameFile(path, _run_of(path, runs, found.troubles)) for path in sorted(paths)]
     return found
 
@@ -115,7 +120,7 @@ def _refuse_special(mode: int) -> None:
 # -- runs ------------------------------------------------------------------------------------------------------------
 
 
-def _run_of(path: Path, runs: dict[Path, Run], troubles: list[Trouble]) -> Run:
+def _run_of(path: Path, runs: dict[Path, Run], troubles: list[Problem]) -> Run:
     """Return the run of a log: the nearest folder above it with config.toml and run.json."""
     folder = Path(os.path.realpath(path)).parent
     if folder not in runs:
@@ -135,12 +140,12 @@ class _Start(msgspec.Struct):
     pid: Any = None
 
 
-def _run_in(folder: Path, logs: Path, troubles: list[Trouble]) -> Run:
+def _run_in(folder: Path, logs: Path, troubles: list[Problem]) -> Run:
     try:
         start = msgspec.json.decode(read_whole(folder / "run.json"), type=_Start)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         why = f"{reason(error)}; its games count as those of no run, so a mark does not know them"
-        troubles.append(Trouble(folder / "run.json", why))
+        troubles.append(Problem(folder / "run.json", 0, why))
         return Run(folder, "")
     text = json.dumps([start.seed, start.time, start.pid, logs.relative_to(folder).as_posix()])
     return Run(folder, hashlib.sha256(text.encode()).hexdigest()[:16])

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from grove.common.errors import LineError, RecordError
-from grove.records.files import LOG_NAMES, LONGEST_LINE, LineReader
+from grove.records.files import LOG_NAMES, LONGEST_LINE, LineReader, Problem
 
 SCHEMA = 1
 """Version of the line's layout; a reader refuses lines of a later one."""
@@ -87,25 +87,6 @@ class Head(msgspec.Struct, gc=False):
 
 class _Schema(msgspec.Struct):
     schema: int
-
-
-class Problem(NamedTuple):
-    """A line that was skipped while reading."""
-
-    path: Path
-    line: int
-    """Line number from 1; 0 when the file itself could not be read."""
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.text}"
-
-
-class LogContents(NamedTuple):
-    """What one log holds."""
-
-    records: list[GameRecord]
-    problems: list[Problem]
 
 
 class Finished(NamedTuple):
@@ -220,12 +201,6 @@ def _is_deeper(value: Any, depth: int) -> bool:
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
-
-
-def read_log(path: Path) -> LogContents:
-    """Return the games of one log and the lines that had to be skipped."""
-    problems: list[Problem] = []
-    return LogContents(list(_read(Path(path), decode_line, problems)), problems)
 
 
 def read_folder(folder: Path, problems: list[Problem] | None = None) -> Iterator[GameRecord]:

@@ -12,12 +12,12 @@ import shutil
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 
 from grove.common.errors import RecordError
-from grove.records.files import GameFile, LineReader, compress, reason
+from grove.records.files import GameFile, LineReader, Problem, compress, reason
 from grove.records.log import sync_folder
 from grove.records.scan import Scanned, Survey, scan_file
 
@@ -35,20 +35,13 @@ class RepairPlan:
     """Whether nothing is left of it."""
 
 
-class Skipped(NamedTuple):
-    """A log with faults that is left alone."""
-
-    path: Path
-    why: str
-
-
-def plan_repair(survey: Survey) -> tuple[list[RepairPlan], list[Skipped]]:
-    """Return what is to be done to which logs of a survey that was made in full."""
+def plan_repair(survey: Survey) -> tuple[list[RepairPlan], list[Problem]]:
+    """Return what is to be done to which logs of a survey made in full, and which logs with faults are left alone."""
     plans: list[RepairPlan] = []
-    skipped: list[Skipped] = []
+    skipped: list[Problem] = []
     for number, log in enumerate(survey.logs):
         if why := _reason_to_skip(log):
-            skipped.append(Skipped(log.file.path, why))
+            skipped.append(Problem(log.file.path, 0, why))
         elif log.kind in ("games", "empty") and not log.being_written:
             rejected = _rejected(survey, number)
             if rejected or log.kind == "empty":

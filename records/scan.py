@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grove.common.errors import LineError, RecordError
-from grove.records.files import FoundFiles, GameFile, LineReader, Run, Trouble
-from grove.records.record import GameRecord, Head, Problem, decode_line, read_head
+from grove.records.files import FoundFiles, GameFile, LineReader, Problem, Run
+from grove.records.record import GameRecord, Head, decode_line, read_head
 
 EXAMPLES = 5
 """Problems of a log that are kept word for word; all are counted."""
@@ -148,7 +148,7 @@ class Survey:
     """What lies under the given folders, every game counted once."""
 
     logs: list[Scanned]
-    troubles: list[Trouble]
+    troubles: list[Problem]
     """What could not be read at all, beside what the logs say of themselves."""
     games: dict[str, dict[str, NameRows]] = field(default_factory=dict)
     """Game spec -> run's identity -> [games, 2]: index and seed of each, ascending."""

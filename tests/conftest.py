@@ -27,7 +27,8 @@ from grove.commands.show import show_game
 from grove.common.machine import usable_cores
 from grove.game import load_game
 from grove.game.registry import BUILT_IN
-from grove.records.record import GameRecord, Problem, read_folder
+from grove.records.files import Problem
+from grove.records.record import GameRecord, read_folder
 from grove.workers.pool.fork_server import SERVERS, WORKERS
 
 ROOT = Path(__file__).resolve().parent.parent

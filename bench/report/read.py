@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from grove.common.errors import SettingError
-from grove.records.record import Problem, log_paths, read_folder
+from grove.records.files import Problem
+from grove.records.record import log_paths, read_folder
 
 _KINDS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "sweep": ("sweep", ("results.csv",), ("results.json", "run.json")),

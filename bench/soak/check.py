@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from grove.common.rng import derive
 from grove.game import Game
-from grove.records.record import JOINT, GameRecord, Problem, read_folder
+from grove.records.files import Problem
+from grove.records.record import JOINT, GameRecord, read_folder
 
 _AT_ONCE = 512
 _EXACT = 1e-6

@@ -19,9 +19,8 @@ import tyro
 from grove.commands.data_text import count_lines, finding_lines, readable, stats_lines
 from grove.common.errors import GroveError, RecordError, SettingError
 from grove.records.export import export
-from grove.records.files import find_files
+from grove.records.files import Problem, find_files
 from grove.records.mark import new_games, write_mark
-from grove.records.record import Problem
 from grove.records.repair import REJECTED, RepairPlan, plan_repair, repair_log
 from grove.records.scan import Survey, records, survey
 from grove.run.lock import FolderLock, holder
@@ -140,7 +139,7 @@ def repair(settings: Repair) -> int:
     found = _survey(settings, in_full=True)
     plans, skipped = plan_repair(found)
     done: list[dict[str, Any]] = []
-    left = [{"path": str(path), "why": why} for path, why in [*skipped, *found.troubles]]
+    left = [{"path": str(problem.path), "why": problem.text} for problem in [*skipped, *found.troubles]]
     for folder in dict.fromkeys(plan.log.file.run.folder for plan in plans):
         here = [plan for plan in plans if plan.log.file.run.folder == folder]
         try:
@@ -241,7 +240,7 @@ def _spec_table(found: Survey, spec: str) -> dict[str, Any]:
 def _content(found: Survey, faults: Sequence[Problem] = ()) -> dict[str, Any]:
     """Return what every command tells of the files, and its exit status."""
     unknown = "it holds no line that is known as a game"
-    unreadable = [(log.file.path, log.unreadable or unknown) for log in found.logs if log.kind == "unreadable"]
+    bad = [Problem(log.file.path, 0, log.unreadable or unknown) for log in found.logs if log.kind == "unreadable"]
     damaged = [log for log in found.logs if log.kind != "other" and log.bad.total()]
     others = [log for log in found.logs if log.kind == "other"]
     written = [str(log.file.path) for log in found.logs if log.being_written]
@@ -253,7 +252,7 @@ def _content(found: Survey, faults: Sequence[Problem] = ()) -> dict[str, Any]:
         "empty": [str(log.file.path) for log in found.logs if log.kind == "empty"],
         "other": [{"path": str(o.file.path), "first": o.examples[0].text if o.examples else ""} for o in others],
         "being_written": written,
-        "unreadable": [{"path": str(path), "why": why} for path, why in [*found.troubles, *unreadable]],
+        "unreadable": [{"path": str(problem.path), "why": problem.text} for problem in [*found.troubles, *bad]],
         "damaged": [
             {
                 "path": str(log.file.path),

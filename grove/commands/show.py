@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from grove.common.errors import SettingError
 from grove.common.words import plural, singular
 from grove.game import Game
-from grove.records.record import GameRecord, Problem, check_record, read_folder
+from grove.records.files import Problem
+from grove.records.record import GameRecord, check_record, read_folder
 from grove.records.replay import replay, rules_of
 
 _TOP_MOVES = 4

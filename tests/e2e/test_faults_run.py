@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from grove.records.record import Problem, read_folder
+from grove.records.files import Problem
+from grove.records.record import read_folder
 from grove.run.lock import holder
 from tests.conftest import Grove, processes_left
 from tests.e2e.test_selfplay import RUN, children_of, lines

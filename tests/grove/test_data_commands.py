@@ -17,10 +17,10 @@ import zstandard
 
 from grove.cli import main
 from grove.records import export as record_export
-from grove.records.record import encode, read_log
+from grove.records.record import encode, read_folder
 from grove.run.folder import RunFolder
 from tests.conftest import ROOT, Grove
-from tests.support.data_tools import game, lines, look, make_run, write
+from tests.support.data_tools import game, lines, look, make_run, signed, write
 
 Run = Callable[..., tuple[int, str]]
 
@@ -136,16 +136,10 @@ FORGED = encode(game(70)).replace(b'"status"', b'"Status"')
 LATER = b'{"schema":2,"new":[]'
 
 
-def signed(head: bytes) -> bytes:
-    import zlib
-
-    return head + b',"crc32":%d}\n' % zlib.crc32(head)
-
-
 def test_repair_keeps_what_can_be_used_and_puts_the_rest_beside(tmp_path: Path, data: Run) -> None:
     bad = [b"torn", encode(game(71))[:-40], FORGED.rstrip(b"\n"), b'{"time":1}', b""]
-    later, doubled = signed(LATER), encode(game(1, seconds=9.0))
-    nan = signed(encode(game(72)).rpartition(b',"crc32"')[0].replace(b"[1.0,-1.0]", b"[NaN,-1.0]"))
+    later, doubled = signed(LATER + b"}"), encode(game(1, seconds=9.0))
+    nan = signed(encode(game(72)).rpartition(b',"crc32"')[0].replace(b"[1.0,-1.0]", b"[NaN,-1.0]") + b"}")
     log = lines([0, 1]) + b"\n".join(bad) + b"\n" + later + lines([2]) + doubled + nan + lines([3]) + b"tail"
     run = make_run(tmp_path / "a", [log, b"half a game", b""])
     (run / "metrics.jsonl").write_bytes(b'{"time":1}\nhalf')
@@ -252,7 +246,7 @@ def test_export_is_one_row_a_game_and_loses_nothing(tmp_path: Path, data: Run, m
     assert (content["status"], content["rows"]) == (1, 6)
     rows = pq.read_table(out).to_pylist()
     assert pq.ParquetFile(out).num_row_groups == 2
-    records = [record for log in (0, 1) for record in read_log(tmp_path / "a/games" / f"worker-00{log}.jsonl").records]
+    records = list(read_folder(tmp_path / "a" / "games"))
     for row, record in zip(rows, records[:5] + records[6:], strict=True):
         assert row["run"] == next(iter(look(tmp_path).games["connect_four"]))
         for key in ("game", "index", "seed", "moves", "values", "models", "utilities", "status", "seconds"):

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from grove.common.errors import LineError
 from grove.records.record import decode_line, encode, read_head
 from grove.records.scan import Scanned, records
-from tests.records.test_records import signed
-from tests.support.data_tools import game, lines, look, scan, text, write
+from tests.support.data_tools import game, lines, look, scan, signed, text, write
 from tests.support.naive_records import naive_games
 
 CORPUS = Path(__file__).parent.parent / "golden" / "damaged"

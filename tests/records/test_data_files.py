@@ -56,7 +56,7 @@ def test_pipes_sockets_and_devices_are_named_and_never_opened(tmp_path: Path) ->
     (tmp_path / "b.jsonl").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "not-wanted")
     found = look(tmp_path)
-    assert [(trouble.path.name, trouble.why.split(",")[0]) for trouble in found.troubles] == [
+    assert [(trouble.path.name, trouble.text.split(",")[0]) for trouble in found.troubles] == [
         ("a.jsonl", "it is a pipe"),
         ("b.jsonl", "it is a device"),
     ]

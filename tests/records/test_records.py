@@ -17,30 +17,8 @@ from hypothesis import strategies as st
 
 from grove.common.errors import RecordError
 from grove.records.log import GameLog
-from grove.records.record import GameRecord, decode_line, encode, finished_indices, read_folder, read_log
-
-MODEL = "0123456789abcdef"
-
-
-def make_record(index: int = 0, plies: int = 5) -> GameRecord:
-    return GameRecord(
-        game="connect_four",
-        index=index,
-        seed=2**64 - 1,
-        moves=[ply % 7 for ply in range(plies)],
-        visits=[None if ply == 2 else [[0, 12], [3, 88]] for ply in range(plies)],
-        values=[None if ply == 2 else [0.12345678, -0.12345678] for ply in range(plies)],
-        models=[None if ply == 2 else MODEL for ply in range(plies)],
-        utilities=[1.0, -1.0],
-        status="finished",
-        seconds=1.5,
-    )
-
-
-def signed(body: bytes) -> bytes:
-    """Return the object text `body` as a line with a fitting checksum."""
-    head = body[:-1]
-    return head + b',"crc32":%d}\n' % zlib.crc32(head)
+from grove.records.record import GameRecord, decode_line, encode, finished_indices, read_folder
+from tests.support.data_tools import make_record, read_log
 
 
 @st.composite
@@ -102,15 +80,15 @@ def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path: P
 def test_torn_tail_is_reported_and_does_not_swallow_the_next_game(tmp_path: Path) -> None:
     path = tmp_path / "w0.jsonl"
     path.write_bytes(encode(make_record(0)) + encode(make_record(1))[:-40])
-    torn = read_log(path)
-    assert [record.index for record in torn.records] == [0]
-    assert [(problem.line, "torn" in problem.text) for problem in torn.problems] == [(2, True)]
+    whole, problems = read_log(path)
+    assert [record.index for record in whole] == [0]
+    assert [(problem.line, "torn" in problem.text) for problem in problems] == [(2, True)]
     with GameLog(path) as log:
         log.append(make_record(1))
         log.append(make_record(2))
-    after = read_log(path)
-    assert [record.index for record in after.records] == [0, 1, 2]
-    assert [problem.line for problem in after.problems] == [2]
+    whole, problems = read_log(path)
+    assert [record.index for record in whole] == [0, 1, 2]
+    assert [problem.line for problem in problems] == [2]
 
 
 def test_folder_reading_counts_each_index_once(tmp_path: Path) -> None:
@@ -146,7 +124,7 @@ WRITER = """
 import resource, signal, sys
 from pathlib import Path
 from grove.common.errors import RecordError
-from tests.records.test_records import make_record
+from tests.support.data_tools import make_record
 from grove.records.log import GameLog
 
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
@@ -193,11 +171,11 @@ def test_a_line_that_found_no_room_is_taken_back_and_one_torn_by_a_kill_is_skipp
     while "cannot write" not in writer.stdout.readline():
         pass
     kill(writer)
-    before = read_log(path)
-    assert before.problems == []
+    before, problems = read_log(path)
+    assert problems == []
     with path.open("ab") as file:
-        file.write(encode(make_record(len(before.records)))[:100])
-    assert len(read_log(path).problems) == 1
+        file.write(encode(make_record(len(before)))[:100])
+    assert len(read_log(path)[1]) == 1
     with GameLog(path) as log:
-        log.append(make_record(len(before.records)))
-    assert finished_indices(tmp_path).indices == set(range(len(before.records) + 1))
+        log.append(make_record(len(before)))
+    assert finished_indices(tmp_path).indices == set(range(len(before) + 1))

@@ -52,9 +52,7 @@ def _any(spec: RowSpec, random: Random) -> Message:
     """Return one of the messages of an honest client."""
     number = int(random.integers(1 << 40))
     window = [protocol.pack_header(protocol.WINDOW, SENDER, rows=3)]
-    return (hello(spec), rows(spec, number), _ragged(spec, random), window)[
-        random.integers(4)
-    ]
+    return (hello(spec), rows(spec, number), _ragged(spec, random), window)[random.integers(4)]
 
 
 def _random_bytes(spec: RowSpec, random: Random) -> Message:
@@ -107,7 +105,8 @@ def _beyond_window(spec: RowSpec, random: Random) -> Message:
 def _oversized(spec: RowSpec, random: Random) -> Message:
     """Return a frame beyond what any request of `spec` may have; the connection ends."""
     return [
-        protocol.pack_header(protocol.ROWS, SENDER, 1, 0, 1), bytes(Bounds.of(spec, ServerSettings()).frame_bytes + 1)
+        protocol.pack_header(protocol.ROWS, SENDER, 1, 0, 1),
+        bytes(Bounds.of(spec, ServerSettings()).frame_bytes + 1),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,33 @@ import numpy as np
 import zstandard
 
 from grove.common.rng import derive
-from grove.records.files import LOOSE, GameFile, find_files
-from grove.records.record import GameRecord, encode
+from grove.records.files import LOOSE, GameFile, Problem, find_files
+from grove.records.record import GameRecord, encode, read_folder
 from grove.records.scan import Scanned, Survey, scan_file, survey
 from grove.run.folder import RunFolder
-from tests.records.test_records import make_record, signed
+
+MODEL = "0123456789abcdef"
+
+
+def make_record(index: int = 0, plies: int = 5) -> GameRecord:
+    return GameRecord(
+        game="connect_four",
+        index=index,
+        seed=2**64 - 1,
+        moves=[ply % 7 for ply in range(plies)],
+        visits=[None if ply == 2 else [[0, 12], [3, 88]] for ply in range(plies)],
+        values=[None if ply == 2 else [0.12345678, -0.12345678] for ply in range(plies)],
+        models=[None if ply == 2 else MODEL for ply in range(plies)],
+        utilities=[1.0, -1.0],
+        status="finished",
+        seconds=1.5,
+    )
+
+
+def signed(body: bytes) -> bytes:
+    """Return the object text `body` as a line with a fitting checksum."""
+    head = body[:-1]
+    return head + b',"crc32":%d}\n' % zlib.crc32(head)
 
 
 def game(index: int, run_seed: int = 1, **changes: Any) -> GameRecord:
@@ -54,6 +77,13 @@ def make_run(folder: Path, logs: Sequence[bytes], seed: int = 1, **settings: Any
         for worker, content in enumerate(logs):
             write(run.games / f"worker-{worker:03d}.jsonl", content)
     return folder
+
+
+def read_log(path: Path) -> tuple[list[GameRecord], list[Problem]]:
+    """Return the games of the only log in a folder and the lines that had to be skipped."""
+    problems: list[Problem] = []
+    assert [path] == list(path.parent.glob("*.jsonl*"))
+    return list(read_folder(path.parent, problems)), problems
 
 
 def scan(path: Path, held: bool = False, in_full: bool = False) -> Scanned:

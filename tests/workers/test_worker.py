@@ -15,11 +15,11 @@ import pytest
 from grove.common.errors import ChannelError
 from grove.game import load_game
 from grove.mcts import LeafRows, SearchSettings
-from grove.records.record import read_log
 from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.evaluators import Answer, Evaluator, HashEvaluator, row_spec
 from grove.workers.selfplay.job import WorkerJob
 from grove.workers.selfplay.worker import MOST_FAILURES, Worker
+from tests.support.data_tools import read_log
 
 WAIT_S = 100.0
 
@@ -99,7 +99,7 @@ class Supervised:
         indices: list[int] = []
         while len(indices) < count:
             indices += self.wait_for("finished")[0]
-            assert set(indices) <= {record.index for record in read_log(self.log).records}
+            assert set(indices) <= {record.index for record in read_log(self.log)[0]}
         return indices
 
     def join(self) -> None:
@@ -196,9 +196,9 @@ def test_a_worker_whose_supervisor_is_gone_ends_with_its_games_on_disk(supervise
     worker.pipe.close()
     worker.join()
     assert evaluator.closed
-    contents = read_log(worker.log)
-    assert len(contents.records) >= 3
-    assert not contents.problems
+    records, problems = read_log(worker.log)
+    assert len(records) >= 3
+    assert not problems
 
 
 def test_stopping_in_mid_game_leaves_only_whole_lines(supervise: Any) -> None:
@@ -208,7 +208,7 @@ def test_stopping_in_mid_game_leaves_only_whole_lines(supervise: Any) -> None:
     worker.pipe.send("stop")
     worker.wait_for("bye")
     worker.join()
-    assert not worker.log.exists() or not read_log(worker.log).problems
+    assert not worker.log.exists() or not read_log(worker.log)[1]
 
 
 def test_a_worker_gives_up_when_every_answer_fails(supervise: Any) -> None:
