@@ -65,6 +65,7 @@ class Forest:
         self.game, self.settings, self.cache = game, settings, cache
         self.capacity = forest_capacity(game, positions, settings)
         self._worlds = Worlds(game, settings)
+        self._widths = ((game.num_players,), (1,)) if game.zero_sum else ((game.num_players,),)  # of values
         players, trees = game.num_players, self.capacity.trees
         self.trees = np.zeros(trees, layout.tree_dtype(players))
         self.nodes = layout.pool(trees * self.capacity.nodes, layout.node_dtype(players))
@@ -222,7 +223,10 @@ class Forest:
         one that is not finite; nothing is changed then.
         """
         dense = logits.ndim == 2
-        self._check_shapes(len(ids), logits, values)
+        count, wide = len(ids), self.game.num_actions
+        # The kernels trust these shapes: they would read and write beyond others.
+        if values.shape[1:] not in self._widths or len(values) != count or (dense and logits.shape != (count, wide)):
+            raise self._misshapen(count, logits, values)
         ids, logits = np.ascontiguousarray(ids, np.int32), np.ascontiguousarray(logits, np.float32)
         values = np.ascontiguousarray(values, np.float32)
         told = self._told(ids, logits.shape[1] if dense else 0)
@@ -237,14 +241,10 @@ class Forest:
             pending = self.pending
             self.cache.store(pending.leaves, pending.raw_rows, pending.actions, told, (flat, values, dense, version))
 
-    def _check_shapes(self, count: int, logits: npt.NDArray[np.float32], values: npt.NDArray[np.float32]) -> None:
-        """Raise ValueError for what the kernels would read or write beyond: they trust these shapes."""
-        players, actions = self.game.num_players, self.game.num_actions
-        width = values.shape[1] if values.ndim == 2 else 0
-        if len(values) != count or (width != players and not (width == 1 and self.game.zero_sum)):
-            raise ValueError(f"values must be [{count}, {players}], not {list(values.shape)}")
-        if logits.ndim == 2 and logits.shape != (count, actions):
-            raise ValueError(f"logits must be [{count}, {actions}], not {list(logits.shape)}")
+    def _misshapen(self, count: int, logits: npt.NDArray[Any], values: npt.NDArray[Any]) -> ValueError:
+        wanted = [count, self.game.num_actions], [count, self.game.num_players]
+        found = list(logits.shape), list(values.shape)
+        return ValueError(f"logits and values must be {wanted[0]} and {wanted[1]}, not {found[0]} and {found[1]}")
 
     def drop(self, ids: Ints) -> None:
         """Take back rows `ids` [B] that will not be answered; their trees stand as before they asked."""

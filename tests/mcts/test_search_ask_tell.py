@@ -237,10 +237,10 @@ def test_values_of_another_width_are_refused(name, width):
     rows = forest.ask()
     logits, values = np.zeros((1, game.num_actions), np.float32), np.zeros((1, width), np.float32)
     if width != game.num_players and not (width == 1 and game.zero_sum):
-        with pytest.raises(ValueError, match="values must be"):
+        with pytest.raises(ValueError, match="logits and values must be"):
             forest.tell(rows.ids, logits, values)
         values = np.zeros((1, game.num_players), np.float32)
-    with pytest.raises(ValueError, match="logits must be"):
+    with pytest.raises(ValueError, match="logits and values must be"):
         forest.tell(rows.ids, logits[:, 1:], values)
     forest.tell(rows.ids, logits, values)
 
