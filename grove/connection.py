@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grove.common.errors import ChannelError, MessageError
-from grove.inference_server import Reply as Answer
-from grove.inference_server import RowSpec, ZmqClient
+from grove.inference_server import Answer, RowSpec, ZmqClient
 from grove.inference_server.channels.keys import ClientKeys
 
 Floats = NDArray[np.float32]
@@ -67,10 +66,10 @@ class ServerConnection:
             answer = self._receive(_WAIT_S)
             if answer is None:
                 continue
-            if answer[0] not in sent:
-                self._early[answer[0]] = answer
+            if answer.ticket not in sent:
+                self._early[answer.ticket] = answer
                 continue
-            part = sent.pop(answer[0])
+            part = sent.pop(answer.ticket)
             logits[part], values[part] = answer.logits, answer.values
             failed, error = failed + len(answer.failed), error or answer.error
         if failed:

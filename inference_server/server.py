@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -14,18 +13,18 @@ from grove.common.errors import PoolError, ServerGone
 from grove.inference_server.batching.batcher import Batcher
 from grove.inference_server.batching.lanes import Backend, Lane
 from grove.inference_server.batching.policy import Policy, PolicyKind
-from grove.inference_server.batching.slots import DEFAULT
-from grove.inference_server.batching.watchdog import Watchdog
 from grove.inference_server.channels.inproc import InprocClient
 from grove.inference_server.channels.keys import ServerKeys
-from grove.inference_server.channels.rate_limiter import RateLimits
 from grove.inference_server.channels.zmq_channel import ZmqChannel
+from grove.inference_server.interface.client import DEFAULT
 from grove.inference_server.interface.rows import RowSpec
 from grove.inference_server.interface.settings import ServerSettings
 from grove.inference_server.models.models import Models
 
 _LAST_S = 1.0
 """Longest wait for a lane of a server that gives up."""
+_LOOK_S = 1.0
+"""Longest time that counts between two looks at the lanes."""
 
 
 class InferenceServer:
@@ -45,7 +44,7 @@ class InferenceServer:
         settings: ServerSettings | None = None,
         policy: PolicyKind = Policy,
     ) -> None:
-        """One lane per backend; all of them have the same buckets and the same model, that of slot `default`."""
+        """One lane per backend; all of them have the same buckets and the same model, `default`."""
         self.row_spec = row_spec
         self.settings = settings or ServerSettings()
         self.epoch = uuid.uuid4().hex
@@ -57,17 +56,16 @@ class InferenceServer:
         )
         self._lanes = [Lane(index, backend, self._batcher) for index, backend in enumerate(self._backends)]
         self._models = Models(self._batcher, self._backends)
-        self._watchdog = Watchdog(self._lanes, self.settings.hang_after_s, self._hung)
+        self._stuck = [(-1, 0.0)] * len(self._lanes)  # of each lane its progress, and seconds without any
+        self._looked_s = time.monotonic()
         self._channels: list[ZmqChannel] = []
         self._started_ns = time.monotonic_ns()
-        self._names = 0
         self.models_folder = ""
         """Folder that is watched for new models, told to whoever asks the server for it; empty without one."""
-        self._lock = threading.Lock()
 
     @property
     def model_version(self) -> str:
-        """Content hash of the model in slot `default`."""
+        """Content hash of the model `default`."""
         return self._models.versions()[DEFAULT]
 
     # Life
@@ -76,7 +74,6 @@ class InferenceServer:
         """Start the lanes; each makes its backend ready in its own thread."""
         for lane in self._lanes:
             lane.start()
-        self._watchdog.start()
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until every lane can compute; return whether they can within `timeout_s`.
@@ -101,7 +98,6 @@ class InferenceServer:
 
     def close(self) -> None:
         """End lanes and channels. Clients with outstanding requests get `ServerGone`. May be called twice."""
-        self._watchdog.close()
         self._batcher.close()
         for channel in self._channels:
             channel.close()
@@ -122,21 +118,18 @@ class InferenceServer:
 
     # Clients
 
-    def connect(self, window: int = 2, name: str | None = None) -> InprocClient:
+    def connect(self, window: int = 2) -> InprocClient:
         """Return a client for one thread of this process, with up to `window` requests outstanding.
 
         Raises:
             ServerGone: the server is ending.
         """
-        with self._lock:
-            self._names += 1
-            return InprocClient(self._batcher, name or f"thread-{self._names}", window)
+        return InprocClient(self._batcher, window)
 
-    def bind(self, endpoint: str, keys: ServerKeys | None = None, shares: RateLimits | None = None) -> str:
+    def bind(self, endpoint: str, keys: ServerKeys | None = None) -> str:
         """Open `endpoint` (``ipc://PATH`` or ``tcp://127.0.0.1:PORT``, PORT may be ``*``); return the one clients use.
 
         With `keys` only clients of their list are let in, and other machines may be served: ``tcp://ADDRESS:PORT``.
-        `shares` bound what messages without new rows may cost.
 
         Raises:
             SettingError: the endpoint is in use, malformed, or, without keys, not on this machine.
@@ -144,23 +137,12 @@ class InferenceServer:
         """
         if self._batcher.closed:
             raise ServerGone("the inference server has closed; make another one")
-        channel = ZmqChannel(self._batcher, endpoint, self.epoch, self._about_models, keys, shares or RateLimits())
+        channel = ZmqChannel(self._batcher, endpoint, self._about, keys)
         self._channels.append(channel)
         return channel.endpoint
 
-    def _about_models(self) -> dict[str, Any]:
-        slots = self._batcher.newest_slots()
-        return {
-            "model_version": self.model_version,
-            "models_folder": self.models_folder,
-            "slots": slots,
-            "swap": self.settings.swap,
-        }
-
-    def client_gone(self, name: str) -> None:
-        """A supervisor knows that the client of that name is dead: it stops counting at once."""
-        for client in self._batcher.find(name):
-            self._batcher.quiet(client)
+    def _about(self) -> dict[str, Any]:
+        return {"rows": self.row_spec.to_dict(), "models_folder": self.models_folder, "models": self.models()}
 
     # Lanes
 
@@ -183,23 +165,20 @@ class InferenceServer:
     # Models
 
     def models(self) -> dict[str, str]:
-        """Return the model of every slot: name to content hash."""
+        """Return the models by name, each with its content hash."""
         return self._models.versions()
 
-    def swap(self, model: Any, slot: str = DEFAULT, tried: bool = False) -> bool:
-        """Serve `model` (a `LoadedModel`) in slot `slot`, a new one where there is none of that name.
+    def swap(self, model: Any, name: str = DEFAULT) -> None:
+        """Serve `model` (a `LoadedModel`) under `name`, a new one where there is none of that name.
 
         The rows that arrived before get the former model, those that arrive from now on the new one; no lane stops.
-        With `between-games`, games go on with the model that they began with. Takes as long as making the weights
-        ready, so call it from a thread of your own. `tried` leaves out the trial batch.
-
-        Returns False when the slot still holds too many former models, for rows or games that go on; try again later.
+        Takes as long as making the weights ready and trying them, so call it from a thread of your own.
 
         Raises:
             ModelError: the model does not fit, holds NaN, or its answers to random rows are not finite or not the same
                 twice; the former one serves on.
         """
-        return self._models.take(model, slot, tried)
+        self._models.take(model, name)
 
     def tidy(self) -> None:
         """Give up former models that nobody needs any more; call it now and then."""
@@ -213,8 +192,23 @@ class InferenceServer:
         Raises:
             PoolError: a lane hangs or has ended, a channel has, or the device computes nothing any more.
         """
+        self._look_for_hanging_lanes()
         if self._batcher.fault:
             raise PoolError(f"the inference server gives up: {self._batcher.fault}")
+
+    def _look_for_hanging_lanes(self) -> None:
+        """Give up when a batch has been under way for `hang_after_s` without any progress.
+
+        A look counts for a second at most: a process that was stopped and goes on is not taken for a hanging one.
+        """
+        now_s = time.monotonic()
+        passed_s, self._looked_s = min(now_s - self._looked_s, _LOOK_S), now_s
+        for index, lane in enumerate(self._lanes):
+            progress, (seen, stuck_s) = lane.progress, self._stuck[index]
+            self._stuck[index] = progress, stuck_s + passed_s if 0 <= progress == seen else 0.0
+            if self._stuck[index][1] >= self.settings.hang_after_s:
+                self._batcher.count_error("hung_lane")
+                self._batcher.break_down(f"lane {index} has computed nothing for {self.settings.hang_after_s} s")
 
     def new_problems(self) -> list[str]:
         """Return the lines about faults that were not returned before."""
@@ -228,10 +222,6 @@ class InferenceServer:
     def tell_problem(self, text: str) -> None:
         """Add a line that `new_problems` shall return."""
         self._batcher.problem(text)
-
-    def _hung(self, lane: int) -> None:
-        self._batcher.count_error("hung_lane")
-        self._batcher.break_down(f"lane {lane} has computed nothing for {self.settings.hang_after_s} s")
 
     # Figures
 

@@ -38,8 +38,6 @@ class LeafRows(NamedTuple):
     """[B] names to tell the answers by."""
     observations: npt.NDArray[Any]
     """[B, *observation_shape], from the mover's seat."""
-    slot: int
-    """Model slot that shall evaluate them."""
     forest: Forest
 
     def legal(self) -> tuple[npt.NDArray[np.int64], Ints]:
@@ -141,7 +139,7 @@ class Forest:
         count, pending.count = pending.count, 0
         if self.cache is not None:
             pending.table.fill(layout.NONE)
-        return LeafRows(pending.asked[:count], pending.observations[:count], 0, self)
+        return LeafRows(pending.asked[:count], pending.observations[:count], self)
 
     def _walk_all(self) -> bool:
         """Take every tree to a leaf once; return whether a cache hit let some tree go on."""
@@ -315,15 +313,6 @@ class Forest:
         """Return copies of the game states S [B] of asked rows."""
         states: npt.NDArray[np.void] = self.pending.states[ids]
         return states
-
-    def positions_of(self, ids: Ints) -> Ints:
-        """Return the positions int32 [B] whose leaves asked rows are."""
-        return np.asarray(self.pending.leaves["tree"][ids] // self._worlds.count, np.int32)
-
-    def begun(self) -> Ints:
-        """Return the positions whose present search was told something, ascending."""
-        nodes = self.trees["nodes"].reshape(-1, self._worlds.count)
-        return np.flatnonzero(nodes.any(axis=1)).astype(np.int32)
 
     def waiting(self) -> Ints:
         """Return the ids of all rows, asked or about to be, that were neither told nor dropped."""

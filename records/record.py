@@ -30,7 +30,7 @@ DIGITS = 4
 """Decimals kept of root values: far below the noise of a search, and a third of the bytes of full floats."""
 LARGEST_INDEX, LARGEST_SEED, LARGEST_MOVE = (1 << 63) - 1, (1 << 64) - 1, (1 << 31) - 1
 JOINT = "+"
-"""Stands between the models of one decision, oldest first."""
+"""Stands between the models of one decision, oldest first, in logs of version 0.1; now a move names the last one."""
 DEEPEST = 32
 """Nesting of what a record's further keys hold; Blob's scores have 2."""
 

@@ -15,7 +15,9 @@ always-waited  a lane waits ten milliseconds from the first row it sees, whateve
 
 from __future__ import annotations
 
-from grove.inference_server.batching.policy import Dispatch, Limits, Policy, Queue, Wait
+from collections.abc import Sequence
+
+from grove.inference_server.batching.policy import Dispatch, Limits, Policy, Wait, Waiting
 
 _MS = 1_000_000
 RESCUE_NS = 50 * _MS
@@ -33,28 +35,28 @@ _NEVER_NS = 1 << 62
 class FullOnly(Policy):
     """A batch leaves when it is full; see `RESCUE_NS` for one that never gets full."""
 
-    def _reason(self, queue: Queue, now_ns: int) -> str | None:
+    def _reason(self, queue: Waiting, now_ns: int) -> str | None:
         if self._draining:
             return "shutdown"
         if queue.rows >= self._top:
             return "full"
         return "delay" if now_ns >= self._due_ns(queue) else None
 
-    def _due_ns(self, queue: Queue) -> int:
-        return queue.chunks[0][0] + RESCUE_NS
+    def _due_ns(self, queue: Waiting) -> int:
+        return queue.oldest_ns + RESCUE_NS
 
 
 class OneMillisecond(FullOnly):
     """A batch leaves when it is full or a millisecond after its first row."""
 
-    def _due_ns(self, queue: Queue) -> int:
-        return queue.chunks[0][0] + SHORT_NS
+    def _due_ns(self, queue: Waiting) -> int:
+        return queue.oldest_ns + SHORT_NS
 
 
 class TimeOutOnly(Policy):
     """A batch leaves when its oldest row is older than the longest delay, full or not."""
 
-    def _reason(self, queue: Queue, now_ns: int) -> str | None:
+    def _reason(self, queue: Waiting, now_ns: int) -> str | None:
         if self._draining:
             return "shutdown"
         return "delay" if now_ns >= self._due_ns(queue) else None
@@ -67,7 +69,7 @@ class Drain(Policy):
         super().__init__(limits)
         self.reasons["free"] = 0
 
-    def _reason(self, queue: Queue, now_ns: int) -> str | None:
+    def _reason(self, queue: Waiting, now_ns: int) -> str | None:
         return "shutdown" if self._draining else "free"
 
 
@@ -78,22 +80,22 @@ class _LaneClock(Policy):
         super().__init__(limits)
         self._began_ns: int | None = None  # None: no lane is free, or nothing waits
 
-    def decide(self, now_ns: int) -> Dispatch | Wait:
-        if not self._free or not self._waiting:
+    def decide(self, waiting: Sequence[Waiting], now_ns: int) -> Dispatch | Wait:
+        if not self._free or not waiting:
             self._began_ns = None
         elif self._began_ns is None:
             self._began_ns = now_ns
-        decision = super().decide(now_ns)
+        decision = super().decide(waiting, now_ns)
         if isinstance(decision, Dispatch):
             self._began_ns = None
         return decision
 
-    def _reason(self, queue: Queue, now_ns: int) -> str | None:
+    def _reason(self, queue: Waiting, now_ns: int) -> str | None:
         if self._draining:
             return "shutdown"
         return "delay" if now_ns >= self._due_ns(queue) else None
 
-    def _due_ns(self, queue: Queue) -> int:
+    def _due_ns(self, queue: Waiting) -> int:
         return _NEVER_NS if self._began_ns is None else self._began_ns + self._window_ns()
 
     def _window_ns(self) -> int:
@@ -124,8 +126,8 @@ class AdaptiveWait(_LaneClock):
         self._alone: int | None = None  # lane that computes a single request
         self.reasons["single"] = 0
 
-    def rows_arrived(self, client: int, rows: int, weights_id: int, now_ns: int) -> None:
-        super().rows_arrived(client, rows, weights_id, now_ns)
+    def rows_arrived(self, client: int, now_ns: int) -> None:
+        super().rows_arrived(client, now_ns)
         if self._alone is not None:
             self._wait_ns += MORE_NS
 
@@ -134,7 +136,7 @@ class AdaptiveWait(_LaneClock):
         if lane == self._alone:
             self._alone = None
 
-    def _reason(self, queue: Queue, now_ns: int) -> str | None:
+    def _reason(self, queue: Waiting, now_ns: int) -> str | None:
         if self._draining:
             return "shutdown"
         if queue.rows >= self._top:
@@ -146,16 +148,16 @@ class AdaptiveWait(_LaneClock):
             return None
         return "single"
 
-    def _dispatch(self, queue: Queue, reason: str, now_ns: int) -> Dispatch:
+    def _dispatch(self, queue: Waiting, reason: str, now_ns: int) -> Dispatch:
         decision = super()._dispatch(queue, reason, now_ns)
         if reason == "single":
             self._alone = decision.lane
             self._wait_ns = max(self._wait_ns - LESS_NS, LEAST_NS)
         return decision
 
-    def _batch_rows(self, queue: Queue, reason: str) -> int:
+    def _batch_rows(self, queue: Waiting, reason: str) -> int:
         if reason == "single":
-            return min(queue.chunks[0][1], self._top)
+            return min(queue.oldest_rows, self._top)
         return super()._batch_rows(queue, reason)
 
     def _window_ns(self) -> int:

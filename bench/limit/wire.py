@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from grove.inference_server import InferenceServer, RowSpec, ServerSettings, Zmq
 from grove.inference_server.batching.lanes import Backend
 from grove.inference_server.interface.buckets import CPU_READY, buckets_up_to
 from grove.mcts import NONE, ROOT, Forest, LeafRows, SearchSettings
-from grove.workers.selfplay.evaluators import ServedEvaluator, row_spec
+from grove.workers.selfplay.evaluators import row_spec, submit
 
 MOST_CLIENTS = 64
 _WAIT_S = 10.0
@@ -81,26 +81,26 @@ class NullBackend:
         """Every batch is done at once."""
         return True
 
-    def version_of(self, weights_id: int = 0) -> str:
-        """All have the same: no weights."""
+    def version_of(self, weights: int = 0) -> str:
+        """All are the same: no weights."""
         return "0" * 16
 
     def prepare(self, model: Any) -> None:
         """No model changes anything."""
 
-    def try_out(self, weights: None) -> None:
+    def try_out(self, prepared: None) -> None:
         """Nothing to try."""
 
-    def install(self, weights_id: int, weights: None) -> None:
+    def install(self, weights: int, prepared: None) -> None:
         """Nothing to keep."""
 
-    def remove(self, weights_id: int) -> None:
+    def remove(self, weights: int) -> None:
         """Nothing was kept."""
 
     def close(self) -> None:
         """Nothing to give back."""
 
-    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, weights_id: int = 0) -> Any:
+    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, weights: int = 0) -> Any:
         """Return how many rows were asked for."""
         return rows
 
@@ -126,39 +126,35 @@ class WireClient:
         """Connect."""
         game = load_game(self.game_spec)
         most = self.games * self.search.rows
-        client = ZmqClient(self.endpoint, row_spec(game), window=self.groups, max_rows=most)
-        evaluator = ServedEvaluator(client, game.num_actions)
-        evaluator.set_window(0)
-        try:
-            yield _Sender(self, game, evaluator)
-        finally:
-            evaluator.close()
+        with closing(ZmqClient(self.endpoint, row_spec(game), window=self.groups, max_rows=most)) as client:
+            client.set_window(0)
+            yield _Sender(self, game, client)
 
 
 class _Sender:
-    def __init__(self, job: WireClient, game: Game, evaluator: ServedEvaluator) -> None:
+    def __init__(self, job: WireClient, game: Game, client: ZmqClient) -> None:
         self._forest, self._rows = first_rows(game, job.games, job.search)
-        self._evaluator, self._window = evaluator, job.groups
+        self._client, self._window = client, job.groups
 
     def ready(self) -> dict[str, Any]:
         return {"rows": len(self._rows.ids)}
 
     def measure(self, what: str, seconds: float) -> Figures:
         """Keep the window full for `seconds`, and wait for the last answers."""
-        self._evaluator.set_window(self._window)
+        self._client.set_window(self._window)
         sent = answered = 0
         began = time.perf_counter()
         while (going := time.perf_counter() - began < seconds) or answered < sent:
             while going and sent - answered < self._window:
-                self._evaluator.submit(self._rows)
+                submit(self._client, self._rows)
                 sent += 1
-            if self._evaluator.collect(_WAIT_S) is None:
+            if self._client.collect(_WAIT_S) is None:
                 raise PoolError(f"the wire alone gave no answer within {_WAIT_S:.0f} s")
             answered += 1
             if not going and answered < sent:
-                self._evaluator.set_window(sent - answered)
+                self._client.set_window(sent - answered)
         took = time.perf_counter() - began
-        self._evaluator.set_window(0)
+        self._client.set_window(0)
         return {"seconds": took, "messages": answered, "rows": answered * len(self._rows.ids)}
 
 

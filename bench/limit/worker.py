@@ -104,7 +104,7 @@ class _Worker:
         if not len(rows.ids):
             return
         ids, began = rows.ids.copy(), time.perf_counter()
-        self._evaluator.submit(rows)
+        self._evaluator.submit(rows.observations)
         answer = self._evaluator.collect(0.0)
         self._evaluator_s += time.perf_counter() - began
         assert answer is not None, "the test evaluator answers at once"

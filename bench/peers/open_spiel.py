@@ -153,7 +153,7 @@ class Evaluator:
 
 def _fastest_form(job: OpenSpielJob) -> tuple[dict[str, float], Any]:
     """Return the positions per second of every form of the network, and the fastest of them."""
-    from grove.inference_server.backends.direct import DirectNetwork
+    from grove.workers.selfplay.direct import DirectNetwork
 
     kinds: list[Compile] = ["eager"]
     if job.compiled and not compiler_fault():

@@ -17,13 +17,13 @@ import zmq
 
 from grove.bench.profile.stages import PAUSED, Recorder
 from grove.game.contract import Game
-from grove.inference_server import InferenceServer, server
+from grove.inference_server import Client, InferenceServer, server
 from grove.inference_server.channels import zmq_channel
 from grove.workers.pool import search_threads, server_entry, worker_entry
 from grove.workers.pool.children import Held
 from grove.workers.pool.plan import EvaluatorJob, ServerJob
 from grove.workers.selfplay.control_pipe import ControlPipe
-from grove.workers.selfplay.evaluators import Evaluator, OwnEvaluator
+from grove.workers.selfplay.evaluators import OwnEvaluator
 from grove.workers.selfplay.group import Group
 from grove.workers.selfplay.job import WorkerJob
 from grove.workers.selfplay.worker import Worker
@@ -72,7 +72,7 @@ def replaced(module: ModuleType, name: str, value: Any) -> Iterator[None]:
 
 
 def _timed_workers(recorder: Recorder) -> MakeWorker:
-    def make(job: WorkerJob, game: Game, evaluator: Evaluator, pipe: ControlPipe) -> Worker:
+    def make(job: WorkerJob, game: Game, evaluator: Client, pipe: ControlPipe) -> Worker:
         worker = Worker(job, game, evaluator, pipe)
         _time_worker(recorder, worker)
         _time_evaluator(recorder, evaluator)
@@ -100,15 +100,14 @@ def _time_worker(recorder: Recorder, worker: Worker) -> None:
         setattr(worker, name, function)
 
 
-def _time_evaluator(recorder: Recorder, evaluator: Evaluator) -> None:
+def _time_evaluator(recorder: Recorder, evaluator: Client) -> None:
     own = isinstance(evaluator, OwnEvaluator)
     recorder.wrap(evaluator, "submit", "pack")
     recorder.wrap(evaluator, "collect", "compute" if own else "wait")
     recorder.wrap(evaluator, "set_window", "messages")
-    client = getattr(evaluator, "_client", None)
     for method, stage in (("_send", "send"), ("_act", "unpack")):
-        if hasattr(client, method):  # the ZeroMQ client's; a search thread has neither
-            recorder.wrap(client, method, stage)
+        if hasattr(evaluator, method):  # the ZeroMQ client's; a search thread has neither
+            recorder.wrap(evaluator, method, stage)
 
 
 def _time_group(recorder: Recorder, group: Group) -> None:
@@ -142,9 +141,8 @@ def _timed_channel(recorder: Recorder) -> type[zmq_channel.ZmqChannel]:
     parent = zmq_channel.ZmqChannel
     stages = {
         "_receive": "receive",
-        "_send_replies": "reply",
-        "_see_who_went": "look after",
-        "_tick": "look after",
+        "_send_answers": "reply",
+        "_forget_silent": "look after",
     }
     return type("TimedChannel", (parent,), {k: recorder.timed(v, getattr(parent, k)) for k, v in stages.items()})
 
@@ -175,7 +173,7 @@ def watched_host_main(
 
 
 def _watched_workers(path: str) -> MakeWorker:
-    def make(job: WorkerJob, game: Game, evaluator: Evaluator, pipe: ControlPipe) -> Worker:
+    def make(job: WorkerJob, game: Game, evaluator: Client, pipe: ControlPipe) -> Worker:
         if job.worker == PROFILED_WORKER:
             _watch(pipe, path)
         return Worker(job, game, evaluator, pipe)

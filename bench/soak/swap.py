@@ -9,8 +9,8 @@ from pathlib import Path
 
 from grove.bench.soak.look import Observation
 from grove.bench.soak.trial import FaultTrial, NotNow, Recovery, Unrecovered, first_batch, goes_on
-from grove.inference_server.batching.slots import DEFAULT
-from grove.inference_server.models.model_folder import ModelFolder, file_digest
+from grove.inference_server.interface.client import DEFAULT
+from grove.inference_server.models.model_folder import ModelFolder
 
 REFUSED = "refused_model"
 """Counter of errors that a bad file raises."""
@@ -52,12 +52,11 @@ def push_bad_model(trial: FaultTrial) -> Recovery:
 def roll_back(trial: FaultTrial) -> Recovery:
     """Make the file of the model before the newest one; recovered when the server says that it serves that model."""
     folder, goes = _folder(trial), goes_on(trial)
-    slot = folder.read_status()["slots"].get(DEFAULT)
-    if slot is None or not slot["history"] or not slot["history"][-1]["file"]:
+    served = folder.read_status().served.get(DEFAULT, [])
+    if len(served) < 2 or not served[-2].file:
         raise NotNow("there is no model to go back to")
-    former = slot["history"][-1]
-    serves = trial.serves(former["version"])
-    folder.promote(former["file"], DEFAULT)
+    serves = trial.serves(served[-2].version)
+    folder.promote(served[-2].file, DEFAULT)
     return lambda look: serves(look) and goes(look)
 
 
@@ -70,7 +69,7 @@ def _push_next(trial: FaultTrial) -> Recovery:
 
 
 def _push(trial: FaultTrial, path: Path) -> Path:
-    return _folder(trial).place(path, DEFAULT, file_digest(path))
+    return _folder(trial).place(path)
 
 
 def _folder(trial: FaultTrial) -> ModelFolder:

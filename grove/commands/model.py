@@ -10,16 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import tyro
 
 from grove.common.errors import ModelError, SettingError
-from grove.inference_server.batching.slots import DEFAULT
 from grove.inference_server.channels.zmq_client import ask_server
-from grove.inference_server.models.model_folder import STATUS, FoundModel, ModelFolder, file_digest, is_whole, lives
+from grove.inference_server.interface.client import DEFAULT
+from grove.inference_server.models.model_folder import STATUS, FoundModel, ModelFolder, Status, Verdict
 
 _POLL_S = 0.1
+T = TypeVar("T")
 _Target = tyro.conf.Positional[str]
 
 
@@ -61,23 +62,27 @@ class Rollback:
 
 def push(settings: Push) -> int:
     """Copy the file into the folder and wait for the verdict; returns the exit status."""
-    folder, source = _folder(settings.target), Path(settings.file)
+    folder = _folder(settings.target)
+    _check_name(folder, settings.slot)
     try:
-        if not is_whole(source):
-            raise ModelError(f"model {source} is truncated or not safetensors; copy or export it again")
-        path = folder.place(source, _known_slot(folder, settings.slot), file_digest(source))
+        path = folder.place(Path(settings.file), settings.slot)
     except OSError as error:
         limit = f"it cannot be copied to {folder.path} ({error})"
         raise SettingError.of("file", settings.file, limit, "give a readable file and a writable folder") from None
-    name = path.relative_to(folder.path).as_posix()
-    if not lives(folder.read_status()["server"]):
+    name, placed_ns = path.relative_to(folder.path).as_posix(), path.stat().st_mtime_ns
+    if not folder.read_status().watched:
         print(f"{path}: no server works on this folder now; the next one takes the file up at its start")
         return 0
-    entry = _wait(folder, settings.wait, lambda status: _verdict(folder, status, name))
-    if not entry["good"]:
+
+    def verdict(status: Status) -> Verdict | None:
+        found = status.files.get(name)
+        return found if found and found.mtime_ns == placed_ns else None
+
+    found = _wait(folder, settings.wait, verdict)
+    if found.reason:
         path.unlink(missing_ok=True)
-        raise ModelError(f"refused, slot {settings.slot} keeps its model: {entry['reason']}")
-    print(f"slot {settings.slot} is served by {entry['version']}, {path}")
+        raise ModelError(f"refused, {settings.slot} keeps its model: {found.reason}")
+    print(f"{settings.slot} is served by {found.version}, {path}")
     return 0
 
 
@@ -85,15 +90,15 @@ def list_models(settings: List) -> int:
     """Print the folder's status; returns the exit status."""
     folder = _folder(settings.target)
     status = folder.read_status()
-    print(f"{folder.path}: {'a server works on it' if lives(status['server']) else 'no server works on it now'}")
-    for slot, served in status["slots"].items():
-        for entry in (*served["history"], served):
-            when = datetime.fromtimestamp(entry["since"]).isoformat(" ", "seconds")
-            now = "serves" if entry is served else "before"
-            print(f"  {slot}  {now}  {entry['version']}  since {when}  {entry['file'] or '(no file here)'}")
-    for slot in status["slots"] or [DEFAULT]:
-        for found in folder.files(slot):
-            print(f"  {_row(found, status['files'].get(found.name))}")
+    print(f"{folder.path}: {'a server works on it' if status.watched else 'no server works on it now'}")
+    for model, history in status.served.items():
+        for served in history:
+            when = datetime.fromtimestamp(served.since).isoformat(" ", "seconds")
+            now = "serves" if served is history[-1] else "before"
+            print(f"  {model}  {now}  {served.version}  since {when}  {served.file or '(no file here)'}")
+    for model in status.served or [DEFAULT]:
+        for found in folder.files(model):
+            print(f"  {_row(found, status.files.get(found.name))}")
     return 0
 
 
@@ -101,51 +106,43 @@ def rollback(settings: Rollback) -> int:
     """Make the file of a former model the newest one; returns the exit status."""
     folder = _folder(settings.target)
     status = folder.read_status()
-    if _known_slot(folder, settings.slot) not in status["slots"]:
+    _check_name(folder, settings.slot)
+    if settings.slot not in status.served:
         raise SettingError.of("target", settings.target, "no server has worked on it yet", "push a model first")
     version, name = _former(folder, status, settings)
     folder.promote(name, settings.slot)
-    if not lives(status["server"]):
+    if not status.watched:
         print(f"{name}: no server works on this folder now; the next one serves {version} from its start")
         return 0
-    _wait(folder, settings.wait, lambda now: now["slots"].get(settings.slot, {}).get("version") == version or None)
-    print(f"slot {settings.slot} is served by {version} again, {folder.path / name}")
+    _wait(folder, settings.wait, lambda now: now.served[settings.slot][-1].version == version)
+    print(f"{settings.slot} is served by {version} again, {folder.path / name}")
     return 0
 
 
-def _former(folder: ModelFolder, status: dict[str, Any], settings: Rollback) -> tuple[str, str]:
+def _former(folder: ModelFolder, status: Status, settings: Rollback) -> tuple[str, str]:
     """Return version and file of the model to go back to: the one before, unless another is named."""
-    before = [(entry["version"], entry["file"]) for entry in reversed(status["slots"][settings.slot]["history"])]
-    files = {found.name for found in folder.files(settings.slot)}
-    here = [(entry["version"], name) for name, entry in status["files"].items() if entry["good"]]
-    here = [(version, name) for version, name in before + here if name in files]
-    wanted, known = "before the present one", [version for version, _ in before[:1]]
-    if settings.to is not None:
+    before = [(former.version, former.file) for former in reversed(status.served[settings.slot][:-1])]
+    if settings.to is None:
+        wanted, known = "before the present one", before[:1]
+    else:
         wanted = f"that begins with {settings.to}"
-        known = [version for version, _ in here if version.startswith(settings.to)]
-    for version, name in here:
-        if version in known[:1]:
+        known = before + [(found.version, name) for name, found in status.files.items() if found.version]
+        known = [(version, name) for version, name in known if version.startswith(settings.to)]
+    files = {found.name for found in folder.files(settings.slot)}
+    for version, name in known:
+        if name in files:
             return version, name
     remedy = "see `grove model list`; --to names another"
     raise SettingError.of("slot", settings.slot, f"it has no model {wanted} with a file here", remedy)
 
 
-def _row(found: FoundModel, entry: dict[str, Any] | None) -> str:
-    if entry is None or (entry["size"], entry["mtime_ns"]) != (found.size, found.mtime_ns):
+def _row(found: FoundModel, verdict: Verdict | None) -> str:
+    if verdict is None or verdict.mtime_ns != found.mtime_ns:
         return f"{found.name}  not looked at"
-    if entry["good"]:
-        return f"{found.name}  {entry['version']}  accepted"
-    return f"{found.name}  refused: {entry['reason']}"
+    return f"{found.name}  {f'refused: {verdict.reason}' if verdict.reason else f'{verdict.version}  accepted'}"
 
 
-def _verdict(folder: ModelFolder, status: dict[str, Any], name: str) -> dict[str, Any] | None:
-    entry, path = status["files"].get(name), folder.path / name
-    if entry is None or not path.exists() or entry["mtime_ns"] != path.stat().st_mtime_ns:
-        return None
-    return dict(entry)
-
-
-def _wait(folder: ModelFolder, seconds: float, look: Callable[[dict[str, Any]], Any]) -> Any:
+def _wait(folder: ModelFolder, seconds: float, look: Callable[[Status], T | None]) -> T:
     """Return what `look` finds in the status, as soon as it finds anything."""
     deadline = time.monotonic() + seconds
     while not (found := look(folder.read_status())):
@@ -173,8 +170,7 @@ def _folder(target: str) -> ModelFolder:
     return ModelFolder(run)
 
 
-def _known_slot(folder: ModelFolder, slot: str) -> str:
-    known = {DEFAULT, *folder.read_status()["slots"]}
-    if slot not in known:
-        raise SettingError.of("slot", slot, f"only {', '.join(sorted(known))} are served", "choose one of them")
-    return slot
+def _check_name(folder: ModelFolder, model: str) -> None:
+    known = {DEFAULT, *folder.read_status().served}
+    if model not in known:
+        raise SettingError.of("slot", model, f"only {', '.join(sorted(known))} are served", "choose one of them")

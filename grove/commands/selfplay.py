@@ -20,7 +20,6 @@ from grove.inference_server.channels.zmq_client import ask_server
 from grove.inference_server.interface.network_settings import NetworkSettings, resolve_network
 from grove.live.snapshot import Snapshot
 from grove.live.view import LiveView
-from grove.mcts import SearchSettings
 from grove.records.log import FSYNC_EVERY_S
 from grove.records.record import finished_indices
 from grove.run.folder import MAY_DIFFER, RunFolder, new_path
@@ -33,7 +32,6 @@ from grove.workers.pool.pool import Pool
 from grove.workers.pool.sampler import INTERVAL_S, Sampler
 from grove.workers.pool.settings import PoolSettings
 from grove.workers.pool.sizing import check_memory, check_requests, pool_kind, sizes
-from grove.workers.pool.worker_entry import requests_at_once
 from grove.workers.selfplay.evaluators import row_spec
 from grove.workers.selfplay.game_scheduler import GameScheduler
 
@@ -43,9 +41,10 @@ _TICK_S = 0.1
 _FSYNC_S = {"game": 0.0, "interval": FSYNC_EVERY_S, "off": None}
 _HOW_NOT_WHICH = (
     *("device", "compile", "cache", "max_batch", "max_delay_us", "idle_after_ms", "min_share_rows", "max_window"),
-    *("max_request_rows", "max_message_mb", "ping_interval_ms", "forget_after_s", "connect"),
-    *("keys", "max_clients", "max_clients_mb"),
-    *("metrics_port", "watch_models", "swap", "hang_after_s"),
+    *("max_request_rows", "max_message_mb", "forget_after_s", "connect"),
+    *("keys", "max_clients"),
+    *("metrics_port", "watch_models", "hang_after_s"),
+    *("swap", "max_clients_mb", "ping_interval_ms"),  # of version 0.1
 )
 """Settings beside run_folder.MAY_DIFFER that may change at a resume: they say how games are computed, not which."""
 
@@ -60,7 +59,6 @@ def selfplay(settings: SelfPlay) -> int:
     chosen = sizes(kind, pool, server, settings.run.games, settings.network.device, settings.search.worlds)
     check_requests(settings.search, server, chosen)
     check_memory(game, settings.search, chosen)
-    _check_swap(settings.search, server)
     with Interrupts(settings.run.drain) as interrupts, _folder(settings, settings.run.out, game) as folder:
         plan = PoolPlan(
             game_spec=game.name,
@@ -88,13 +86,10 @@ def work(settings: Work) -> int:
         workers=settings.workers, games_per_worker=settings.games_per_worker, groups=settings.groups, pool="process"
     )
     served = ask_server(settings.connect, keys)
-    server = ServerSettings(swap="between-games" if served.swap == "between-games" else "at-once")
-    _check_swap(settings.search, server)
     game = _checked_game(served.rows.game)
     chosen = sizes("process", pool, ServerSettings(), len(wanted), "cpu", settings.search.worlds)
     check_memory(game, settings.search, chosen)
-    window = requests_at_once(chosen.groups, server.swap == "between-games")
-    _check_served(settings, game, chosen, window, keys)
+    _check_served(settings, game, chosen, keys)
     with Interrupts(settings.run.drain) as interrupts, _folder(settings, settings.run.out, game) as folder:
         plan = PoolPlan(
             game_spec=game.name,
@@ -102,7 +97,7 @@ def work(settings: Work) -> int:
             games_folder=folder.games,
             search=settings.search,
             network=NetworkSettings(),
-            server=server,
+            server=ServerSettings(),
             evaluator="server",
             pool="process",
             pool_reason=f"a server at {settings.connect} serves worker processes",
@@ -114,21 +109,15 @@ def work(settings: Work) -> int:
         return _Run(folder, plan, game, wanted, interrupts).play()
 
 
-def _check_served(settings: Work, game: Game, chosen: Sizes, window: int, keys: ClientKeys | None) -> None:
+def _check_served(settings: Work, game: Game, chosen: Sizes, keys: ClientKeys | None) -> None:
     """Let the server refuse now, with the remedy, what it would refuse every worker. Raises HandshakeError."""
     rows = -(-chosen.games // chosen.groups) * settings.search.rows
     try:
-        ZmqClient(settings.connect, row_spec(game), name="check", window=window, max_rows=rows, keys=keys).close()
+        ZmqClient(settings.connect, row_spec(game), window=chosen.groups, max_rows=rows, keys=keys).close()
     except HandshakeError as error:
         if "exceed" in str(error):
             raise HandshakeError(f"{error} or --games-per-worker, or use other --groups") from None
         raise
-
-
-def _check_swap(search: SearchSettings, server: ServerSettings) -> None:
-    if server.swap == "between-games" and search.cache:
-        limit = "games of two models at once cannot share it, and the server's models change between games"
-        raise SettingError.of("cache", search.cache, limit, "use --cache 0, or --swap at-once where the server is")
 
 
 def _metrics_port(settings: SelfPlay) -> int:

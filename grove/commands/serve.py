@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 from grove.common.errors import PoolError, SettingError
 from grove.game import load_game
 from grove.inference_server import InferenceServer
-from grove.inference_server.batching.slots import DEFAULT
 from grove.inference_server.channels.endpoint import check_endpoint, remove_socket
 from grove.inference_server.interface import stats as server_stats
+from grove.inference_server.interface.client import DEFAULT
 from grove.inference_server.interface.network_settings import resolve_network
 from grove.inference_server.model_watch import ModelWatch
 from grove.run.interrupts import STOPPED, Interrupts
@@ -55,7 +55,7 @@ def serve(settings: Serve) -> int:
             _end_now(0)  # not in order: a lane may go on compiling for minutes, and there is nothing to lose
         if settings.metrics.metrics_port:
             stack.enter_context(metrics_at(server, settings.metrics.metrics_port))
-        source = ModelFiles(spec, network, backends)
+        source = ModelFiles(spec, network)
         for name, file in models:
             server.swap(source.load(file), name)
         if settings.models.watch_models:

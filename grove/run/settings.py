@@ -26,6 +26,12 @@ from grove.run.preset import read_preset
 from grove.workers.pool.settings import PoolSettings
 
 T = TypeVar("T")
+_GONE = {
+    "swap": "a new model takes over with the next rows, and every move names the model that answered it",
+    "max_clients_mb": "--max-clients and --max-window bound what clients may hold",
+    "ping_interval_ms": "--idle-after-ms bounds how long batches wait for a silent client",
+}
+"""Settings of version 0.1: as flags they are refused with a word, in files of that time they are left out."""
 _FLAT = (tyro.conf.OmitArgPrefixes,)
 _SEEDS = (1 << 63) - 1
 _MEASURING = {"seconds", "modes", "plan", "probe_limit"}
@@ -144,6 +150,10 @@ def parse(kind: type[T], arguments: Sequence[str], program: str) -> T:
 
     Raises SettingError, one line, for anything the user can mend.
     """
+    for flag in arguments:
+        name = flag.partition("=")[0].removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and name in _GONE:
+            raise SettingError(f"{flag.partition('=')[0]} is gone: {_GONE[name]}")
     files = _flags_of_files(kind, arguments)
     for source, flags in files.items():  # each alone, so that an error says where it is
         if flags:
@@ -221,6 +231,7 @@ def _as_flags(content: dict[str, Any], hints: dict[str, Any]) -> list[str]:
 def _read_config(kind: type[Any], path: str) -> dict[str, Any]:
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        content = {key: value for key, value in content.items() if key not in _GONE}
     except (OSError, ValueError) as error:
         raise SettingError.of("config", path, f"it cannot be read ({error})", "give a readable TOML file") from None
     _refuse_unknown("config", path, content, setting_hints(kind), "this command")
@@ -229,7 +240,7 @@ def _read_config(kind: type[Any], path: str) -> dict[str, Any]:
 
 def _of_preset(kind: type[Any], name: str) -> dict[str, Any]:
     """Return what preset `name` sets of this command; only what no command has is refused."""
-    content, own = read_preset(name), setting_hints(kind)
+    content, own = {key: value for key, value in read_preset(name).items() if key not in _GONE}, setting_hints(kind)
     known = {name for command in (SelfPlay, Serve, Work, kind) for name in setting_hints(command)}
     _refuse_unknown("preset", name, content, known | _MEASURING, "any command")
     return {key: value for key, value in content.items() if key in own}

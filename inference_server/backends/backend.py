@@ -69,13 +69,9 @@ def _cuda_backends(model: LoadedModel, execution: Execution, buckets: tuple[int,
 class ModelFiles:
     """Model files for backends that are being served, as `model_watch.Source` wants them."""
 
-    def __init__(self, row_spec: RowSpec, settings: NetworkSettings, backends: list[Backend]) -> None:
-        about = backends[0].describe()
+    def __init__(self, row_spec: RowSpec, settings: NetworkSettings) -> None:
         self._row_spec, self._settings = row_spec, settings
         self._places: dict[str, Path] = {}  # version -> where it was loaded from last
-        facts = [str(about[key]) for key in ("device", "dtype", "kind")]
-        self.fit = " | ".join([settings.model or settings.network, str(row_spec.to_dict()), *facts, torch.__version__])
-        """What a verdict on a file depends on besides its content."""
 
     def load(self, path: Path) -> LoadedModel:
         """Return the model in a file.

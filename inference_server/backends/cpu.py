@@ -35,9 +35,9 @@ class CpuBackend:
             self._compiled = CompiledBuckets(self._served.network, self._rows, buckets, f"lane{lane}")
         self._thread = 0
 
-    def version_of(self, weights_id: int = 0) -> str:
-        """Content hash of the weights `weights_id`, 16 hex digits."""
-        return self._served.version_of(weights_id)
+    def version_of(self, weights: int = 0) -> str:
+        """Content hash of weights, 16 hex digits."""
+        return self._served.version_of(weights)
 
     @property
     def recompiles(self) -> int:
@@ -60,9 +60,9 @@ class CpuBackend:
         spec = self._served.row_spec
         return np.zeros((self.buckets[-1], *spec.observation_shape), dtype=spec.observation_dtype)
 
-    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, weights_id: int = 0) -> tuple[Outputs, int]:
+    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, weights: int = 0) -> tuple[Outputs, int]:
         """Compute the first `bucket` rows of `buffer`, of which `rows` count; return the handle for `finish`."""
-        self._served.use(weights_id)
+        self._served.use(weights)
         return self._compute(buffer[:bucket]), rows
 
     def done(self, handle: tuple[Outputs, int]) -> bool:
@@ -78,17 +78,17 @@ class CpuBackend:
         """See `Backend.prepare`."""
         return self._served.prepare(model)
 
-    def try_out(self, weights: Weights) -> None:
+    def try_out(self, prepared: Weights) -> None:
         """See `Backend.try_out`."""
-        self._served.try_out(weights, min(TRIED_ROWS, self.buckets[-1]))
+        self._served.try_out(prepared, min(TRIED_ROWS, self.buckets[-1]))
 
-    def install(self, weights_id: int, weights: Weights) -> None:
+    def install(self, weights: int, prepared: Weights) -> None:
         """See `Backend.install`."""
-        self._served.install(weights_id, weights)
+        self._served.install(weights, prepared)
 
-    def remove(self, weights_id: int) -> None:
+    def remove(self, weights: int) -> None:
         """See `Backend.remove`."""
-        self._served.remove(weights_id)
+        self._served.remove(weights)
 
     def describe(self) -> dict[str, Any]:
         """Return device, dtype, kind of execution, their reasons, buckets, and bf16 drift."""

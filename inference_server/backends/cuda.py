@@ -1,8 +1,8 @@
 """The CUDA lane: pinned staging, one CUDA graph per bucket, two buffer sets so that batch k+1 starts before k is back.
 
 Three streams carry copies in, computation and copies out; events order them. All buckets are captured before READY.
-The weights of a batch's model are copied, on the stream that computes, to where the graphs look for them; that is
-done only when they are not those of the batch before, so all models share one set of graphs.
+The weights of a batch are copied, on the stream that computes, to where the graphs look for them; that is
+done only when they differ from those of the batch before, so all models share one set of graphs.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class CudaBackend:
             self._sets = [self._new_set() for _ in range(self.depth)]
         self._free = BufferSets(self.depth)
 
-    def version_of(self, weights_id: int = 0) -> str:
-        """Content hash of the weights `weights_id`, 16 hex digits."""
-        return self._served.version_of(weights_id)
+    def version_of(self, weights: int = 0) -> str:
+        """Content hash of weights, 16 hex digits."""
+        return self._served.version_of(weights)
 
     def warm(self) -> None:
         """Capture one graph per bucket and buffer set, largest first so that all share the memory of the largest."""
@@ -105,7 +105,7 @@ class CudaBackend:
         rows: npt.NDArray[Any] = rows_like(self._served.row_spec, self.buckets[-1]).pin_memory().numpy()
         return rows
 
-    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, weights_id: int = 0) -> _Handle:
+    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, weights: int = 0) -> _Handle:
         """Queue copy in, computation and copy out of the first `bucket` rows of `buffer`; return at once.
 
         Raises:
@@ -113,13 +113,13 @@ class CudaBackend:
         """
         number = self._free.take()
         try:
-            self._queue(number, buffer, rows, bucket, weights_id)
+            self._queue(number, buffer, rows, bucket, weights)
         except BaseException:
             self._free.give_back(number)
             raise
         return _Handle(number, rows)
 
-    def _queue(self, number: int, buffer: npt.NDArray[Any], rows: int, bucket: int, weights_id: int) -> None:
+    def _queue(self, number: int, buffer: npt.NDArray[Any], rows: int, bucket: int, weights: int) -> None:
         memory = self._sets[number]
         with torch.cuda.device(self._device), torch.inference_mode():
             with torch.cuda.stream(self._copy_in):
@@ -127,7 +127,7 @@ class CudaBackend:
                 memory.arrived.record()
             with torch.cuda.stream(self._work):
                 self._work.wait_event(memory.arrived)
-                self._served.use(weights_id)  # queued behind the batches before, so these still see their own weights
+                self._served.use(weights)  # queued behind the batches before, so these still see their own weights
                 self._compute(number, bucket)
                 memory.computed.record()
             with torch.cuda.stream(self._copy_out):
@@ -156,18 +156,18 @@ class CudaBackend:
             torch.cuda.synchronize(self._device)  # they are read on another stream
         return weights
 
-    def try_out(self, weights: Weights) -> None:
+    def try_out(self, prepared: Weights) -> None:
         """See `Backend.try_out`."""
         with torch.cuda.device(self._device):
-            self._served.try_out(weights, min(TRIED_ROWS, self.buckets[-1]))
+            self._served.try_out(prepared, min(TRIED_ROWS, self.buckets[-1]))
 
-    def install(self, weights_id: int, weights: Weights) -> None:
+    def install(self, weights: int, prepared: Weights) -> None:
         """See `Backend.install`."""
-        self._served.install(weights_id, weights)
+        self._served.install(weights, prepared)
 
-    def remove(self, weights_id: int) -> None:
+    def remove(self, weights: int) -> None:
         """See `Backend.remove`."""
-        self._served.remove(weights_id)
+        self._served.remove(weights)
 
     def describe(self) -> dict[str, Any]:
         """Return device, dtype, kind of execution, their reasons, buckets, and bf16 drift."""

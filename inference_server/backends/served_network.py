@@ -35,10 +35,10 @@ class Weights(NamedTuple):
 
 
 class ServedNetwork:
-    """Eager evaluation of models of one architecture: one set of code, the weights of one model at a time.
+    """Eager evaluation of models of one architecture: one set of code, one set of weights at a time.
 
-    Weights are made ready beside the lane (`prepare`), installed at once, and taken up by the lane itself
-    before its next batch of that model (`use`), so that no batch ever sees half of them.
+    Weights are made ready beside the lane (`prepare`), kept under a number (`install`), and taken up by the lane itself
+    before its next batch for them (`use`), so that no batch ever sees half of them.
     """
 
     def __init__(self, model: LoadedModel, device: torch.device, dtype: torch.dtype, onednn_rows: int = 0) -> None:
@@ -66,16 +66,16 @@ class ServedNetwork:
                     weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self.network: Network = self._fused or _float32(self.module)
         self._active: Weights | None = None
-        self._weights = {0: self.prepare(model)}
+        self._installed = {0: self.prepare(model)}
         self.use(0)
 
     def __call__(self, observations: Tensor) -> Outputs:
         """Map rows [B, *observation_shape] on the device to (logits [B, A], values [B, V])."""
         return self.network(observations)
 
-    def version_of(self, weights_id: int = 0) -> str:
-        """Content hash of the weights `weights_id`, 16 hex digits."""
-        return self._weights[weights_id].version
+    def version_of(self, number: int = 0) -> str:
+        """Content hash of weights, 16 hex digits."""
+        return self._installed[number].version
 
     @torch.no_grad()
     def prepare(self, model: LoadedModel) -> Weights:
@@ -97,17 +97,17 @@ class ServedNetwork:
         tensors = {name: tensor.to(device=self.device, copy=True) for name, tensor in served.items()}
         return Weights(model.version, None, tensors)
 
-    def install(self, weights_id: int, weights: Weights) -> None:
-        """Make `weights` those of `weights_id`, which is not in use."""
-        self._weights[weights_id] = weights
+    def install(self, number: int, weights: Weights) -> None:
+        """Keep `weights` under a new number."""
+        self._installed[number] = weights
 
-    def remove(self, weights_id: int) -> None:
-        """Forget the weights `weights_id`, which is not in use any more."""
-        self._weights.pop(weights_id, None)
+    def remove(self, number: int) -> None:
+        """Forget weights that are not in use any more."""
+        self._installed.pop(number, None)
 
-    def use(self, weights_id: int) -> None:
-        """Compute with the weights of `weights_id` from now on; only the lane's thread may call it."""
-        weights = self._weights[weights_id]
+    def use(self, number: int) -> None:
+        """Compute with these weights from now on; only the lane's thread may call it."""
+        weights = self._installed[number]
         if weights is self._active:
             return
         if self._fused is not None and weights.packed is not None:

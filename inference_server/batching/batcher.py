@@ -15,13 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from grove.common.errors import ServerGone
+from grove.common.errors import MessageError, ServerGone
 from grove.inference_server.batching.pending_batches import Batch, PendingBatches
 from grove.inference_server.batching.policy import Limits, Policy, PolicyKind, Wait
 from grove.inference_server.batching.request import ClientHandle, Request
-from grove.inference_server.batching.results import NOT_FINITE, Floats, Results
-from grove.inference_server.batching.slots import SlotTable
-from grove.inference_server.interface.client import Rows
+from grove.inference_server.interface.client import DEFAULT, Floats, Rows
 from grove.inference_server.interface.rows import RowSpec
 from grove.inference_server.interface.settings import ServerSettings
 from grove.inference_server.interface.stats import Stats
@@ -60,15 +58,15 @@ class Batcher:
         self.draining = False
         self.lock = threading.Lock()
         self._policy = policy(limits)
-        self._slots = SlotTable(settings.swap == "between-games")
-        self._rows = PendingBatches(buckets[-1], new_buffer)
+        self._pending = PendingBatches(buckets[-1], new_buffer)
+        self._weights = {DEFAULT: 0}  # name of a model -> the weights that answer its rows from now on
         self._clients: dict[int, ClientHandle] = {}
         self._next_key = 0
         self._lanes = [threading.Condition(self.lock) for _ in range(lanes)]
         self._assigned: list[Batch | None] = [None] * lanes
         self._waiting: set[int] = set()  # lanes inside next_batch
         self._armed_ns = _NEVER  # when the next waiting lane wakes by itself
-        self._in_flight: dict[int, int] = {}  # key -> batches dispatched and not yet completed; no zeros
+        self._in_flight: dict[int, int] = {}  # weights -> batches dispatched and not yet completed; no zeros
         self._parked = 0
         self._settled = threading.Condition(self.lock)  # a batch ended or a request was answered
 
@@ -91,28 +89,23 @@ class Batcher:
         if self.closed or self.draining or client.left:
             raise ServerGone("the inference server is ending and takes no more rows; start it again")
 
-    def check_slot(self, slot: int) -> None:
-        """Refuse model slots that are not there.
+    def submit(self, request: Request, rows: Rows, model: str) -> None:
+        """Copy the checked rows of a new request into the pending batch of the model of that name.
 
         Raises:
-            MessageError: no such slot.
-        """
-        self._slots.check(slot)
-
-    def submit(self, request: Request, rows: Rows, slot: int) -> None:
-        """Copy the checked rows of a new request into the pending batch of `slot`.
-
-        Raises:
+            MessageError: there is no such model.
             ServerGone: the server is ending.
             Exception: whatever a new host buffer raises; nothing was taken.
         """
         client, now_ns = request.client, request.arrived_ns
         with self.lock:
             self._check_open(client)
-            key = self._slots.key_of(slot, client.key)
-            self._rows.add(request, rows, key)
+            weights = self._weights.get(model)
+            if weights is None:
+                raise MessageError(f"there is no model {model!r} here, only {', '.join(self._weights)}")
+            self._pending.add(request, rows, weights)
             client.outstanding += 1
-            self._policy.rows_arrived(client.key, request.rows, key, now_ns)
+            self._policy.rows_arrived(client.key, now_ns)
             self._run_policy(now_ns)
 
     def set_window(self, client: ClientHandle, window: int) -> None:
@@ -127,30 +120,13 @@ class Batcher:
         if blocked:
             self._run_policy(time.monotonic_ns())
 
-    def quiet(self, client: ClientHandle) -> None:
-        """The client's connection is lost; its replies are still made, in case it returns."""
-        with self.lock:
-            self._policy.client_quiet(client.key)
-            self._run_policy(time.monotonic_ns())
-
     def leave(self, client: ClientHandle) -> None:
         """The client is gone for good; nothing is delivered to it any more."""
         with self.lock:
             client.left = True
             self._clients.pop(client.key, None)
             self._policy.client_left(client.key)
-            self._slots.leave(client.key)
             self._run_policy(time.monotonic_ns())
-
-    def release(self, client: ClientHandle, slot: int) -> None:
-        """The client sends no more rows for the pinned number `slot` (see `slots.py`)."""
-        with self.lock:
-            self._slots.release(client.key, slot)
-
-    def find(self, name: str) -> list[ClientHandle]:
-        """Return the clients of that name."""
-        with self.lock:
-            return [client for client in self._clients.values() if client.name == name]
 
     # Lanes
 
@@ -181,63 +157,54 @@ class Batcher:
             if self._assigned[lane] is None:
                 until_ns = self._carry_out(now_ns)
 
-    def complete(self, batch: Batch, results: Results) -> None:
-        """Hand the results (copied here) to the requests of `batch`; rows without outputs are answered as failed.
+    def complete(self, batch: Batch, logits: Floats, values: Floats) -> None:
+        """Hand the outputs (copied here) to the requests of `batch`; its `failed` rows are answered as failed.
 
         Raises:
             ValueError: the arrays have other shapes; nothing was handed out.
         """
         expected = (batch.rows, self.spec.num_actions), (batch.rows, self.spec.value_size)
-        if (results.logits.shape, results.values.shape) != expected:
-            found = f"{results.logits.shape} and {results.values.shape}"
-            raise ValueError(f"the network returned {found}, expected {expected}")
-        logits = np.array(results.logits, np.float32)  # one copy a batch: requests keep slices of it
-        values = np.array(results.values, np.float32)
-        if results.failed:
-            logits[list(results.failed)] = values[list(results.failed)] = 0
+        if (logits.shape, values.shape) != expected:
+            raise ValueError(f"the network returned {logits.shape} and {values.shape}, expected {expected}")
+        logits = np.array(logits, np.float32)  # one copy a batch: answers keep slices of it
+        values = np.array(values, np.float32)
+        if batch.failed:
+            logits[list(batch.failed)] = values[list(batch.failed)] = 0
         pieces = [part.request.slice_of(part, logits, values) for part in batch.parts]
         with self.lock:
-            self._count(batch, results)
+            if len(batch.failed) < batch.rows:
+                self.stats.batch_done(batch.lane, batch.rows - len(batch.failed), batch.bucket, batch.compute_us)
+            self.stats.failed_rows += len(batch.failed)
             try:
-                self._hand_out(batch, results, pieces)
+                self._hand_out(batch, pieces)
             except Exception as error:  # half of it is handed out: it cannot be computed again
                 self._break_down(f"answers cannot be handed out ({type(error).__name__}: {error})")
             self._settle(batch)
 
-    def _hand_out(self, batch: Batch, results: Results, pieces: list[tuple[Floats, Floats]]) -> None:
+    def _hand_out(self, batch: Batch, pieces: list[tuple[Floats, Floats]]) -> None:
         for part, piece in zip(batch.parts, pieces, strict=True):
-            part.request.take(part, piece, results.version)
-            if results.failed:
-                part.request.mark_failed(part, results.failed, results.error)
-            self._answer_if_whole(part.request, batch, results.compute_us)
+            request = part.request
+            request.take(part, piece, self.spec)
+            request.version = batch.version
+            if batch.failed:
+                request.mark_failed(part, batch.failed, batch.error)
+            if not request.remaining:
+                self._deliver(request, batch)
 
-    def _count(self, batch: Batch, results: Results) -> None:
-        failed = len(results.failed)
-        if failed < batch.rows:
-            self.stats.batch_done(batch.lane, batch.rows - failed, batch.bucket, results.compute_us)
-        if failed:
-            self.stats.failed_rows += failed
-        if results.error == NOT_FINITE:
-            self.stats.error("not_finite")
-
-    def _answer_if_whole(self, request: Request, batch: Batch, compute_us: int) -> None:
-        if request.remaining:
-            return
-        request.batch_rows, request.compute_us = batch.rows, compute_us
-        request.slot = self._slots.announced(batch.weights_id)
-        request.queue_us = max(batch.dispatched_ns - request.arrived_ns, 0) // 1000
-        self.stats.request_done(request.queue_us)
+    def _deliver(self, request: Request, batch: Batch) -> None:
+        queue_us = max(batch.dispatched_ns - request.arrived_ns, 0) // 1000
+        self.stats.request_done(queue_us)
         client = request.client
         client.outstanding -= 1
         self._policy.reply_delivered(client.key, time.monotonic_ns())
         if not client.left:
-            client.deliver(request)
+            client.deliver(request.answer(batch.rows, queue_us, batch.compute_us))
 
     def _settle(self, batch: Batch) -> None:
-        self._rows.recycle(batch)
-        self._in_flight[batch.weights_id] -= 1
-        if not self._in_flight[batch.weights_id]:
-            del self._in_flight[batch.weights_id]
+        self._pending.recycle(batch)
+        self._in_flight[batch.weights] -= 1
+        if not self._in_flight[batch.weights]:
+            del self._in_flight[batch.weights]
         self._settled.notify_all()
 
     # The whole
@@ -267,7 +234,7 @@ class Batcher:
             self.draining = True
             self._policy.drain()
             self._run_policy(time.monotonic_ns())
-            return self._settled.wait_for(lambda: not self._in_flight and not self._policy.waiting_rows, timeout_s)
+            return self._settled.wait_for(lambda: not self._in_flight and not self._pending.rows, timeout_s)
 
     def close(self) -> None:
         """Wake everybody; lanes get no batch any more and waiting clients learn that the server has ended."""
@@ -286,39 +253,21 @@ class Batcher:
                 "reasons": dict(self._policy.reasons),
                 "clients": len(self._clients),
                 "live_clients": self._policy.live_clients,
-                "waiting_rows": self._policy.waiting_rows,
+                "waiting_rows": self._pending.rows,
                 "largest_batch": self._policy.buckets[-1],
             }
 
     # Models
 
-    def newest_slots(self) -> dict[str, int]:
-        """Return the number that new games shall use, for every slot by its name."""
+    def serve(self, model: str, weights: int) -> None:
+        """Let `weights` answer the rows that arrive for `model` from now on; a new name is a new model."""
         with self.lock:
-            return self._slots.newest()
+            self._weights[model] = weights
 
-    def models_alive(self, name: str) -> int:
-        """Return how many models of slot `name` are held."""
+    def uses(self, weights: int) -> bool:
+        """Whether rows have come, or will come, for `weights` and are not answered yet."""
         with self.lock:
-            return self._slots.alive(name)
-
-    def move_slot(self, name: str, key: int) -> None:
-        """Let the weights `key` answer the rows that arrive for slot `name` from now on; a new name is a new slot.
-
-        Raises:
-            SettingError: there are too many slots.
-        """
-        with self.lock:
-            self._slots.move(name, key)
-
-    def free_keys(self) -> list[int]:
-        """Forget the former keys that nobody needs any more, and return them."""
-        with self.lock:
-            free = [k for k in self._slots.unused() if not self._policy.waits(k) and k not in self._in_flight]
-            for key in free:
-                self._slots.forget(key)
-                self._rows.forget(key)
-            return free
+            return weights in self._weights.values() or weights in self._in_flight or self._pending.waits(weights)
 
     # Faults
 
@@ -334,7 +283,7 @@ class Batcher:
             if rows >= former:
                 return
             self._policy.limit_rows(rows)
-            self._rows.limit_rows(rows)
+            self._pending.limit_rows(rows)
         self.problem(f"the device is out of memory with batches of {former} rows: at most {rows} rows from now on")
 
     def break_down(self, fault: str) -> None:
@@ -372,12 +321,12 @@ class Batcher:
     def _carry_out(self, now_ns: int) -> int:
         """Carry out all decisions and return the time of the next one (never, when an event must come first)."""
         while self._can_cut():
-            decision = self._policy.decide(now_ns)
+            decision = self._policy.decide(self._pending.queues(), now_ns)
             if isinstance(decision, Wait):
                 return _NEVER if decision.until_ns is None else decision.until_ns
-            batch = self._rows.take(decision.weights_id, decision.rows)
+            batch = self._pending.take(decision.weights, decision.rows)
             batch.lane, batch.bucket, batch.dispatched_ns = decision.lane, decision.bucket, now_ns
-            self._in_flight[batch.weights_id] = self._in_flight.get(batch.weights_id, 0) + 1
+            self._in_flight[batch.weights] = self._in_flight.get(batch.weights, 0) + 1
             self._assigned[decision.lane] = batch
             self._armed_ns = _NEVER  # that lane no longer keeps the clock
             self._lanes[decision.lane].notify()
@@ -386,9 +335,9 @@ class Batcher:
     def _can_cut(self) -> bool:
         """Whether there is a buffer in case a batch is cut; a batch under way may be about to give its buffer back."""
         try:
-            self._rows.reserve()
+            self._pending.reserve()
         except Exception as error:
-            if self._policy.waiting_rows and not self._in_flight:
+            if self._pending.rows and not self._in_flight:
                 self._break_down(f"there is no memory for another batch ({type(error).__name__}: {error})")
             return False
         return True

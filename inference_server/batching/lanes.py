@@ -13,7 +13,7 @@ import numpy.typing as npt
 from grove.inference_server.batching.batcher import Batcher
 from grove.inference_server.batching.pending_batches import Batch
 from grove.inference_server.batching.repair import Repair
-from grove.inference_server.batching.results import NOT_FINITE, Results, rows_not_finite
+from grove.inference_server.interface.client import Floats
 
 _IDLE_S = 0.5
 """Longest sleep of a lane without work; only how often its idle time is booked."""
@@ -34,8 +34,8 @@ class Backend(Protocol):
         """Batches worth launching before the oldest is finished: 1 on CPU, 2 on CUDA."""
         ...
 
-    def version_of(self, weights_id: int = 0) -> str:
-        """Content hash of the weights `weights_id`, 16 hex digits."""
+    def version_of(self, weights: int = 0) -> str:
+        """Content hash of weights, 16 hex digits."""
         ...
 
     def new_host_buffer(self) -> npt.NDArray[Any]:
@@ -50,8 +50,8 @@ class Backend(Protocol):
         """Whether `finish` would not have to wait."""
         ...
 
-    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, weights_id: int = 0) -> Any:
-        """Start computing the first `rows` rows of `buffer`, padded to `bucket`, with the weights `weights_id`.
+    def launch(self, buffer: npt.NDArray[Any], rows: int, bucket: int, weights: int = 0) -> Any:
+        """Start computing the first `rows` rows of `buffer`, padded to `bucket`, with those weights.
 
         Returns a handle for `finish`.
         """
@@ -69,7 +69,7 @@ class Backend(Protocol):
         """
         ...
 
-    def try_out(self, weights: Any) -> None:
+    def try_out(self, prepared: Any) -> None:
         """Compute a batch of random rows with prepared weights; for any thread, while the lane computes.
 
         Raises:
@@ -77,13 +77,12 @@ class Backend(Protocol):
         """
         ...
 
-    def install(self, weights_id: int, weights: Any) -> None:
-        """Make prepared weights those of `weights_id`, which no batch uses yet; for any thread. Number 0 are the
-        first."""
+    def install(self, weights: int, prepared: Any) -> None:
+        """Keep prepared weights under a new number; for any thread. Those the backend was made with have number 0."""
         ...
 
-    def remove(self, weights_id: int) -> None:
-        """Forget the weights `weights_id`, which no batch uses any more; for any thread."""
+    def remove(self, weights: int) -> None:
+        """Forget weights that no batch uses any more; for any thread."""
         ...
 
     def close(self) -> None:
@@ -95,7 +94,6 @@ class _Launched(NamedTuple):
     batch: Batch
     handle: Any
     started_ns: int
-    version: str
 
 
 class Lane(threading.Thread):
@@ -174,14 +172,14 @@ class Lane(threading.Thread):
 
     def _launch(self, batch: Batch) -> None:
         started_ns = time.monotonic_ns()
-        version = self._backend.version_of(batch.weights_id)
+        batch.version = self._backend.version_of(batch.weights)
         self._computing = True
         try:
-            handle = self._backend.launch(batch.buffer, batch.rows, batch.bucket, batch.weights_id)
+            handle = self._backend.launch(batch.buffer, batch.rows, batch.bucket, batch.weights)
         except Exception as error:
-            self._compute_again(batch, version, error)
+            self._compute_again(batch, error)
             return
-        self._under_way.append(_Launched(batch, handle, started_ns, version))
+        self._under_way.append(_Launched(batch, handle, started_ns))
 
     def _finish(self, launched: _Launched) -> None:
         batch = launched.batch
@@ -191,19 +189,35 @@ class Lane(threading.Thread):
             busy_ns = now_ns - max(launched.started_ns, self._free_at_ns)
             self._free_at_ns = now_ns
             self._stats.busy_ns += busy_ns
-            failed = rows_not_finite(logits, values)
-            results = Results(logits, values, launched.version, busy_ns // 1000, failed, NOT_FINITE if failed else "")
-            self._batcher.complete(batch, results)
+            batch.compute_us = busy_ns // 1000
+            self._complete(batch, logits, values)
         except Exception as error:
-            self._compute_again(batch, launched.version, error)
+            self._compute_again(batch, error)
         self._done += 1
         self._computing = bool(self._under_way)
 
-    def _compute_again(self, batch: Batch, version: str, fault: Exception) -> None:
+    def _complete(self, batch: Batch, logits: Floats, values: Floats) -> None:
+        """Hand outputs out, but for rows that are not finite: such numbers never leave the server."""
+        bad = rows_not_finite(logits, values)
+        if bad:
+            self._batcher.count_error("not_finite")
+            batch.failed = tuple(sorted({*batch.failed, *bad}))
+            batch.error = batch.error or "the network's outputs for these rows are not finite"
+        self._batcher.complete(batch, logits, values)
+
+    def _compute_again(self, batch: Batch, fault: Exception) -> None:
         """Compute a batch that failed in pieces, once nothing else is under way."""
         while self._under_way:
             self._finish(self._under_way.popleft())
         self._computing = True
-        self._batcher.complete(batch, self._repair.compute(batch, version, fault))
+        self._complete(batch, *self._repair.compute(batch, fault))
         self._done += 1
         self._computing = False
+
+
+def rows_not_finite(logits: Floats, values: Floats) -> tuple[int, ...]:
+    """Return the rows of [n, A] and [n, V] that hold NaN or infinity, ascending; 7 us for 512 rows of 7 actions."""
+    numbers, also = np.isfinite(logits), np.isfinite(values)
+    if numbers.all() and also.all():
+        return ()
+    return tuple(np.flatnonzero(~(numbers.all(axis=1) & also.all(axis=1))).tolist())

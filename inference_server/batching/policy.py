@@ -1,8 +1,8 @@
 """When a batch leaves: a pure state machine without a socket, a clock or a thread.
 
 Events are method calls (rows arrived, client blocked / idle / gone, reply delivered, lane free / busy) with the time
-given as an argument in nanoseconds; `decide` answers with a `Dispatch` or with a `Wait`. Rows are counted, never
-requests. A batch leaves when a lane is free and, for the model whose oldest row is oldest,
+given as an argument in nanoseconds; `decide` is shown the waiting rows and answers with a `Dispatch` or a `Wait`. Rows
+are counted, never requests. A batch leaves when a lane is free and, for the weights whose oldest row is oldest,
 
     full          its rows reach the top bucket, or
     all_blocked   every live client already waits for as many answers as it ever will, or
@@ -11,16 +11,17 @@ requests. A batch leaves when a lane is free and, for the model whose oldest row
     shutdown      the server is ending.
 
 While all lanes are busy the rows keep gathering. Every event costs a few dictionary operations; only a `delay`
-dispatch looks at all clients, to stop counting those that fell silent.
+dispatch looks at all clients, to stop counting those that fell silent. Where the lanes are always filled, KataGo's rule
+(a free lane takes whatever waits) does as well; these rules win where fewer rows are in flight than the largest batch
+holds, because they know which clients may still send some (docs/performance.md).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 REASONS = ("full", "all_blocked", "quarter_full", "delay", "shutdown")
 
@@ -30,10 +31,10 @@ gained by it beside rules that never wait; with 4 to 32 workers no gain was show
 
 
 class Dispatch(NamedTuple):
-    """Run the `rows` oldest rows for the weights `weights_id` on lane `lane`, padded to `bucket` rows."""
+    """Run the `rows` oldest rows for `weights` on lane `lane`, padded to `bucket` rows."""
 
     lane: int
-    weights_id: int
+    weights: int
     rows: int
     bucket: int
     reason: str
@@ -80,34 +81,17 @@ class _Client:
         return self.live and not self.blocked and self.outstanding < self.window
 
 
-class Queue:
-    """The waiting rows, at least one, of one model, oldest first, as [arrival_ns, rows] pairs."""
+class Waiting(Protocol):
+    """The waiting rows, at least one, for one set of weights."""
 
-    __slots__ = ("chunks", "rows", "weights_id")
+    weights: int
+    rows: int
 
-    def __init__(self, weights_id: int) -> None:
-        self.weights_id = weights_id
-        self.rows = 0
-        self.chunks: deque[list[int]] = deque()
+    @property
+    def oldest_ns(self) -> int: ...
 
-    def push(self, rows: int, now_ns: int) -> None:
-        self.chunks.append([now_ns, rows])
-        self.rows += rows
-
-    def pop(self, rows: int) -> None:
-        self.rows -= rows
-        chunks = self.chunks
-        while rows:
-            head = chunks[0]
-            if head[1] > rows:
-                head[1] -= rows
-                return
-            rows -= head[1]
-            chunks.popleft()
-
-
-def _oldest_first(queue: Queue) -> int:
-    return queue.chunks[0][0]
+    @property
+    def oldest_rows(self) -> int: ...
 
 
 class Policy:
@@ -119,7 +103,6 @@ class Policy:
         self._limits = limits
         self._clients: dict[int, _Client] = {}
         self._owing = 0  # clients that owe rows: the saturation rule holds at 0
-        self._waiting: dict[int, Queue] = {}  # weights -> their rows; only those that have some
         self._free: list[int] = []  # lanes, most recently freed last
         self._draining = False
         self.reasons = dict.fromkeys(REASONS, 0)
@@ -131,8 +114,8 @@ class Policy:
         """A client promised to keep up to `window` requests outstanding; it counts from its first rows on."""
         self._clients[client] = _Client(window)
 
-    def rows_arrived(self, client: int, rows: int, weights_id: int, now_ns: int) -> None:
-        """One request of `rows` > 0 rows for the weights `weights_id` came in."""
+    def rows_arrived(self, client: int, now_ns: int) -> None:
+        """One request came in."""
         state = self._clients[client]
         owed = state.owes
         state.live = True
@@ -140,10 +123,6 @@ class Policy:
         state.outstanding += 1
         state.last_ns = now_ns
         self._owing += state.owes - owed
-        queue = self._waiting.get(weights_id)
-        if queue is None:
-            queue = self._waiting[weights_id] = Queue(weights_id)
-        queue.push(rows, now_ns)
 
     def reply_delivered(self, client: int, now_ns: int) -> None:
         """One of the client's requests was answered; a client that left is ignored."""
@@ -163,10 +142,6 @@ class Policy:
     def window_changed(self, client: int, window: int) -> None:
         """The client will keep up to `window` requests outstanding from now on; 0 means idle."""
         self._change(client, window=window)
-
-    def client_quiet(self, client: int) -> None:
-        """The client's connection is lost: it stops counting at once, and counts again from its next rows."""
-        self._change(client, live=False)
 
     def client_left(self, client: int) -> None:
         """The client is gone for good. Its rows still waiting are computed; nobody is answered."""
@@ -199,9 +174,9 @@ class Policy:
         self._buckets = tuple(bucket for bucket in self._buckets if bucket <= rows)
         self._top = self._buckets[-1]
 
-    def drain(self, draining: bool = True) -> None:
+    def drain(self) -> None:
         """From now on whatever waits leaves at once."""
-        self._draining = draining
+        self._draining = True
 
     # Decisions
 
@@ -209,15 +184,6 @@ class Policy:
     def buckets(self) -> tuple[int, ...]:
         """Batch sizes in use, ascending rows."""
         return self._buckets
-
-    @property
-    def waiting_rows(self) -> int:
-        """Rows that have not left yet."""
-        return sum(queue.rows for queue in self._waiting.values())
-
-    def waits(self, weights_id: int) -> bool:
-        """Whether rows of `weights_id` have not left yet."""
-        return weights_id in self._waiting
 
     @property
     def live_clients(self) -> int:
@@ -229,20 +195,20 @@ class Policy:
         """The free lane the next dispatch goes to; only when `decide` gave a time to wait until."""
         return self._free[-1]
 
-    def decide(self, now_ns: int) -> Dispatch | Wait:
-        """Return the next dispatch, or how long nothing needs to be done; call again after every dispatch."""
-        if not self._free or not self._waiting:
+    def decide(self, waiting: Sequence[Waiting], now_ns: int) -> Dispatch | Wait:
+        """Return the next dispatch, or how long nothing needs to be done; call again after every dispatch.
+
+        `waiting`: the rows that wait for each set of weights, the oldest first. Those dispatched leave it.
+        """
+        if not self._free or not waiting:
             return NO_WAKE_UP
-        queues = list(self._waiting.values())
-        if len(queues) > 1:
-            queues.sort(key=_oldest_first)
-        for queue in queues:
+        for queue in waiting:
             reason = self._reason(queue, now_ns)
             if reason:
                 return self._dispatch(queue, reason, now_ns)
-        return Wait(min(map(self._due_ns, queues)))
+        return Wait(min(map(self._due_ns, waiting)))
 
-    def _reason(self, queue: Queue, now_ns: int) -> str | None:
+    def _reason(self, queue: Waiting, now_ns: int) -> str | None:
         complete = self._draining or self._owing == 0  # nothing more will come: share what there is
         if queue.rows >= self._top * (len(self._free) if complete else 1):
             return "full"
@@ -252,22 +218,19 @@ class Policy:
             return "quarter_full"
         return "delay" if now_ns >= self._due_ns(queue) else None
 
-    def _due_ns(self, queue: Queue) -> int:
+    def _due_ns(self, queue: Waiting) -> int:
         """When the oldest rows of `queue` have waited long enough."""
-        return queue.chunks[0][0] + self._limits.max_delay_ns
+        return queue.oldest_ns + self._limits.max_delay_ns
 
-    def _dispatch(self, queue: Queue, reason: str, now_ns: int) -> Dispatch:
+    def _dispatch(self, queue: Waiting, reason: str, now_ns: int) -> Dispatch:
         if reason == "delay":
             self._expire(now_ns)
         rows = self._batch_rows(queue, reason)
-        queue.pop(rows)
-        if not queue.rows:
-            del self._waiting[queue.weights_id]
         self.reasons[reason] += 1
         bucket = self._buckets[bisect_left(self._buckets, rows)]
-        return Dispatch(self._free.pop(), queue.weights_id, rows, bucket, reason)
+        return Dispatch(self._free.pop(), queue.weights, rows, bucket, reason)
 
-    def _batch_rows(self, queue: Queue, reason: str) -> int:
+    def _batch_rows(self, queue: Waiting, reason: str) -> int:
         """How many of the queue's rows leave together for `reason`."""
         return self._share(queue.rows) if reason in {"all_blocked", "shutdown"} else min(queue.rows, self._top)
 

@@ -1,33 +1,22 @@
-"""Computing a batch again after a fault, in pieces, so that only the rows at fault fail.
+"""Computing a batch again after a fault, by halves, so that only the rows at fault fail.
 
-A batch that does not fit the device's memory is cut in halves, and the server forms no batch of that size again. Any
-other fault is narrowed down by halves to the rows that cause it. A device that cannot compute a harmless row either is
-broken: everything fails, and the server says so, for its owner to end it.
+A batch that does not fit the device's memory is cut, too, and the server forms no batch of that size again. A device
+that cannot compute a harmless row either is broken: everything fails, and the server says so, for its owner to end it.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from grove.inference_server.batching.batcher import Batcher
 from grove.inference_server.batching.pending_batches import Batch
-from grove.inference_server.batching.results import Floats, Results, rows_not_finite
-from grove.inference_server.interface.client import Rows
+from grove.inference_server.interface.buckets import bucket_for
+from grove.inference_server.interface.client import Floats, Rows
 
 _MOST_FAULTS = 64
 """Faulty pieces of one batch before it is not cut any further: bounds what one bad client can cost the others."""
-
-
-class _Piece(NamedTuple):
-    """Rows start..end-1 of a batch that failed together in a bucket."""
-
-    start: int
-    end: int
-    bucket: int
-    fault: Exception
 
 
 class Computer(Protocol):
@@ -35,7 +24,7 @@ class Computer(Protocol):
 
     def new_host_buffer(self) -> Rows: ...
 
-    def launch(self, buffer: Rows, rows: int, bucket: int, slot: int = 0) -> Any: ...
+    def launch(self, buffer: Rows, rows: int, bucket: int, weights: int = 0) -> Any: ...
 
     def finish(self, handle: Any) -> tuple[Floats, Floats]: ...
 
@@ -46,62 +35,54 @@ class Repair:
     def __init__(self, backend: Computer, batcher: Batcher) -> None:
         self._backend, self._batcher = backend, batcher
         self._buffer: Rows | None = None  # made at the first fault
+        self._faults = 0  # of the present batch
         self.pieces = 0
         """Pieces computed so far, to show that something goes on."""
 
-    def compute(self, batch: Batch, version: str, fault: Exception) -> Results:
-        """Return the results of `batch`, which failed as a whole with `fault`."""
-        spec, text = self._batcher.spec, f"{type(fault).__name__}: {fault}"
+    def compute(self, batch: Batch, fault: Exception) -> tuple[Floats, Floats]:
+        """Return the outputs of `batch`, which failed as a whole with `fault`; its failed rows are noted in it."""
+        spec = self._batcher.spec
         logits = np.zeros((batch.rows, spec.num_actions), np.float32)
         values = np.zeros((batch.rows, spec.value_size), np.float32)
+        batch.error = f"{type(fault).__name__}: {fault}"
         self._batcher.count_error("out_of_memory" if out_of_memory(fault) else f"batch:{type(fault).__name__}")
-        if self._broken(batch.weights_id):
-            self._batcher.break_down(f"the device computes nothing any more ({text})")
-            return Results(logits, values, version, 0, tuple(range(batch.rows)), text)
-        failed = self._narrow_down(batch, _Piece(0, batch.rows, batch.bucket, fault), logits, values)
-        bad = sorted({*failed, *rows_not_finite(logits, values)})
-        return Results(logits, values, version, 0, tuple(bad), text)
+        self._faults = 0
+        zeros = np.zeros((1, *spec.observation_shape), spec.observation_dtype)  # every model computed them when taken
+        try:
+            self._outputs(zeros, batch.weights)
+        except Exception:
+            self._batcher.break_down(f"the device computes nothing any more ({batch.error})")
+            batch.failed = tuple(range(batch.rows))
+        else:
+            batch.failed = tuple(self._halve(batch, (0, batch.rows), batch.bucket, fault, (logits, values)))
+        return logits, values
 
-    def _narrow_down(self, batch: Batch, whole: _Piece, logits: Floats, values: Floats) -> list[int]:
-        """Compute a faulty piece in halves, and these again, into logits and values; return the rows that remain."""
-        failed: list[int] = []
-        faulty, faults = [whole], 0
-        while faulty:
-            start, end, bucket, fault = faulty.pop()
-            faults += 1
-            hopeless = out_of_memory(fault) and not self._shrink(bucket)
-            if hopeless or end - start == 1 or faults > _MOST_FAULTS:
-                failed.extend(range(start, end))
-                continue
-            middle = (start + end) // 2
-            for low, high in ((start, middle), (middle, end)):
-                bucket = self._bucket(high - low)
-                try:
-                    logits[low:high], values[low:high] = self._outputs(batch.buffer[low:high], bucket, batch.weights_id)
-                except Exception as error:
-                    faulty.append(_Piece(low, high, bucket, error))
+    def _halve(
+        self, batch: Batch, piece: tuple[int, int], bucket: int, fault: Exception, outputs: tuple[Floats, Floats]
+    ) -> list[int]:
+        """Compute rows start..end-1, which failed together, in halves, and these again; return those that remain."""
+        start, end = piece
+        self._faults += 1
+        hopeless = out_of_memory(fault) and not self._shrink(bucket)
+        if hopeless or end - start == 1 or self._faults > _MOST_FAULTS:
+            return list(range(start, end))
+        failed, middle = [], (start + end) // 2
+        for half in ((start, middle), (middle, end)):
+            rows, bucket = slice(*half), bucket_for(half[1] - half[0], self._batcher.buckets)
+            try:
+                outputs[0][rows], outputs[1][rows] = self._outputs(batch.buffer[rows], batch.weights)
+            except Exception as error:
+                failed += self._halve(batch, half, bucket, error, outputs)
         return failed
 
-    def _bucket(self, rows: int) -> int:
-        buckets = self._batcher.buckets
-        return buckets[bisect_left(buckets, rows)]
-
-    def _outputs(self, rows: Rows, bucket: int, slot: int) -> tuple[Floats, Floats]:
+    def _outputs(self, rows: Rows, weights: int) -> tuple[Floats, Floats]:
         """Return the outputs of a few rows, computed from a buffer of their own."""
         self.pieces += 1
         if self._buffer is None:
             self._buffer = self._backend.new_host_buffer()
         self._buffer[: len(rows)] = rows
-        return self._backend.finish(self._backend.launch(self._buffer, len(rows), bucket, slot))
-
-    def _broken(self, slot: int) -> bool:
-        """Whether even a row of zeros, which every model computed when it was taken, is too much."""
-        spec = self._batcher.spec
-        try:
-            self._outputs(np.zeros((1, *spec.observation_shape), spec.observation_dtype), self._bucket(1), slot)
-        except Exception:
-            return True
-        return False
+        bucket = bucket_for(len(rows), self._batcher.buckets)
+        return self._backend.finish(self._backend.launch(self._buffer, len(rows), bucket, weights))
 
     def _shrink(self, bucket: int) -> bool:
         """Form no batch of `bucket` rows any more, for half of them at most; return whether there is such a size."""

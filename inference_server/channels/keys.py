@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,6 +65,8 @@ class ServerKeys:
         self._pair = _pair(path / (SERVER + SECRET))
         self._list = path / ALLOWED
         self._read_ns = -1
+        self.refused: Callable[[], None] = lambda: None
+        """Called when a client is not let in."""
         self._allowed: frozenset[bytes] = frozenset()
         try:
             for file in self._list.glob("*" + PUBLIC):
@@ -83,6 +86,8 @@ class ServerKeys:
         """Return whether the client with the public `key` is let in; the name is zmq.auth's. Never raises."""
         with contextlib.suppress(OSError, ValueError):  # somebody is at work in the folder: the list as it was
             self._refresh()
+        if key not in self._allowed:
+            self.refused()
         return key in self._allowed
 
     def _refresh(self) -> None:

@@ -1,9 +1,9 @@
-"""The server's end of the ZeroMQ channel: one ROUTER socket and the thread that owns it.
+"""The server's end of the ZeroMQ channel: one ROUTER socket, the thread that owns it, and the clients it knows.
 
 The thread receives in bounded bursts, puts rows into the pending batch straight from the received frame, and sends
-replies that the lanes left in a queue. A fault in a message is answered to its sender, counted, and touches nobody
-else; `rate_limiter.py` bounds what faults and the like may cost. A client whose connection breaks stops counting at
-once; it may return and ask again.
+answers that the lanes left in a queue. A fault in a message is told to its sender, counted, and touches nobody else. A
+client that was not heard of for `forget_after_s` is forgotten; one that returns is asked for Hello and sends its
+requests again. An answer that cannot be sent is dropped: evaluation is pure, so the client simply asks again.
 """
 
 from __future__ import annotations
@@ -13,63 +13,59 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import msgpack
 import numpy as np
-import numpy.typing as npt
 import zmq
 
 from grove.common.errors import MessageError, ServerGone
 from grove.inference_server.batching.batcher import Batcher
-from grove.inference_server.batching.request import Request
+from grove.inference_server.batching.request import ClientHandle, Request
 from grove.inference_server.channels import protocol
 from grove.inference_server.channels.keys import ServerKeys
-from grove.inference_server.channels.listener import Bounds, Listener
-from grove.inference_server.channels.rate_limiter import RateLimiter, RateLimits
-from grove.inference_server.channels.sessions import PROVEN, Frames, Session, Sessions
+from grove.inference_server.channels.listener import Listener
+from grove.inference_server.interface.client import Answer
 
 _BURST = 64
-"""Messages received before replies get their turn."""
+"""Messages received before answers get their turn."""
 _TICK_MS = 250
 """Longest sleep of the thread: how often silent clients are looked for."""
-_MOST_FRAMES = 5
-"""Frames of the longest message: routing id, header, rows, legal offsets and actions."""
 _HALF_MAX = 65504.0
 """Largest finite float16."""
+
+
+class _Session:
+    """One client: its place at the batcher, and which of its requests are under way."""
+
+    def __init__(self, routing: bytes, hello: protocol.Hello) -> None:
+        self.routing = routing
+        self.hello = hello
+        self.client: ClientHandle  # given when the client is admitted
+        self.in_flight: set[int] = set()  # requests not answered yet: at most the client's window
+        self.heard_ns = time.monotonic_ns()
 
 
 class ZmqChannel:
     """Listens on one endpoint and feeds one batcher."""
 
     def __init__(
-        self,
-        batcher: Batcher,
-        endpoint: str,
-        epoch: str,
-        about: Callable[[], dict[str, Any]],
-        keys: ServerKeys | None,
-        shares: RateLimits,
+        self, batcher: Batcher, endpoint: str, about: Callable[[], dict[str, Any]], keys: ServerKeys | None
     ) -> None:
         """Bind `endpoint` and start the thread; with `keys` only clients of their list are let in.
 
-        `about` gives what READY and SERVED say of the models.
+        `about` gives what Served says of the server.
 
         Raises:
             SettingError: the endpoint is in use, malformed, or, without keys, not on this machine.
         """
         self._batcher = batcher
-        self._epoch = epoch
         self._about = about
-        bounds = Bounds.of(batcher.spec, batcher.settings)
-        self._sessions = Sessions(batcher, bounds.unsent)
-        self._outbox: deque[tuple[Session, Request]] = deque()
-        self._allowance = RateLimiter(_TICK_MS * 1_000_000, shares)
-        self._thrown_out: set[bytes] = set()  # senders in this tick
-        self._unread = self._unanswered = 0  # messages in this tick
+        self._sessions: dict[bytes, _Session] = {}
+        self._outbox: deque[tuple[_Session, Answer]] = deque()
         self._stopping = False
         self._signalled = False
-        self._listener = Listener(endpoint, keys, bounds, batcher.count_error)
+        self._listener = Listener(endpoint, keys, batcher.spec, batcher.settings, batcher.count_error)
         self._router = self._listener.router
         self.endpoint = self._listener.endpoint
         self._wake_in, self._wake_out = socket.socketpair()
@@ -87,15 +83,15 @@ class ZmqChannel:
         self._thread.join()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until the queue of replies is empty; return whether it is."""
+        """Wait until the queue of answers is empty; return whether it is."""
         deadline = time.monotonic() + timeout_s
         while self._outbox and time.monotonic() < deadline:
             self._wake()
             time.sleep(0.001)
         return not self._outbox
 
-    def _answered(self, session: Session, request: Request) -> None:
-        self._outbox.append((session, request))
+    def _answered(self, session: _Session, answer: Answer) -> None:
+        self._outbox.append((session, answer))
         if not self._signalled:
             self._signalled = True
             self._wake()
@@ -110,7 +106,7 @@ class ZmqChannel:
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        for source in (self._router, self._wake_out, self._listener.events):
+        for source in (self._router, self._wake_out):
             poller.register(source, zmq.POLLIN)
         next_tick_ns = 0
         try:
@@ -118,15 +114,13 @@ class ZmqChannel:
                 ready = {source for source, _ in poller.poll(_TICK_MS)}
                 if self._wake_out.fileno() in ready:
                     self._wake_out.recv(4096)
-                self._send_replies()
-                if self._listener.events in ready:
-                    self._see_who_went()
+                self._send_answers()
                 if self._router in ready:
                     self._receive()
                 if time.monotonic_ns() >= next_tick_ns:
-                    self._tick()
+                    self._forget_silent()
                     next_tick_ns = time.monotonic_ns() + _TICK_MS * 1_000_000
-            self._send_replies()
+            self._send_answers()
         except Exception as error:  # nobody would answer any more
             self._batcher.break_down(f"the channel at {self.endpoint} has ended: {type(error).__name__}: {error}")
         finally:
@@ -134,239 +128,136 @@ class ZmqChannel:
             self._wake_in.close()
             self._wake_out.close()
 
-    def _tick(self) -> None:
-        """Look for silent clients, offer slow ones their replies again, and read everybody again."""
-        self._sessions.look_for_silent()
-        for session in self._sessions.all():
-            if session.unsent:
-                self._send_unsent(session)
-        for cause, times in (("unread", self._unread), ("unanswered", self._unanswered)):
-            if times:
-                self._batcher.count_error(cause, times)
-        self._unread = self._unanswered = 0
-        self._allowance.renew()
-        self._thrown_out.clear()
-
-    def _see_who_went(self) -> None:
-        for fd in self._listener.gone():
-            self._sessions.ended(fd)
-
-    # Receiving
-
     def _receive(self) -> None:
         for _ in range(_BURST):
-            if not protocol.has_message(self._router):
+            if not protocol.readable(self._router):
                 return
-            frames = self._next_message()
-            routing = frames[0].bytes
-            if not self._allowance.reads(routing):
-                self._throw_out(routing, frames)
-                continue
-            began_ns = time.thread_time_ns()
-            if not self._handle(routing, frames):
-                self._allowance.charge(routing, time.thread_time_ns() - began_ns)
-
-    def _throw_out(self, routing: bytes, frames: list[zmq.Frame]) -> None:
-        """Leave a message unread and end its connection: that slows its sender down, reading on does not."""
-        self._unread += 1
-        if routing in self._thrown_out:
-            return
-        self._thrown_out.add(routing)
-        self._see_who_went()
-        fd = _connection(frames)
-        other = self._sessions.on(fd)
-        if other is None or other.routing == routing:  # otherwise the descriptor is another client's by now
-            self._listener.end(fd)
-            self._batcher.count_error("thrown_out")
+            routing, *frames = self._next_message()
+            try:
+                self._act(routing.bytes, protocol.decode([frame.buffer for frame in frames], self._batcher.spec))
+            except MessageError as error:
+                self._batcher.count_error("bad_message")
+                self._send(routing.bytes, protocol.Failed(0, str(error)))
+            except ServerGone:  # draining: the client asks again, perhaps the next server
+                self._batcher.count_error("draining")
+            except Exception as error:  # a fault of ours: this message is lost, its sender asks again
+                self._batcher.count_error(f"channel:{type(error).__name__}")
 
     def _next_message(self) -> list[zmq.Frame]:
-        """Return the next message, without the frames that no message may have."""
+        """Return the next message, without the frames that no message may have but for one, by which it is seen."""
         frame = self._router.recv(copy=False)
         frames = [frame]
         while frame.more:
             frame = self._router.recv(copy=False)
-            if len(frames) <= _MOST_FRAMES:
+            if len(frames) <= 1 + protocol.MAX_FRAMES:
                 frames.append(frame)
         return frames
 
-    def _handle(self, routing: bytes, frames: list[zmq.Frame]) -> bool:
-        """Carry out a message; return whether it brought new rows."""
-        header: protocol.Header | None = None
-        try:
-            if not 2 <= len(frames) <= _MOST_FRAMES:
-                raise MessageError("a message has a header frame and at most three others")
-            header = protocol.unpack_header(frames[1].buffer)
-            return self._act(routing, header, frames)
-        except MessageError as error:
-            self._batcher.count_error(
-                "bad_header" if header is None else f"bad_{protocol.KIND_NAMES.get(header.kind, 'kind')}"
-            )
-            self._refuse(routing, header, protocol.ERROR, str(error))
-        except ServerGone:  # draining: the client asks again, perhaps the next server
-            self._batcher.count_error("draining")
-        except Exception as error:  # a fault of ours: this message is lost, its sender asks again, the others live on
-            self._batcher.count_error(f"channel:{type(error).__name__}")
-        return False
-
-    def _act(self, routing: bytes, header: protocol.Header, frames: list[zmq.Frame]) -> bool:
-        if header.kind in (protocol.HELLO, protocol.ASK):
-            if not self._allowance.answers(routing):
-                self._unanswered += 1
-            elif header.kind == protocol.HELLO:
-                self._greet(routing, header, frames)
-            else:
-                self._tell(routing, header)
-            return False
+    def _act(self, routing: bytes, message: protocol.Message) -> None:
         session = self._sessions.get(routing)
-        if session is None or session.sender[1] != header.epoch:
-            self._answer(routing, [protocol.pack_header(protocol.UNKNOWN, (header.client, header.epoch))])
-            return False
-        session.heard_ns = time.monotonic_ns()
-        if session.lost:
-            self._found_again(session, frames)
-        if session.unsent:
-            self._send_unsent(session)
-        if header.kind == protocol.ROWS:
-            return self._take_rows(session, header, [frame.buffer for frame in frames[2:]])
-        if header.kind == protocol.PING:
-            self._answer(routing, [protocol.pack_header(protocol.PONG, session.sender)])
-        elif header.kind == protocol.WINDOW:
-            session.promised = min(header.rows, session.hello.window)
-            if session.proven:
-                self._batcher.set_window(session.client, session.promised)
-        elif header.kind == protocol.RELEASE:
-            self._batcher.release(session.client, header.slot)
-        elif header.kind == protocol.BYE:
-            self._sessions.forget(session)
-        else:
-            raise MessageError(f"message kind {header.kind} is not for a server")
-        return False
+        if session is not None:
+            session.heard_ns = time.monotonic_ns()
+        match message, session:
+            case protocol.Hello(), _:
+                self._greet(routing, message)
+            case protocol.Ask(), _:
+                self._send(routing, protocol.Served(self._about()))
+            case _, None:
+                self._send(routing, protocol.Unknown())
+            case protocol.Evaluate(), _Session():
+                self._take_rows(session, message)
+            case protocol.Window(requests), _Session():
+                self._batcher.set_window(session.client, min(requests, session.hello.window))
+            case protocol.Ping(), _:
+                self._send(routing, protocol.Pong())
+            case protocol.Bye(), _Session():
+                self._forget(session)
+            case _:
+                raise MessageError(f"{type(message).__name__} is not for a server")
 
-    def _take_rows(self, session: Session, header: protocol.Header, frames: list[memoryview]) -> bool:
-        """Put rows into the pending batch; return False for a request that came again."""
-        if header.request in session.in_flight:
+    def _take_rows(self, session: _Session, message: protocol.Evaluate) -> None:
+        """Put rows into the pending batch; a request that is under way already is only counted."""
+        request, rows = message.request, len(message.observations)
+        if request in session.in_flight:
             self._batcher.count_resend()
-            return False
-        if header.request in session.replies:
-            self._batcher.count_resend()
-            self._answer(session.routing, session.replies[header.request])
-            return False
-        if len(session.in_flight) >= session.hello.window:
-            raise MessageError(f"{session.hello.window} requests are outstanding already, the window said at HELLO")
-        spec = self._batcher.spec
-        self._batcher.check_slot(header.slot)
-        rows = protocol.rows_of(header, frames, spec, session.hello.max_rows)
-        request = Request(session.client, header.request, header.rows, protocol.legal_of(header, frames, spec))
-        session.in_flight.add(header.request)
+            return
         try:
-            self._batcher.submit(request, rows, header.slot)
-        except Exception:  # not taken: the repeat is a new one
-            session.in_flight.discard(header.request)
-            raise
-        session.taken += 1
-        if session.taken == PROVEN:
-            self._batcher.set_window(session.client, session.promised)
-        return True
+            if len(session.in_flight) >= session.hello.window:
+                raise MessageError(f"{session.hello.window} requests are outstanding already, the window of Hello")
+            if rows > session.hello.max_rows:
+                raise MessageError(f"a request has {rows} rows, but Hello said at most {session.hello.max_rows}")
+            made = Request(session.client, request, rows, message.legal)
+            self._batcher.submit(made, message.observations, message.model)
+            session.in_flight.add(request)
+        except MessageError as error:
+            self._batcher.count_error("bad_message")
+            self._send(session.routing, protocol.Failed(request, str(error)))
 
     # Clients come and go
 
-    def _tell(self, routing: bytes, header: protocol.Header) -> None:
-        answer = protocol.pack_header(protocol.SERVED, (header.client, header.epoch))
-        self._send(routing, [answer, msgpack.packb({"rows": self._batcher.spec.to_dict(), **self._about()})])
-
-    def _greet(self, routing: bytes, header: protocol.Header, frames: list[zmq.Frame]) -> None:
-        if len(frames) != 3:
-            raise MessageError("HELLO has one payload frame")
-        hello = protocol.unpack_hello(frames[2].buffer)
+    def _greet(self, routing: bytes, hello: protocol.Hello) -> None:
         session = self._sessions.get(routing)
-        if session is None or session.sender[1] != header.epoch or session.hello != hello:
-            self._see_who_went()  # their places may be needed
-            misfit = protocol.misfit(hello, self._batcher.spec, self._batcher.settings)
-            misfit = misfit or self._sessions.no_room(routing, hello)
-            if misfit:
+        if session is None or session.hello != hello:
+            if misfit := self._misfit(hello):
                 self._batcher.count_error("refused_hello")
-                self._refuse(routing, header, protocol.REFUSED, misfit)
+                self._send(routing, protocol.Refused(misfit))
                 return
-            session = self._sessions.admit(routing, (header.client, header.epoch), hello, self._answered)
-        session.heard_ns = time.monotonic_ns()
-        self._found_again(session, frames)
-        ready = {
-            "server_epoch": self._epoch,
-            **self._about(),
-            "max_window": self._batcher.settings.max_window,
-            "max_request_rows": self._batcher.settings.max_request_rows,
-        }
-        self._send(routing, [protocol.pack_header(protocol.READY, session.sender), msgpack.packb(ready)])
+            if session is not None:
+                self._forget(session)
+            session = _Session(routing, hello)
+            session.client = ClientHandle(partial(self._answered, session))
+            self._batcher.join(session.client, hello.window)
+            self._sessions[routing] = session
+        self._send(routing, protocol.Ready())
 
-    def _found_again(self, session: Session, frames: list[zmq.Frame]) -> None:
-        """Learn which connection the client is on, so that its end tells who was lost."""
-        self._see_who_went()  # ends of earlier connections on the same descriptor come before this message
-        self._sessions.found(session, _connection(frames))
+    def _misfit(self, hello: protocol.Hello) -> str:
+        """Return why a client cannot be served, with the remedy; empty when it can."""
+        spec, settings = self._batcher.spec, self._batcher.settings
+        if hello.spec != spec:
+            mine, theirs = spec.to_dict(), hello.spec.to_dict()
+            differing = [f"{key} {theirs[key]!r} (server: {mine[key]!r})" for key in mine if theirs[key] != mine[key]]
+            return f"the client has {', '.join(differing)}; start both for the same game"
+        if hello.window > settings.max_window:
+            return f"window {hello.window} exceeds the server's max_window {settings.max_window}; lower it"
+        most = min(settings.max_request_rows, (settings.max_message_mb << 20) // spec.row_bytes)
+        if hello.max_rows > most:
+            limits = f"max_request_rows {settings.max_request_rows} and max_message_mb {settings.max_message_mb}"
+            return f"requests of {hello.max_rows} rows exceed what the server's {limits} allow; lower them"
+        if hello.logits not in protocol.LOGIT_DTYPES:
+            return f"logits dtype {hello.logits!r} is unknown; choose one of {', '.join(protocol.LOGIT_DTYPES)}"
+        if len(self._sessions) >= settings.max_clients:
+            return f"{len(self._sessions)} clients are here already; raise the server's max_clients"
+        return ""
+
+    def _forget(self, session: _Session) -> None:
+        """The client is gone; should it return, it is asked for Hello."""
+        self._batcher.leave(session.client)
+        self._sessions.pop(session.routing, None)
+
+    def _forget_silent(self) -> None:
+        horizon_ns = time.monotonic_ns() - self._batcher.settings.forget_after_s * 1_000_000_000
+        for session in [session for session in self._sessions.values() if session.heard_ns < horizon_ns]:
+            self._forget(session)
 
     # Sending
 
-    def _send_replies(self) -> None:
+    def _send_answers(self) -> None:
         self._signalled = False  # before the queue is emptied: what comes later wakes the thread again
         while self._outbox:
-            session, request = self._outbox.popleft()
-            session.unsent.append((request.id, _reply_frames(session, request)))
-            self._send_unsent(session)
+            session, answer = self._outbox.popleft()
+            session.in_flight.discard(answer.ticket)
+            if session.hello.logits == "float16":
+                halves = np.clip(answer.logits, -_HALF_MAX, _HALF_MAX).astype(np.float16)
+                answer = answer._replace(logits=halves)  # type: ignore[arg-type]
+            self._send(session.routing, protocol.Answered(answer))
 
-    def _send_unsent(self, session: Session) -> None:
-        """Send what the client has room for; the rest counts as outstanding, so that its window bounds it."""
-        while session.unsent:
-            request, frames = session.unsent[0]
-            if not self._send(session.routing, frames):
-                return
-            session.unsent.popleft()
-            session.keep(request, frames)
-
-    def _refuse(self, routing: bytes, header: protocol.Header | None, kind: int, reason: str) -> None:
-        sender, request = ((header.client, header.epoch), header.request) if header else (("", 0), 0)
-        self._answer(routing, [protocol.pack_header(kind, sender, request), reason.encode()])
-
-    def _answer(self, routing: bytes, frames: Frames) -> None:
-        """Answer a message that brought no new rows, unless such messages cost too much by now."""
-        if self._allowance.answers(routing):
-            self._send(routing, frames)
-        else:
-            self._unanswered += 1
-
-    def _send(self, routing: bytes, frames: Frames) -> bool:
-        """Send without waiting; return False when the client must read something first."""
+    def _send(self, routing: bytes, message: protocol.Message) -> None:
+        """Send without waiting; what the client has no room for, or is gone for, is dropped."""
         try:
-            self._router.send(routing, protocol.SEND_MORE)
-            protocol.send_frames(self._router, frames)
-        except zmq.ZMQError as error:  # the client is gone or takes nothing; it may return and ask again
+            protocol.send(self._router, [routing, *protocol.encode(message)])
+        except zmq.ZMQError as error:
             gone = error.errno == zmq.EHOSTUNREACH
             self._batcher.count_error("unroutable" if gone else "unsendable")
             session = self._sessions.get(routing)
-            if session is not None:
-                self._sessions.lose(session)
-            return gone
-        return True
-
-
-def _connection(frames: list[zmq.Frame]) -> int:
-    """Return the descriptor of the connection that a message came over; -1 for a transport without descriptors."""
-    try:
-        return int(frames[-1].get(zmq.SRCFD))
-    except (zmq.ZMQError, ValueError):
-        return -1
-
-
-def _reply_frames(session: Session, request: Request) -> Frames:
-    reply = request.reply()
-    logits = reply.logits
-    if session.hello.logits == "float16":
-        logits = np.clip(logits, -_HALF_MAX, _HALF_MAX).astype(np.float16)
-    header = protocol.pack_header(protocol.REPLY, session.sender, request.id, request.slot, request.rows)
-    return [header, protocol.pack_reply(reply), _compact(logits), _compact(reply.values)]
-
-
-def _compact(answer: npt.NDArray[np.floating]) -> memoryview:
-    """Return an answer as it is sent and kept; a small slice is copied, so that it keeps no whole batch alive."""
-    whole = answer.base
-    if isinstance(whole, np.ndarray) and whole.nbytes > 2 * answer.nbytes:
-        answer = answer.copy()
-    return answer.data
+            if gone and session is not None:
+                self._forget(session)

@@ -1,4 +1,4 @@
-"""What both channels offer a worker: submit rows, collect replies."""
+"""What every evaluator offers a worker, whether it is a server's client or a network of the worker's own."""
 
 from __future__ import annotations
 
@@ -10,56 +10,59 @@ import numpy.typing as npt
 from grove.common.errors import MessageError
 from grove.inference_server.interface.rows import RowSpec
 
+Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[Any]
 """Observations [n, *observation_shape] of the row spec's dtype."""
 Legal = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
 """Ragged legal actions: offsets int64 [n + 1] from 0, actions int32 [offsets[n]]."""
+DEFAULT = "default"
+"""Name of the model that is always there."""
+NONE_FAILED = np.zeros(0, np.int32)
 
 
-class Reply(NamedTuple):
+class Answer(NamedTuple):
     """The answer to one request of n rows."""
 
-    request: int
+    ticket: int
     """The number `submit` returned."""
-    logits: npt.NDArray[np.float32]
+    logits: Floats
     """[n, A], or, for a request with legal actions, only theirs: [offsets[n]]; zeros in failed rows."""
-    values: npt.NDArray[np.float32]
+    values: Floats
     """[n, P], mover first, or [n, 1] for zero-sum games; zeros in failed rows."""
     version: str
-    """Content hash of the model that computed it (16 hex digits)."""
-    failed: npt.NDArray[np.int32]
+    """Content hash of the model that computed it (16 hex digits), or the name of another kind of evaluator."""
+    failed: npt.NDArray[np.int32] = NONE_FAILED
     """Row numbers that could not be computed, ascending; empty as a rule."""
-    batch_rows: int
+    batch_rows: int = 0
     """Rows of the batch that completed the request."""
-    queue_us: int
+    queue_us: int = 0
     """Microseconds its last row waited for a lane."""
-    compute_us: int
+    compute_us: int = 0
     """Microseconds that batch took on its lane."""
     error: str = ""
     """Why rows failed, empty as a rule."""
-    slot: int = 0
-    """Slot number that games begun from now on shall use, see `slots.py`; the same for good with swaps at once."""
 
 
 class Client(Protocol):
-    """One worker's connection to the inference server; used by one thread only."""
+    """Evaluates the rows of one worker; used by one thread only."""
 
-    @property
-    def slots(self) -> dict[str, int]:
-        """Model slots by name, with the number that games begun now shall use; see `slots.py`."""
-        ...
+    def submit(self, observations: Rows, legal: Legal | None = None, model: str = DEFAULT) -> int:
+        """Send rows and return the request's ticket; they are copied before it returns.
 
-    def submit(self, observations: Rows, slot: int = 0, legal: Legal | None = None) -> int:
-        """Send rows for model slot `slot` and return the request's number; the rows are copied before it returns.
+        Args:
+            observations: [n, *observation_shape].
+            legal: actions whose logits are wanted; all without it.
+            model: name of one of the server's models.
 
         Raises:
-            MessageError: rows of another shape or dtype, none or too many of them, or more requests than the window.
+            MessageError: rows of another shape or dtype, none or too many of them, no such model, or more requests
+                than the window.
             ServerGone: the server has ended.
         """
         ...
 
-    def collect(self, timeout_s: float) -> Reply | None:
-        """Return the oldest reply, waiting up to `timeout_s`; None when none came or nothing is outstanding.
+    def collect(self, timeout_s: float) -> Answer | None:
+        """Return the oldest answer, waiting up to `timeout_s`; None when none came or nothing is outstanding.
 
         Raises:
             ServerGone: the server has ended or stopped answering.
@@ -70,12 +73,8 @@ class Client(Protocol):
         """Promise to keep up to `requests` requests outstanding from now on; 0 = idle."""
         ...
 
-    def release(self, slot: int) -> None:
-        """Say that no more rows come for the slot number `slot`, which a reply announced before a newer one."""
-        ...
-
     def close(self) -> None:
-        """Leave the server; outstanding requests are forgotten. May be called twice."""
+        """Leave; outstanding requests are forgotten. May be called twice."""
         ...
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from grove.common.errors import SettingError
 
@@ -29,17 +28,9 @@ class ServerSettings:
     max_message_mb: int = 64
     """Megabytes of one received message frame; larger ones end their connection. 64: 4096 rows of 16 kB."""
     max_clients: int = 1024
-    """Clients of one channel. 1024: dozens of machines; each costs a descriptor and its part of max_clients_mb."""
-    max_clients_mb: int = 2048
-    """Megabytes that all clients of one channel together could make the server hold, as their HELLOs promise.
-    2048: 6,000 workers of 64 small rows, and little enough to survive the worst of clients."""
-    ping_interval_ms: int = 1000
-    """Milliseconds between a waiting client's pings; three missed ones count as its death. 1000: cheap, soon enough."""
+    """Clients of one channel. 1024: dozens of machines; each costs a descriptor and what its window may hold."""
     forget_after_s: int = 60
-    """Seconds a lost client's replies are kept for its return. 60: longer than a reconnection, shorter than a leak."""
-    swap: Literal["at-once", "between-games"] = "at-once"
-    """When a new model takes over. `at-once`: with the next rows. `between-games`: a game stays with the model it began
-    with, and only games begun later use the new one; needs --cache 0."""
+    """Seconds without a word after which a client is forgotten. 60: longer than a reconnection, shorter than a leak."""
     hang_after_s: int = 120
     """Seconds a batch may be under way without progress before the server gives its lane up and ends, to be started
     again. 120: far above the slowest batch of a large network on one core."""
@@ -58,8 +49,6 @@ class ServerSettings:
                 raise SettingError.of(
                     name, value, f"it must be a whole number from {low} to {high}", "choose one of them"
                 )
-        if self.swap not in ("at-once", "between-games"):
-            raise SettingError.of("swap", self.swap, "it must be at-once or between-games", "choose one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +86,6 @@ _LIMITS: tuple[tuple[str, int, int], ...] = (
     ("max_request_rows", 1, 1 << 20),
     ("max_message_mb", 1, 1024),
     ("max_clients", 1, 65536),
-    ("max_clients_mb", 1, 1 << 20),
-    ("ping_interval_ms", 10, 60_000),
     ("forget_after_s", 1, 86_400),
     ("hang_after_s", 1, 86_400),
 )

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from grove.common.errors import ModelError, SettingError
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.inference_server.interface.rows import RowSpec
-from grove.inference_server.models.model_folder import MOST_HEADER
 from grove.inference_server.networks.networks import build_network, check_network, is_user_class
 
 _FORMAT = "grove-model"
 _FORMAT_VERSION = 1
+_MOST_HEADER = 100 << 20
+"""Bytes of the longest header, the limit of the safetensors library."""
 _DTYPES = {"F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16, "F16": torch.float16, "I64": torch.int64}
 
 
@@ -128,7 +129,7 @@ def _start(path: Path, file: BinaryIO) -> bytes:
     if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:] != b"{"):
         raise ModelError(f"model {path} is a pickle, which can run code and is never opened; use save_model")
     length = int.from_bytes(start[:8], "little")
-    if len(start) < 9 or not 0 < length <= MOST_HEADER:
+    if len(start) < 9 or not 0 < length <= _MOST_HEADER:
         raise _no_safetensors(path, f"a header of {length} bytes")
     return start + file.read(length - 1)
 

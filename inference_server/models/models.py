@@ -1,4 +1,9 @@
-"""Taking a new model while the server works: it is made ready and tried beside the lanes, then its slot moves to it."""
+"""Taking a new model while the server works: it is made ready and tried beside the lanes, then its name moves to it.
+
+Weights are never overwritten: every model that is taken gets a number of its own in the backends, and a request belongs
+to one set of weights from its arrival to its answer, however many batches it is split over. So an answer never mixes
+two models, no lane has to be parked, and former weights are given up once none of their rows is left.
+"""
 
 from __future__ import annotations
 
@@ -8,52 +13,49 @@ from typing import Any
 
 from grove.inference_server.batching.batcher import Batcher
 from grove.inference_server.batching.lanes import Backend
-from grove.inference_server.batching.slots import DEFAULT
-
-_MOST_ALIVE = 3
-"""Models of one slot held at once: the next one waits until the rows, or `between-games` the games, of one are over."""
+from grove.inference_server.interface.client import DEFAULT
 
 
 class Models:
-    """The models of all slots, on all lanes."""
+    """The models by name, on all lanes."""
 
     def __init__(self, batcher: Batcher, backends: Sequence[Backend]) -> None:
         self._batcher, self._backends = batcher, backends
         self._lock = threading.Lock()  # one model at a time
-        self._next_key = 1
         self._versions = {DEFAULT: backends[0].version_of()}
+        self._held = [0]  # numbers of the weights that the backends hold
         self.taken = 0
         """Models taken since the start."""
 
     def versions(self) -> dict[str, str]:
-        """Return the model of every slot: name to content hash."""
+        """Return the models by name, each with its content hash."""
         return dict(self._versions)
 
-    def take(self, model: Any, name: str, tried: bool = False) -> bool:
-        """Serve `model` in slot `name` from now on; return False when the slot holds too many former ones yet.
-
-        `tried`: the same model computed a trial batch earlier.
+    def take(self, model: Any, name: str) -> None:
+        """Serve `model` under `name` from now on.
 
         Raises:
             ModelError: it does not fit, or its answers are no use; nothing has changed.
         """
         with self._lock:
-            self.tidy()
-            if self._batcher.models_alive(name) >= _MOST_ALIVE:
-                return False
-            weights = [backend.prepare(model) for backend in self._backends]
-            if not tried:
-                self._backends[0].try_out(weights[0])
-            key, self._next_key = self._next_key, self._next_key + 1
-            for backend, its in zip(self._backends, weights, strict=True):
-                backend.install(key, its)
-            self._batcher.move_slot(name, key)
-            self._versions[name] = self._backends[0].version_of(key)
+            prepared = [backend.prepare(model) for backend in self._backends]
+            self._backends[0].try_out(prepared[0])
             self.taken += 1
-            return True
+            weights = self.taken
+            for backend, its in zip(self._backends, prepared, strict=True):
+                backend.install(weights, its)
+            self._held.append(weights)
+            self._batcher.serve(name, weights)
+            self._versions[name] = self._backends[0].version_of(weights)
+            self._tidy()
 
     def tidy(self) -> None:
         """Give up former models whose last row was answered."""
-        for key in self._batcher.free_keys():
+        with self._lock:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        for weights in [weights for weights in self._held if not self._batcher.uses(weights)]:
+            self._held.remove(weights)
             for backend in self._backends:
-                backend.remove(key)
+                backend.remove(weights)

@@ -24,7 +24,7 @@ def games(spec: str) -> list[tuple[object, ...]]:
         rows = group.forest.ask()
         if len(rows.ids):
             ids = rows.ids.copy()
-            evaluator.submit(rows)
+            evaluator.submit(rows.observations)
             answer = evaluator.collect(0)
             assert answer is not None
             group.tell(ids, answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -26,7 +27,7 @@ from grove.inference_server import InferenceServer, ServerSettings
 from grove.inference_server.batching.policy import NO_WAKE_UP, Dispatch, Limits, Policy, PolicyKind, Wait
 from grove.mcts import SearchSettings
 from grove.records.record import GameRecord
-from grove.workers.selfplay.evaluators import ServedEvaluator, row_spec
+from grove.workers.selfplay.evaluators import row_spec
 from grove.workers.selfplay.group import Group
 from tests.support.arithmetic_network import ArithmeticBackend
 
@@ -38,7 +39,7 @@ FREE, OTHER_FREE = ("lane_free", 0), ("lane_free", 1)
 
 
 def rows(count: int, now: int, client: int = 1) -> tuple[str | int, ...]:
-    return ("rows_arrived", client, count, 0, now)
+    return ("rows", client, count, now)
 
 
 CASES = {
@@ -82,39 +83,79 @@ CASES = {
 """Name -> rule, events (a number: the time at which it decides), decisions."""
 
 
+@dataclass
+class Waiting:
+    """The rows of one set of weights: arrival and count of each request."""
+
+    requests: list[tuple[int, int]]
+    weights: int = 0
+
+    @property
+    def rows(self) -> int:
+        return sum(count for _, count in self.requests)
+
+    @property
+    def oldest_ns(self) -> int:
+        return self.requests[0][0]
+
+    @property
+    def oldest_rows(self) -> int:
+        return self.requests[0][1]
+
+
+class Fed:
+    """A policy with the rows that wait for it."""
+
+    def __init__(self, kind: PolicyKind) -> None:
+        self.policy, self.waiting = kind(LIMITS), Waiting([])
+        for client in (1, 2):
+            self.policy.client_joined(client, 1)
+
+    def rows(self, client: int, count: int, now: int) -> None:
+        self.waiting.requests.append((now, count))
+        self.policy.rows_arrived(client, now)
+
+    def decide(self, now: int) -> Dispatch | Wait:
+        decision = self.policy.decide([self.waiting] if self.waiting.requests else [], now)
+        left = decision.rows if isinstance(decision, Dispatch) else 0
+        while left:
+            arrived, count = self.waiting.requests.pop(0)
+            if count > left:
+                self.waiting.requests.insert(0, (arrived, count - left))
+            left -= min(count, left)
+        return decision
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_events(name: str) -> None:
     kind, events, expected = CASES[name]
-    policy = kind(LIMITS)
-    for client in (1, 2):
-        policy.client_joined(client, 1)
-    decisions = []
+    fed, decisions = Fed(kind), []
     for event in events:
         if isinstance(event, int):
-            decisions.append(policy.decide(event))
+            decisions.append(fed.decide(event))
         else:
-            getattr(policy, event[0])(*event[1:])
+            getattr(fed, event[0], getattr(fed.policy, event[0], None))(*event[1:])
     assert decisions == expected
 
 
 @pytest.mark.parametrize("kind", [*FIXED.values(), AlwaysWaited])
 def test_every_row_leaves_by_the_clock_or_at_the_end(kind: PolicyKind) -> None:
-    policy = kind(LIMITS)
-    policy.client_joined(1, 4)
+    fed = Fed(kind)
+    policy = fed.policy
     now = sent = 0
-    for rows in (1, 70, 200, 300):
-        policy.rows_arrived(1, rows, 0, now)
+    for count in (1, 70, 200, 300):
+        fed.rows(1, count, now)
         policy.lane_free(0)
-        while not isinstance(decision := policy.decide(now), Dispatch):
+        while not isinstance(decision := fed.decide(now), Dispatch):
             assert decision.until_ns is not None
             assert decision.until_ns > now
             now = decision.until_ns
         sent += decision.rows
         assert policy.reasons[decision.reason] >= 1
     policy.drain()
-    while policy.waiting_rows:
+    while fed.waiting.requests:
         policy.lane_free(0)
-        decision = policy.decide(now)
+        decision = fed.decide(now)
         assert isinstance(decision, Dispatch)
         assert decision.reason == "shutdown"
         sent += decision.rows
@@ -130,14 +171,15 @@ def played_by(server: InferenceServer, first: int) -> list[GameRecord]:
     """Play `EACH` games from index `first` on in one group, one request at a time; return them as they ended."""
     game = load_game(GAME)
     group = Group(game, GAME, SearchSettings(simulations=6), EACH, None)
-    evaluator = ServedEvaluator(server.connect(1), game.num_actions)
+    evaluator = server.connect(1)
     group.start(1, range(first, first + EACH))
     while group.playing:
         while len(decided := group.search()):
             group.play(decided)
-        for rows in group.ask():
-            evaluator.submit(rows)
-            answer = evaluator.collect(60.0)
+        rows = group.ask()
+        if len(rows.ids):
+            evaluator.submit(rows.observations)
+            answer = evaluator.collect(100.0)
             assert answer is not None, "no wait without an end"
             group.tell(rows.ids.copy(), answer)
     evaluator.close()

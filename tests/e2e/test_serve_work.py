@@ -87,7 +87,7 @@ def test_a_server_that_is_started_again_has_all_its_models_and_its_workers_have_
 
 def served_models(folder: Path) -> dict[str, str]:
     """Return the model of each slot, as the server that watches `folder` noted it."""
-    return {slot: entry["version"] for slot, entry in ModelFolder(folder).read_status()["slots"].items()}
+    return {name: served[-1].version for name, served in ModelFolder(folder).read_status().served.items()}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -111,7 +111,7 @@ def catches(process: int, number: int) -> bool:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     """A server for all tests of this module that do it no harm; in the end it must have lived through all of them."""
     runner = Grove(tmp_path_factory.mktemp("server"))
-    server = Terminal(runner, "tcp://127.0.0.1:*", "--swap", "between-games")
+    server = Terminal(runner, "tcp://127.0.0.1:*")
     yield server
     os.killpg(server.process.pid, signal.SIGINT)
     done = runner.end(server.process)
@@ -172,8 +172,8 @@ def test_what_the_server_would_refuse_is_refused_before_a_folder_is_made(grove: 
     out = grove.folder / "run"
     for flags, fragment in (
         (("--worlds", 3), "worlds is 3"),
-        (("--games-per-worker", 5000, "--groups", 1), "max_request_rows 4096; lower it or --games-per-worker"),
-        (("--groups", 33), "window 66 exceeds the server's max_window 64"),
+        (("--games-per-worker", 5000, "--groups", 1), "max_message_mb 64 allow; lower them or --games-per-worker"),
+        (("--groups", 65, "--games-per-worker", 65), "window 65 exceeds the server's max_window 64"),
     ):
         line = grove.refused("work", "--connect", server.endpoint, "--games", 100_000, "--out", out, *flags)
         assert fragment in line

@@ -17,7 +17,7 @@ from grove.game import load_game
 from grove.inference_server.models.model_file import model_version, save_model
 from grove.inference_server.models.model_folder import ModelFolder
 from grove.inference_server.networks.networks import build_network
-from grove.records.record import GameRecord, read_folder
+from grove.records.record import read_folder
 from grove.run.settings import Serve, parse
 from grove.workers.selfplay.evaluators import row_spec
 from tests.conftest import Grove
@@ -28,23 +28,19 @@ NETWORK = ("--network", SPEC, "--device", "cpu", "--dtype", "fp32", "--compile",
 Eventually = Callable[[Callable[[], Any]], Any]
 
 
-def models_of(record: GameRecord) -> set[str]:
-    return {model for model in record.models if model is not None}
-
-
 def seen(out: Path) -> set[str]:
     """Return the models named in the games so far, lines half written left out."""
     records = read_folder(out / "games", [])
-    return {name for record in records for model in models_of(record) for name in model.split("+")}
+    return {model for record in records for model in record.models if model is not None}
 
 
-@pytest.mark.parametrize(("pool", "swap"), [("thread", "at-once"), ("process", "between-games")])
-def test_a_model_pushed_into_a_run(grove: Grove, eventually: Eventually, pool: str, swap: str) -> None:
+@pytest.mark.parametrize("pool", ["thread", "process"])
+def test_a_model_pushed_into_a_run(grove: Grove, eventually: Eventually, pool: str) -> None:
     out, rows = grove.folder / "run", row_spec(load_game(GAME))
     start = model_version(SPEC, rows, build_network(SPEC, rows, 0).state_dict())
     new = save_model(grove.folder / "new", SPEC, rows, build_network(SPEC, rows, 1).state_dict())
     save_model(grove.folder / "bad", "mlp:layers=0", rows, build_network("mlp:layers=0", rows).state_dict())
-    run = grove.start(*RUN, *NETWORK, "--pool", pool, "--swap", swap, "--out", out)
+    run = grove.start(*RUN, *NETWORK, "--pool", pool, "--out", out)
     eventually(lambda: start in seen(out) or run.poll() is not None)
     assert push(Push(file=str(grove.folder / "new"), target=str(out))) == 0
     with pytest.raises(ModelError, match="those of another network"):
@@ -57,21 +53,17 @@ def test_a_model_pushed_into_a_run(grove: Grove, eventually: Eventually, pool: s
     os.killpg(run.pid, signal.SIGINT)
     done = grove.end(run)
     assert (done.returncode, done.stderr) == (0, ""), done
-    records = Grove.read(out)
-    assert {name for record in records for model in models_of(record) for name in model.split("+")} == {start, new}
-    if swap == "between-games":
-        assert all(len(models_of(record)) == 1 for record in records)
-        assert {model for record in records for model in models_of(record)} == {start, new}
+    assert {model for record in Grove.read(out) for model in record.models} - {None} == {start, new}
     log = (out / "log.txt").read_text()
     assert f"model {new} from " in log
     assert "is refused" in log
     status = ModelFolder(out / "models").read_status()
-    assert (status["server"], status["slots"]["default"]["version"]) == (None, start)
+    assert (status.server, status.served["default"][-1].version) == (None, start)
 
 
-def test_what_cannot_go_together_is_refused(grove: Grove) -> None:
-    line = grove.refused(*RUN, *NETWORK, "--swap", "between-games", "--cache", 100, "--out", grove.folder / "run")
-    assert "use --cache 0, or --swap at-once" in line
+def test_settings_that_are_gone_say_what_to_use(grove: Grove) -> None:
+    line = grove.refused(*RUN, *NETWORK, "--swap", "between-games", "--out", grove.folder / "run")
+    assert "--swap is gone: a new model takes over with the next rows" in line
 
 
 @pytest.mark.parametrize(

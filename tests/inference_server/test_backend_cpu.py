@@ -11,13 +11,13 @@ import torch
 from grove.common.errors import ModelError, SettingError
 from grove.inference_server.backends import execution
 from grove.inference_server.backends.backend import make_backends, network_rate
-from grove.inference_server.backends.direct import DirectNetwork
 from grove.inference_server.backends.toolchain import compiler_fault
 from grove.inference_server.interface.buckets import CPU_READY, bucket_for, buckets_up_to
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.inference_server.models.model_file import model_version, save_model
 from grove.inference_server.networks import onednn
 from grove.inference_server.networks.networks import build_network
+from grove.workers.selfplay.direct import DirectNetwork
 from tests.support.network_rows import FOUR, THREE, TINY, model_of, rows_of, shake_norms
 
 EXACT = NetworkSettings(network=TINY, dtype="fp32")

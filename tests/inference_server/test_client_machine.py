@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from grove.common.errors import MessageError
-from grove.inference_server import Patience, Reply, ZmqClient, private_endpoint
+from grove.inference_server import Answer, Patience, ZmqClient, private_endpoint
 from grove.inference_server.channels import protocol
 from tests.support.arithmetic_network import SPEC, compute, random_rows
 
@@ -27,28 +27,23 @@ class ClientMachine(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.client: ZmqClient
         self.rows: dict[int, np.ndarray] = {}  # requests the client still owes an answer to
-        self.asked: dict[int, tuple[bytes, protocol.Header, np.ndarray]] = {}  # at the server, not answered
-        self.answered: list[tuple[bytes, protocol.Header, np.ndarray]] = []
+        self.asked: dict[int, tuple[bytes, np.ndarray]] = {}  # at the server, not answered
+        self.answered: list[tuple[bytes, int, np.ndarray]] = []
         self.known = False
-        self.life = 0
         self.next_seed = 0
         self.promised = self.window = 3  # as the client promised, and as the server knows
-        self.released: set[int] = set()  # said by the client to this life of the server
-        self.told: set[int] = set()  # heard by this life of the server
 
     @initialize()
     def connect(self) -> None:
         endpoint = self.stack.enter_context(private_endpoint())
-        self.context = self.stack.enter_context(zmq.Context())
-        self.router = self.stack.enter_context(self.context.socket(zmq.ROUTER))
+        context = self.stack.enter_context(zmq.Context())
+        self.router = self.stack.enter_context(context.socket(zmq.ROUTER))
         self.router.setsockopt(zmq.LINGER, 0)
         self.router.bind(endpoint)
         endpoint = self.router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
         patience = Patience(resend_after_s=0.02, give_up_after_s=60, ping_interval_s=0.02)
         made: list[ZmqClient] = []
-        thread = threading.Thread(
-            target=lambda: made.append(ZmqClient(endpoint, SPEC, window=3, patience=patience))
-        )  # fmt: skip
+        thread = threading.Thread(target=lambda: made.append(ZmqClient(endpoint, SPEC, window=3, patience=patience)))
         thread.start()
         while thread.is_alive():
             self.serve()
@@ -60,35 +55,27 @@ class ClientMachine(RuleBasedStateMachine):
     def serve(self) -> None:
         """Take in what the client sent."""
         while self.router.poll(5):
-            routing, first, *frames = self.router.recv_multipart()
-            header = protocol.unpack_header(first)
-            if header.kind == protocol.HELLO:
-                self.known, self.window = True, 3
-                self.say(routing, header, protocol.READY, self.ready())
-            elif header.kind != protocol.BYE and not self.known:
-                self.say(routing, header, protocol.UNKNOWN)
-            elif header.kind == protocol.PING:
-                self.say(routing, header, protocol.PONG)
-            elif header.kind == protocol.ROWS:
-                rows = protocol.rows_of(header, frames, SPEC, 64)
-                self.asked[header.request] = routing, header, rows
-            elif header.kind == protocol.WINDOW:
-                self.window = header.rows
-            elif header.kind == protocol.RELEASE:
-                self.told.add(header.slot)
+            routing, *frames = self.router.recv_multipart()
+            match protocol.decode(frames, SPEC):
+                case protocol.Hello():
+                    self.known, self.window = True, 3
+                    self.say(routing, protocol.Ready())
+                case protocol.Bye():
+                    self.known = False
+                case _ if not self.known:
+                    self.say(routing, protocol.Unknown())
+                case protocol.Ping():
+                    self.say(routing, protocol.Pong())
+                case protocol.Evaluate(request, _, rows, _):
+                    self.asked[request] = routing, rows
+                case protocol.Window(requests):
+                    self.window = requests
 
-    def ready(self) -> bytes:
-        fields = {"server_epoch": str(self.life), "model_version": "v", "slots": {"default": 0}}
-        return bytes(protocol.msgpack.packb(fields))
+    def say(self, routing: bytes, message: protocol.Message) -> None:
+        self.router.send_multipart([routing, *protocol.encode(message)])
 
-    def say(self, routing: bytes, header: protocol.Header, kind: int, *frames: bytes) -> None:
-        answer = protocol.pack_header(kind, (header.client, header.epoch), header.request, rows=header.rows)
-        self.router.send_multipart([routing, answer, *frames])
-
-    def reply(self, routing: bytes, header: protocol.Header, rows: np.ndarray) -> None:
-        logits, values = compute(SPEC, rows)
-        reply = Reply(header.request, logits, values, "v", np.zeros(0, np.int32), len(rows), 0, 0)
-        self.say(routing, header, protocol.REPLY, protocol.pack_reply(reply), logits.tobytes(), values.tobytes())
+    def reply(self, routing: bytes, request: int, rows: np.ndarray) -> None:
+        self.say(routing, protocol.Answered(Answer(request, *compute(SPEC, rows), "v")))
 
     @rule(
         picks=st.lists(st.integers(0, 5), min_size=3, max_size=8),
@@ -108,14 +95,14 @@ class ClientMachine(RuleBasedStateMachine):
     def answer(self, pick: int, fate: str) -> None:
         if not self.asked:
             return
-        number = sorted(self.asked)[pick % len(self.asked)]
-        asked = self.asked.pop(number)
+        request = sorted(self.asked)[pick % len(self.asked)]
+        routing, rows = self.asked.pop(request)
         if fate == "refused":
-            self.say(asked[0], asked[1], protocol.ERROR, b"no")
+            self.say(routing, protocol.Failed(request, "no"))
         elif fate != "lost":
             for _ in range(2 if fate == "answered twice" else 1):
-                self.reply(*asked)
-            self.answered.append(asked)
+                self.reply(routing, request, rows)
+            self.answered.append((routing, request, rows))
 
     @rule(pick=st.integers(0, 99))
     def answer_again(self, pick: int) -> None:
@@ -123,22 +110,11 @@ class ClientMachine(RuleBasedStateMachine):
         if self.answered:
             self.reply(*self.answered[pick % len(self.answered)])
 
-    @rule(pick=st.integers(0, 5))
-    def answer_a_former_life(self, pick: int) -> None:
-        """Answer what a former client asked under the same number: other rows."""
-        self.serve()
-        if self.asked:
-            routing, header, rows = self.asked[sorted(self.asked)[pick % len(self.asked)]]
-            self.reply(routing, header._replace(epoch=header.epoch + 1), rows + 1)
-
     @rule()
     def restart(self) -> None:
         """Forget everything: the next message is that of a stranger."""
         self.asked.clear()
-        self.released.clear()
-        self.told.clear()
         self.known = False
-        self.life += 1
 
     # The client's side
 
@@ -150,31 +126,25 @@ class ClientMachine(RuleBasedStateMachine):
             return
         rows = random_rows(SPEC, count, self.next_seed)
         self.next_seed += 1
-        number = self.client.submit(rows)
-        assert number not in self.rows
-        self.rows[number] = rows
+        ticket = self.client.submit(rows)
+        assert ticket not in self.rows
+        self.rows[ticket] = rows
 
     @rule(requests=st.integers(0, 5))
     def set_window(self, requests: int) -> None:
         self.client.set_window(requests)
         self.promised = min(requests, 3)
 
-    @rule(slot=st.integers(64, 99))
-    def release(self, slot: int) -> None:
-        self.client.release(slot)
-        if self.known and self.client.server_epoch == str(self.life):
-            self.released.add(slot)
-
     @rule(seconds=st.sampled_from([0, 0.01, 0.03]))
     def collect(self, seconds: float) -> None:
         try:
-            reply = self.client.collect(seconds)
+            answer = self.client.collect(seconds)
         except MessageError as error:
             del self.rows[int(str(error).split("request ")[1].split(":")[0])]
             return
-        if reply is not None:
-            rows = self.rows.pop(reply.request)  # nothing is answered twice
-            assert np.array_equal(reply.logits, compute(SPEC, rows)[0])
+        if answer is not None:
+            rows = self.rows.pop(answer.ticket)  # nothing is answered twice
+            assert np.array_equal(answer.logits, compute(SPEC, rows)[0])
 
     def teardown(self) -> None:
         try:
@@ -184,7 +154,6 @@ class ClientMachine(RuleBasedStateMachine):
             self.serve()
             assert self.client.collect(0) is None
             assert self.window == self.promised
-            assert self.released <= self.told
         finally:
             if hasattr(self, "client"):
                 self.client.close()
@@ -195,8 +164,8 @@ class ClientMachine(RuleBasedStateMachine):
         while self.rows:
             assert time.monotonic() < deadline, "a request was forgotten"
             self.serve()
-            for asked in self.asked.values():
-                self.reply(*asked)
+            for request, (routing, rows) in self.asked.items():
+                self.reply(routing, request, rows)
             self.asked.clear()
             self.collect(0.03)
 

@@ -24,7 +24,7 @@ from grove.inference_server.backends.backend import ModelFiles, make_backends
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.inference_server.model_watch import ModelWatch
 from grove.inference_server.models.model_file import save_model
-from grove.inference_server.models.model_folder import ModelFolder, file_digest, is_whole
+from grove.inference_server.models.model_folder import ModelFolder, Process, Status
 from grove.inference_server.networks.networks import build_network
 from tests.support.network_rows import FOUR, THREE, rows_of
 
@@ -36,16 +36,22 @@ Eventually = Callable[[Callable[[], Any]], Any]
 class House:
     """A server that watches a folder."""
 
-    def __init__(self, server: InferenceServer, folder: Path, watch: ModelWatch) -> None:
-        self.server, self.folder, self.watch = server, ModelFolder(folder), watch
+    def __init__(self, server: InferenceServer, folder: Path, files: ModelFiles) -> None:
+        self.server, self.folder, self.files = server, ModelFolder(folder), files
+        self.watch = ModelWatch(server, folder, files)
 
     @property
     def version(self) -> str:
         return self.server.model_version
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         return self.folder.read_status()
+
+    def refusal(self, name: str) -> str:
+        """Why a file is refused, as far as it is known."""
+        verdict = self.status.files.get(name)
+        return verdict.reason if verdict else ""
 
     def answer(self) -> tuple[str, np.ndarray]:
         client = self.server.connect(1)
@@ -60,12 +66,12 @@ class House:
 def serving(folder: Path, start: bool = True, **settings: Any) -> Iterator[House]:
     backends = make_backends(FOUR, NETWORK, 32, 1)
     with InferenceServer(FOUR, backends, ServerSettings(max_batch=32, **settings)) as server:
-        watch = ModelWatch(server, folder, ModelFiles(FOUR, NETWORK, backends))
+        house = House(server, folder, ModelFiles(FOUR, NETWORK))
         if start:
-            with watch:
-                yield House(server, folder, watch)
+            with house.watch:
+                yield house
         else:
-            yield House(server, folder, watch)
+            yield house
 
 
 def export(path: Path, seed: int, spec: str = SPEC, change: Callable[[dict[str, Any]], None] | None = None) -> str:
@@ -96,10 +102,9 @@ def test_the_newest_file_is_served_and_its_answers_are_its_own(tmp_path: Path, e
         with torch.inference_mode():
             wanted = build_network(SPEC, FOUR, 1)(torch.from_numpy(rows_of(FOUR, 3)))[0].numpy()
         np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
-        served = eventually(lambda: house.status["slots"]["default"]["version"] == version) and house.status
-        assert served["slots"]["default"]["file"] == "one.safetensors"
-        (start,) = served["slots"]["default"]["history"]
-        assert (start["version"], start["file"]) == (first[0], f"start-{first[0]}.safetensors")
+        start, now = eventually(lambda: len(served := house.status.served["default"]) == 2 and served)
+        assert (now.version, now.file) == (version, "one.safetensors")
+        assert (start.version, start.file) == (first[0], f"start-{first[0]}.safetensors")
         assert any(f"model {version}" in line for line in house.server.new_problems())
 
 
@@ -117,50 +122,43 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_refused_with_its_reason_and_the_former_model_serves_on(name: str, tmp_path: Path) -> None:
+def test_a_bad_file_is_refused_with_its_reason_and_the_former_model_serves_on(
+    name: str, tmp_path: Path, eventually: Eventually
+) -> None:
     make, reason = BAD[name]
     with serving(tmp_path) as house:
         before = house.answer()
         make(tmp_path / "bad.safetensors")
-        deadline = time.monotonic() + 60
-        while "bad.safetensors" not in house.status["files"] and time.monotonic() < deadline:
-            time.sleep(0.02)
-        entry = house.status["files"]["bad.safetensors"]
-        assert not entry["good"]
-        assert re.search(reason, entry["reason"])
+        assert re.search(reason, eventually(lambda: house.refusal("bad.safetensors")))
         version, logits = house.answer()
         assert version == before[0]
         assert np.array_equal(logits, before[1])
         assert house.server.stats()["errors"] == {"refused_model": 1}
 
 
-def test_a_file_half_written_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_watch, "_PATIENCE_S", 3600.0)
+def test_a_file_that_somebody_writes_is_waited_for_and_one_that_stays_short_is_refused(
+    tmp_path: Path, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[Path] = []
+    load = ModelFiles.load
+    monkeypatch.setattr(ModelFiles, "load", lambda self, path: loads.append(path) or load(self, path))
     version = export(tmp_path / "aside", 1)
     whole = (tmp_path / "aside").read_bytes()
     path = tmp_path / "half.safetensors"
-    with serving(tmp_path, start=False) as house:
+    hour = 3600 * 10**9
+    with serving(tmp_path) as house:
         before = house.version
-        for length in (0, 5, 8, 100, len(whole) - 1):
+        for length in (0, 5, 100, len(whole) - 1):
             path.write_bytes(whole[:length])
-            assert not is_whole(path)
-            house.watch.look()
-            assert house.version == before
+            os.utime(path, ns=(time.time_ns() + hour, time.time_ns() + hour))  # as if it had just changed
+            seen = len(loads)
+            eventually(lambda seen=seen: len(loads) > seen)
+        assert house.version == before
         assert house.server.stats()["errors"] == {}
         path.write_bytes(whole)
-        house.watch._status["slots"]["default"] = {"version": before, "file": "", "since": 0.0, "history": []}
-        house.watch.look()
-        assert house.version == version
-
-
-def test_a_file_that_stays_short_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_watch, "_PATIENCE_S", 0.0)
-    export(tmp_path / "aside", 1)
-    (tmp_path / "short.safetensors").write_bytes((tmp_path / "aside").read_bytes()[:-1])
-    with serving(tmp_path, start=False) as house:
-        for _ in range(2):
-            house.watch.look()
-        assert "truncated" in house.watch._status["files"]["short.safetensors"]["reason"]
+        eventually(lambda: house.version == version)
+        path.with_name("short.safetensors").write_bytes(whole[:-1])
+        eventually(lambda: "truncated" in house.refusal("short.safetensors"))
 
 
 def test_names_that_begin_with_a_dot_and_other_files_are_left_alone(tmp_path: Path) -> None:
@@ -168,26 +166,7 @@ def test_names_that_begin_with_a_dot_and_other_files_are_left_alone(tmp_path: Pa
     export(tmp_path / "net.bin", 1)
     (tmp_path / "folder.safetensors").mkdir()
     with serving(tmp_path) as house:
-        assert (house.status["files"], house.server.new_problems()) == ({}, [])
-
-
-def test_thousands_of_known_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = export(tmp_path / "good.safetensors", 1)
-    os.utime(tmp_path / "good.safetensors", ns=(1, 1))
-    export(tmp_path / "bad0.safetensors", 1, change=spoil("policy_linear.bias", float("inf")))
-    for number in range(1, 3000):
-        os.link(tmp_path / "bad0.safetensors", tmp_path / f"bad{number}.safetensors")
-    loads: list[Path] = []
-    load = ModelFiles.load
-    monkeypatch.setattr(ModelFiles, "load", lambda self, path: loads.append(path) or load(self, path))
-    with serving(tmp_path) as house:
-        assert house.version == good
-    assert len(loads) == 2  # equal content is judged once
-    loads.clear()
-    monkeypatch.setattr(model_watch, "file_digest", lambda path: pytest.fail(f"{path} was read again"))
-    with serving(tmp_path) as house:
-        assert house.version == good
-    assert loads == [tmp_path / "good.safetensors"]
+        assert (house.status.files, house.server.new_problems()) == ({}, [])
 
 
 def test_a_server_that_is_started_again_goes_on_with_its_model(tmp_path: Path, eventually: Eventually) -> None:
@@ -197,76 +176,34 @@ def test_a_server_that_is_started_again_goes_on_with_its_model(tmp_path: Path, e
         eventually(lambda: house.version == version)
     with serving(tmp_path) as house:
         assert house.answer()[0] == version
-        history = house.status["slots"]["default"]["history"]
-        assert [entry["version"] for entry in history] == [start]
-        assert house.status["server"]["pid"] == os.getpid()
-    assert ModelFolder(tmp_path).read_status()["server"] is None
+        assert [served.version for served in house.status.served["default"]] == [start, version]
+        assert house.status.server == Process.this()
+    assert ModelFolder(tmp_path).read_status().server is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 1}', '{"format": 1, "fit": "", "server": 3}', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "[]", '{"server": 3}', '{"served": {"default": [{}]}}', "[" * 100_000])
 def test_a_status_that_is_none_is_begun_anew(tmp_path: Path, text: str) -> None:
     (tmp_path / "status.json").write_text(text)
     version = export(tmp_path / "one.safetensors", 1)
     with serving(tmp_path) as house:
         assert house.version == version
-        assert json.loads((tmp_path / "status.json").read_text())["files"]["one.safetensors"]["good"]
-
-
-def test_between_games_a_model_waits_for_its_turn(tmp_path: Path, eventually: Eventually) -> None:
-    with serving(tmp_path, swap="between-games") as house:
-        clients = []
-        for seed in (1, 2):
-            client = house.server.connect(1)
-            client.submit(rows_of(FOUR, 1), client.slots["default"])
-            assert client.collect(60) is not None
-            clients.append(client)
-            version = export(tmp_path / f"{seed}.safetensors", seed)
-            eventually(lambda version=version: house.version == version)
-        third = export(tmp_path / "3.safetensors", 3)
-        house.watch._thread.join(1.0)
-        assert house.version == version
-        clients[0].close()
-        eventually(lambda: house.version == third)
-
-
-def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = [export(tmp_path / f"aside{seed}", seed) for seed in (1, 2)]
-    path, load = tmp_path / "one.safetensors", ModelFiles.load
-    shutil.copy(tmp_path / "aside1", path)
-
-    def load_slowly(files: ModelFiles, place: Path) -> Any:
-        model = load(files, place)
-        monkeypatch.undo()
-        path.write_bytes((tmp_path / "aside2").read_bytes())
-        return model
-
-    monkeypatch.setattr(ModelFiles, "load", load_slowly)
-    with serving(tmp_path, start=False) as house:
-        start = house.version
-        house.watch.look()
-        assert house.version == start
-        house.watch._status["slots"]["default"] = {"version": start, "file": "", "since": 0.0, "history": []}
-        house.watch.look()
-        assert house.version == versions[1]
-        entry = house.watch._status["files"]["one.safetensors"]
-        assert entry["sha256"] == file_digest(path)
+        assert json.loads((tmp_path / "status.json").read_text())["files"]["one.safetensors"]["version"] == version
 
 
 def test_a_server_can_be_left_while_a_model_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_watch, "_END_S", 0.2)
     hangs, goes_on = threading.Event(), threading.Event()
 
-    def hang(server: InferenceServer, *_: Any, **__: Any) -> bool:
+    def hang(server: InferenceServer, *_: Any) -> None:
         hangs.set()
-        return not goes_on.wait(60)
+        goes_on.wait(60)
 
-    with serving(tmp_path) as house:
+    with serving(tmp_path):
         monkeypatch.setattr(InferenceServer, "swap", hang)
         export(tmp_path / "one.safetensors", 1)
         assert hangs.wait(60)
     goes_on.set()
-    house.watch._thread.join(60)
-    assert ModelFolder(tmp_path).read_status()["server"] is not None  # its thread was not waited for
+    assert ModelFolder(tmp_path).read_status().server is not None  # its thread was not waited for
 
 
 def test_push_list_and_rollback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,7 +220,7 @@ def test_push_list_and_rollback(tmp_path: Path, capsys: pytest.CaptureFixture[st
             assert push(Push(file=str(files / f"{seed}.safetensors"), target=run)) == 0
             assert house.version == version
             assert f"served by {version}" in capsys.readouterr().out
-        with pytest.raises(ModelError, match="refused, slot default keeps its model"):
+        with pytest.raises(ModelError, match="refused, default keeps its model"):
             push(Push(file=str(files / "bad.safetensors"), target=run))
         assert house.version == versions[2]
         for wanted in (versions[1], start):
@@ -312,7 +249,7 @@ def test_push_list_and_rollback(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_slots_have_folders_of_their_own(tmp_path: Path, eventually: Eventually) -> None:
     one, two = export(tmp_path / "aside", 1), export(tmp_path / "other", 2)
     with serving(tmp_path, start=False) as house:
-        house.server.swap(house.watch._source.load(tmp_path / "aside"), "best")
+        house.server.swap(house.files.load(tmp_path / "aside"), "best")
         with house.watch:
             start = house.version
             assert house.server.models() == {"default": start, "best": one}
@@ -320,7 +257,7 @@ def test_slots_have_folders_of_their_own(tmp_path: Path, eventually: Eventually)
             assert house.server.models() == {"default": start, "best": two}
             assert rollback(Rollback(target=str(tmp_path), slot="best")) == 0
             assert house.server.models() == {"default": start, "best": one}
-            assert house.status["slots"]["best"]["file"] == f"best/start-{one}.safetensors"
+            assert house.status.served["best"][-1].file == f"best/start-{one}.safetensors"
             assert rollback(Rollback(target=str(tmp_path), slot="best", to=two)) == 0
             assert house.server.models() == {"default": start, "best": two}
             shutil.copy(tmp_path / "aside", tmp_path / "plain.safetensors")

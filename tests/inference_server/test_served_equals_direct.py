@@ -12,9 +12,9 @@ import torch
 from grove.game import load_game
 from grove.inference_server import InferenceServer, ServerSettings, ZmqClient, private_endpoint
 from grove.inference_server.backends.backend import make_backends
-from grove.inference_server.backends.direct import DirectNetwork
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.inference_server.models.model_file import open_model
+from grove.workers.selfplay.direct import DirectNetwork
 from grove.workers.selfplay.evaluators import row_spec
 
 SPECS = ["connect_four", "hex:size=5"]
@@ -59,7 +59,7 @@ def served(spec: str, settings: NetworkSettings, rows: np.ndarray) -> Iterator[t
             for _ in range(4):
                 reply = client.collect(60)
                 assert reply is not None
-                replies[reply.request] = reply
+                replies[reply.ticket] = reply
             client.submit(parts[4])
             last = client.collect(60)
             assert last is not None

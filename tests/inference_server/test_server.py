@@ -17,7 +17,6 @@ import pytest
 
 from grove.common.errors import PoolError, ServerGone, SettingError
 from grove.inference_server import InferenceServer, ServerSettings, ZmqClient, private_endpoint
-from grove.inference_server.channels.sessions import PROVEN
 from grove.inference_server.interface.stats import summary
 from tests.support.arithmetic_network import SPEC, ArithmeticBackend, compute, random_rows
 
@@ -28,13 +27,13 @@ WORKER = """
     import sys
     from tests.support.arithmetic_network import SPEC, compute, random_rows
     from grove.inference_server import ZmqClient
-    client = ZmqClient(sys.argv[1], SPEC, name=sys.argv[2], window=2)
+    client = ZmqClient(sys.argv[1], SPEC, window=2)
     print("ready", flush=True)
-    for step in range(int(sys.argv[3])):
+    for step in range(50):
         rows = random_rows(SPEC, 16, step)
         client.submit(rows)
-        reply = client.collect(60)
-        assert (reply.logits == compute(SPEC, rows)[0]).all()
+        answer = client.collect(60)
+        assert (answer.logits == compute(SPEC, rows)[0]).all()
     client.close()
     assert "torch" not in sys.modules
 """
@@ -61,7 +60,7 @@ def test_neither_the_room_nor_its_client_imports_torch() -> None:
 def test_several_processes_are_served() -> None:
     with private_endpoint() as endpoint, InferenceServer(SPEC, [ArithmeticBackend(SPEC)]) as server:
         server.bind(endpoint)
-        workers = [run_python(WORKER, endpoint, f"worker-{index}", "50") for index in range(3)]
+        workers = [run_python(WORKER, endpoint) for _ in range(3)]
         for worker in workers:
             _, errors = worker.communicate(timeout=100)
             assert worker.returncode == 0, errors
@@ -72,9 +71,9 @@ def test_several_processes_are_served() -> None:
         assert not stats["errors"]
 
 
-def test_a_killed_process_stops_counting_at_once(eventually: Eventually) -> None:
+def test_a_killed_process_is_not_waited_for_long(eventually: Eventually) -> None:
     backend = ArithmeticBackend(SPEC)
-    settings = ServerSettings(max_delay_us=60_000_000, idle_after_ms=60_000, ping_interval_ms=60_000)
+    settings = ServerSettings(max_delay_us=100_000, idle_after_ms=1, forget_after_s=1)
     with private_endpoint() as endpoint, InferenceServer(SPEC, [backend], settings) as server:
         server.bind(endpoint)
         victim = run_python(
@@ -83,28 +82,27 @@ def test_a_killed_process_stops_counting_at_once(eventually: Eventually) -> None
             from tests.support.arithmetic_network import SPEC, random_rows
             from grove.inference_server import ZmqClient
             client = ZmqClient(sys.argv[1], SPEC, window=2)
-            for _ in range(int(sys.argv[2])):
-                client.submit(random_rows(SPEC, 4, 0))
-                client.collect(60)
             client.submit(random_rows(SPEC, 4, 0))
-            print("sent", flush=True)
-            time.sleep(60)
+            client.collect(100)
+            print("answered", flush=True)
+            time.sleep(100)
             """,
             endpoint,
-            str(PROVEN),
         )
         assert victim.stdout is not None
-        assert victim.stdout.readline() == "sent\n"
-        eventually(lambda: server.stats()["waiting_rows"] == 4)  # sent is not yet received
-        client = server.connect(1)
-        client.submit(random_rows(SPEC, 4, 1))
-        assert client.collect(0.3) is None  # the victim has room in its window: it is waited for
+        assert victim.stdout.readline() == "answered\n"
         victim.send_signal(signal.SIGKILL)
-        victim.wait(60)
-        reply = client.collect(60)
-        assert np.array_equal(reply.logits, compute(SPEC, random_rows(SPEC, 4, 1))[0])
-        assert server.stats()["live_clients"] == 1
         victim.communicate()
+        client = server.connect(1)
+        for seed in range(3):
+            client.submit(random_rows(SPEC, 4, seed))
+            answer = client.collect(60)
+            assert answer is not None
+            assert np.array_equal(answer.logits, compute(SPEC, random_rows(SPEC, 4, seed))[0])
+        reasons = server.stats()["reasons"]
+        assert reasons["delay"] <= 2  # its own one, and one that waited for it in vain
+        assert reasons["all_blocked"] >= 1
+        eventually(lambda: server.stats()["clients"] == 1)
 
 
 @pytest.mark.parametrize("kind", ["ipc", "tcp"])
@@ -189,8 +187,8 @@ def test_a_second_batch_is_launched_while_the_first_is_computed(eventually: Even
         eventually(lambda: len(backend.batches) == 2)
         backend.may_run.set()
         for seed, client in enumerate((first, second)):
-            reply = client.collect(60)
-            assert np.array_equal(reply.logits, compute(SPEC, random_rows(SPEC, 32, seed))[0])
+            answer = client.collect(60)
+            assert np.array_equal(answer.logits, compute(SPEC, random_rows(SPEC, 32, seed))[0])
 
 
 def test_draining_answers_everything_first() -> None:
@@ -227,14 +225,14 @@ def test_the_real_network_served_equals_direct() -> None:
         for seed, client in enumerate(clients):
             rows = random_rows(SPEC, 100, seed)
             client.submit(rows)
-            reply = client.collect(60)
+            answer = client.collect(60)
             for row in range(0, 100, 9):
                 buffer = direct.new_host_buffer()
                 buffer[0] = rows[row]
                 logits, values = direct.finish(direct.launch(buffer, 1, direct.buckets[0]))
-                assert np.abs(reply.logits[row] - logits[0]).max() < 1e-5
-                assert np.abs(reply.values[row] - values[0]).max() < 1e-5
-            assert reply.version == direct.version_of()
+                assert np.abs(answer.logits[row] - logits[0]).max() < 1e-5
+                assert np.abs(answer.values[row] - values[0]).max() < 1e-5
+            assert answer.version == direct.version_of()
             client.close()
         assert summary(server.stats())["mean_batch_rows"] > 1
     for backend in [*served, direct]:

@@ -64,7 +64,7 @@ def test_rows_describe_the_asked_positions(name, cache):
     forest = somewhere(name, 6, search_settings(leaves=3, cache=cache, simulations=40), 5)
     evaluator = HashEvaluator(game)
     while len((rows := forest.ask()).ids):
-        assert (rows.ids.dtype, rows.observations.dtype, rows.slot) == (np.int32, game.observation_dtype, 0)
+        assert (rows.ids.dtype, rows.observations.dtype) == (np.int32, game.observation_dtype)
         states, n = rows.states(), len(rows.ids)
         assert (rows.observations == [observation(game, states[i : i + 1]) for i in range(n)]).all()
         offsets, actions = np.zeros(n + 1, np.int64), np.zeros(n * game.max_legal, np.int32)

@@ -72,7 +72,7 @@ class ArithmeticBackend:
         self.spec = spec
         self.buckets = buckets
         self.depth = depth
-        self.slots = {0: Model(VERSION, 0)}
+        self.models = {0: Model(VERSION, 0)}  # by the number of their weights
         self.seconds = seconds
         self.may_run = threading.Event()
         self.may_run.set()
@@ -92,9 +92,9 @@ class ArithmeticBackend:
         """An uninitialised buffer."""
         return np.empty((self.buckets[-1], *self.spec.observation_shape), self.spec.observation_dtype)
 
-    def version_of(self, weights_id: int = 0) -> str:
-        """Name of the model in a slot."""
-        return self.slots[weights_id].version
+    def version_of(self, weights: int = 0) -> str:
+        """Name of a model."""
+        return self.models[weights].version
 
     def prepare(self, model: Model) -> Model:
         """Any model will do, but one."""
@@ -102,28 +102,28 @@ class ArithmeticBackend:
             raise ModelError("the weights hold NaN")
         return model
 
-    def try_out(self, weights: Model) -> None:
+    def try_out(self, prepared: Model) -> None:
         """Nothing to try."""
 
-    def install(self, weights_id: int, weights: Model) -> None:
-        """Put a model into a slot that is not in use."""
-        assert weights_id not in self.slots
-        self.slots[weights_id] = weights
+    def install(self, weights: int, prepared: Model) -> None:
+        """Keep a model under a new number."""
+        assert weights not in self.models
+        self.models[weights] = prepared
 
-    def remove(self, weights_id: int) -> None:
+    def remove(self, weights: int) -> None:
         """Take a model away."""
-        del self.slots[weights_id]
+        del self.models[weights]
 
     def close(self) -> None:
         """Nothing to give back."""
         self.closed += 1
 
-    def launch(self, buffer: np.ndarray, rows: int, bucket: int, weights_id: int = 0) -> Any:
+    def launch(self, buffer: np.ndarray, rows: int, bucket: int, weights: int = 0) -> Any:
         """Start a batch."""
         assert rows <= bucket
         assert bucket in self.buckets
         self.batches.append((rows, bucket))
-        return buffer, rows, time.monotonic() + self.seconds, self.slots[weights_id].added
+        return buffer, rows, time.monotonic() + self.seconds, self.models[weights].added
 
     def finish(self, handle: Any) -> tuple[np.ndarray, np.ndarray]:
         """Compute it; the arrays returned are used again by the next call."""

@@ -34,18 +34,18 @@ class FaultyBackend(ArithmeticBackend):
             raise MemoryError("no room for a host buffer")
         return super().new_host_buffer()
 
-    def version_of(self, weights_id: int = 0) -> str:
+    def version_of(self, weights: int = 0) -> str:
         if self.weights_gone:
-            raise KeyError(weights_id)
-        return super().version_of(weights_id)
+            raise KeyError(weights)
+        return super().version_of(weights)
 
     def done(self, handle: Any) -> bool:
         if self.done_fault is not None:
             raise self.done_fault
         return super().done(handle)
 
-    def launch(self, buffer: np.ndarray, rows: int, bucket: int, weights_id: int = 0) -> Any:
-        handle = super().launch(buffer, rows, bucket, weights_id)
+    def launch(self, buffer: np.ndarray, rows: int, bucket: int, weights: int = 0) -> Any:
+        handle = super().launch(buffer, rows, bucket, weights)
         if self.broken:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if bucket > self.room:

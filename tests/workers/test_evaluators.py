@@ -12,42 +12,40 @@ from grove.common.errors import ServerGone
 from grove.game import load_game
 from grove.game.adapter import AdaptedGame
 from grove.game.contract import Game
-from grove.inference_server import InferenceServer, Patience, ZmqClient, private_endpoint
+from grove.inference_server import Answer, Client, InferenceServer, Patience, ZmqClient, private_endpoint
 from grove.inference_server.backends.backend import make_backends
-from grove.inference_server.backends.direct import DirectNetwork
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.mcts import NONE, ROOT, Forest, LeafRows, SearchSettings
+from grove.workers.selfplay.direct import DirectNetwork
 from grove.workers.selfplay.evaluators import (
     KINDS,
-    Answer,
-    Evaluator,
     HashEvaluator,
     NetworkEvaluator,
     RolloutEvaluator,
-    ServedEvaluator,
     row_spec,
+    submit,
 )
 from grove.workers.selfplay.group import Group
 from tests.support.arithmetic_network import ArithmeticBackend
 
 NETWORK = NetworkSettings(network="resnet:blocks=1,channels=8", device="cpu", dtype="fp32", compile="off")
-WAIT_S = 20.0
-Make = Callable[[str, Game], Evaluator]
+WAIT_S = 100.0
+Make = Callable[[str, Game], Client]
 
 
-def served(game: Game, stack: ExitStack, channel: str) -> Evaluator:
+def served(game: Game, stack: ExitStack, channel: str) -> Client:
     backends = make_backends(row_spec(game), NETWORK, 64, 2)
     for backend in backends:
         stack.callback(backend.close)
     server = stack.enter_context(InferenceServer(row_spec(game), backends))
     assert server.wait_ready(60)
     if channel == "inproc":
-        return ServedEvaluator(server.connect(window=3), game.num_actions)
+        return server.connect(window=3)
     endpoint = server.bind(stack.enter_context(private_endpoint()))
-    return ServedEvaluator(ZmqClient(endpoint, row_spec(game), window=3, max_rows=64), game.num_actions)
+    return ZmqClient(endpoint, row_spec(game), window=3, max_rows=64)
 
 
-def own(kind: str, game: Game) -> Evaluator:
+def own(kind: str, game: Game) -> Client:
     if kind == "test":
         return HashEvaluator(row_spec(game))
     if kind == "rollout":
@@ -60,7 +58,7 @@ def make() -> Iterator[Make]:
     """Make an evaluator of any kind; it and its server are closed afterwards."""
     with ExitStack() as stack:
 
-        def one(kind: str, game: Game) -> Evaluator:
+        def one(kind: str, game: Game) -> Client:
             kind, _, channel = kind.partition(" ")
             evaluator = served(game, stack, channel) if kind == "server" else own(kind, game)
             stack.callback(evaluator.close)
@@ -97,7 +95,7 @@ def asked(game: Game, trees: int, moves: int = 0) -> LeafRows:
     return rooted(game, trees, moves).ask()
 
 
-def collected(evaluator: Evaluator, count: int) -> dict[int, Answer]:
+def collected(evaluator: Client, count: int) -> dict[int, Answer]:
     answers = {}
     for _ in range(count):
         answer = evaluator.collect(WAIT_S)
@@ -106,8 +104,8 @@ def collected(evaluator: Evaluator, count: int) -> dict[int, Answer]:
     return answers
 
 
-def answered(evaluator: Evaluator, rows: LeafRows) -> Answer:
-    ticket = evaluator.submit(rows)
+def answered(evaluator: Client, rows: LeafRows) -> Answer:
+    ticket = submit(evaluator, rows)
     return collected(evaluator, 1)[ticket]
 
 
@@ -117,7 +115,7 @@ def test_an_answer_fits_the_rows(make: Make, kind: str, spec: str) -> None:
     game = load_game(spec)
     evaluator = make(kind, game)
     rows = asked(game, 7)
-    ticket = evaluator.submit(rows)
+    ticket = submit(evaluator, rows)
     answer = collected(evaluator, 1)[ticket]
     assert answer.logits.shape == (7, game.num_actions)
     assert answer.values.shape in ((7, 1), (7, game.num_players))
@@ -133,7 +131,7 @@ def test_an_answer_fits_the_rows(make: Make, kind: str, spec: str) -> None:
 def test_several_tickets_may_be_outstanding_and_each_comes_back_once(make: Make, kind: str) -> None:
     game = load_game("connect_four")
     evaluator = make(kind, game)
-    tickets = {evaluator.submit(asked(game, size)): size for size in (3, 8, 5)}
+    tickets = {submit(evaluator, asked(game, size)): size for size in (3, 8, 5)}
     assert len(tickets) == 3
     answers = collected(evaluator, 3)
     assert {ticket: len(answer.values) for ticket, answer in answers.items()} == tickets
@@ -155,10 +153,10 @@ def test_rows_are_copied_and_the_same_row_gets_the_sameanswered(make: Make, kind
     game = load_game("connect_four")
     evaluator = make(kind, game)
     rows = asked(game, 8, moves=3)
-    first = evaluator.submit(rows)
+    first = submit(evaluator, rows)
     rows.observations[...] = 0  # as the forest's next ask may
     others = asked(game, 8, moves=3)
-    second = evaluator.submit(others._replace(ids=others.ids[3:], observations=others.observations[3:]))
+    second = submit(evaluator, others._replace(ids=others.ids[3:], observations=others.observations[3:]))
     answers = collected(evaluator, 2)
     assert np.abs(answers[first].logits[3:] - answers[second].logits).max() < 1e-5
     assert np.abs(answers[first].values[3:] - answers[second].values).max() < 1e-5
@@ -187,7 +185,7 @@ def test_a_game_is_played_to_its_end(make: Make, kind: str) -> None:
 def test_closing_twice_with_a_ticket_outstanding_is_harmless(make: Make, kind: str) -> None:
     game = load_game("connect_four")
     evaluator = make(kind, game)
-    evaluator.submit(asked(game, 4))
+    submit(evaluator, asked(game, 4))
     evaluator.close()
     evaluator.close()
 
@@ -239,11 +237,10 @@ def test_a_server_that_ends_is_told(channel: str) -> None:
         InferenceServer(row_spec(game), [ArithmeticBackend(row_spec(game))]) as server,
     ):
         if channel == "inproc":
-            evaluator = ServedEvaluator(server.connect(1), game.num_actions)
+            evaluator: Client = server.connect(1)
         else:
             patience = Patience(give_up_after_s=10.0, ping_interval_s=0.1)
-            client = ZmqClient(server.bind(endpoint), row_spec(game), window=1, patience=patience)
-            evaluator = ServedEvaluator(client, game.num_actions)
+            evaluator = ZmqClient(server.bind(endpoint), row_spec(game), window=1, patience=patience)
         assert answered(evaluator, asked(game, 4)).version == server.model_version
         server.close()
         rows = asked(game, 4)

@@ -13,9 +13,10 @@ from grove.commands.show import show_game
 from grove.common.rng import derive
 from grove.game import load_game
 from grove.game.contract import Game
+from grove.inference_server import Answer
 from grove.mcts import LeafRows, SearchSettings, make_cache
 from grove.records.record import GameRecord, decode_line, encode
-from grove.workers.selfplay.evaluators import Answer, HashEvaluator, row_spec
+from grove.workers.selfplay.evaluators import HashEvaluator, row_spec
 from grove.workers.selfplay.group import SAMPLE_EVERY, Group
 
 Spoil = Callable[[int, Answer], Answer]
@@ -24,7 +25,7 @@ SHORT = SearchSettings(simulations=12)
 
 def evaluated(game: Game, rows: LeafRows) -> Answer:
     evaluator = HashEvaluator(row_spec(game))
-    evaluator.submit(rows)
+    evaluator.submit(rows.observations)
     answer = evaluator.collect(0)
     assert answer is not None
     return answer

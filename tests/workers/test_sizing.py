@@ -64,11 +64,10 @@ def test_a_request_holds_the_rows_of_all_worlds() -> None:
         sizing.check_requests(SearchSettings(worlds=9, leaves=2), server, chosen)
 
 
-def test_requests_fit_into_the_window_also_while_two_models_serve() -> None:
+def test_requests_fit_into_the_window() -> None:
     chosen = Sizes(workers=1, games=32, groups=32)
-    sizing.check_requests(SearchSettings(), ServerSettings(swap="between-games"), chosen)
-    with pytest.raises(SettingError, match=r"63 requests .* would have 64"):
-        sizing.check_requests(SearchSettings(), ServerSettings(swap="between-games", max_window=63), chosen)
+    with pytest.raises(SettingError, match=r"31 requests .* would have 32"):
+        sizing.check_requests(SearchSettings(), ServerSettings(max_window=31), chosen)
     sizing.check_requests(SearchSettings(), ServerSettings(max_window=32), chosen)
 
 

@@ -14,9 +14,10 @@ import pytest
 
 from grove.common.errors import ChannelError
 from grove.game import load_game
-from grove.mcts import LeafRows, SearchSettings
+from grove.inference_server import Answer, Client
+from grove.mcts import SearchSettings
 from grove.workers.selfplay.control_pipe import ControlPipe
-from grove.workers.selfplay.evaluators import Answer, Evaluator, HashEvaluator, row_spec
+from grove.workers.selfplay.evaluators import HashEvaluator, row_spec
 from grove.workers.selfplay.job import WorkerJob
 from grove.workers.selfplay.worker import MOST_FAILURES, Worker
 from tests.support.data_tools import read_log
@@ -34,11 +35,11 @@ class Watched(HashEvaluator):
         self.closed = False
         self._fail = fail_every_row
 
-    def submit(self, rows: LeafRows) -> int:
+    def submit(self, observations: np.ndarray, legal: Any = None, model: str = "default") -> int:
         self.outstanding += 1
         self.most_outstanding = max(self.most_outstanding, self.outstanding)
-        self.most_rows = max(self.most_rows, len(rows.ids))
-        return super().submit(rows)
+        self.most_rows = max(self.most_rows, len(observations))
+        return super().submit(observations)
 
     def collect(self, timeout_s: float) -> Answer | None:
         answer = super().collect(timeout_s)
@@ -57,7 +58,7 @@ class Watched(HashEvaluator):
 class Supervised:
     """A worker in a thread and the supervisor's end of its pipe."""
 
-    def __init__(self, folder: Path, evaluator: Evaluator, games: int, groups: int, simulations: int) -> None:
+    def __init__(self, folder: Path, evaluator: Client, games: int, groups: int, simulations: int) -> None:
         mine, theirs = multiprocessing.Pipe()
         self.pipe = ControlPipe(mine)
         self.log = folder / "worker-000.jsonl"
@@ -111,7 +112,7 @@ class Supervised:
 def supervise(tmp_path: Path) -> Iterator[Any]:
     started: list[Supervised] = []
 
-    def start(evaluator: Evaluator, games: int = 6, groups: int = 2, simulations: int = 8) -> Supervised:
+    def start(evaluator: Client, games: int = 6, groups: int = 2, simulations: int = 8) -> Supervised:
         started.append(Supervised(tmp_path, evaluator, games, groups, simulations))
         return started[-1]
 

@@ -43,8 +43,6 @@ class EvaluatorJob:
     """Folder of the keys with which it lets us in; empty = it asks for none."""
     private: bool = False
     """Whether that server is the pool's own: it is restarted, in a folder that is gone with the supervisor."""
-    between_games: bool = False
-    """Whether the server's new models take over between games."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
     """The worker's own network, for kinds `local` and `direct`."""
     direct_compile: Literal["eager", "compiled", "cpp_wrapper"] = "eager"
@@ -136,7 +134,6 @@ class PoolPlan:
             endpoint=self.endpoint or endpoint,
             private=not self.endpoint,
             keys=self.keys,
-            between_games=self.server.swap == "between-games",
             network=self.network,
             direct_compile=self.direct_compile,
         )

@@ -269,11 +269,9 @@ class Pool:
             self.problems.append(f"the inference server computes again, {seconds:.1f} s after its end")
 
     def _server_is_ready(self, said: dict[str, Any]) -> None:
-        """Note what it said; a restarted one is made known to the worker processes, which shake hands at once."""
+        """Note what it said, and say so when a restarted one has another model; its clients find it by themselves."""
         again, former = bool(self.server.said), self.server.model
         self.server.is_ready(said)
-        if again:
-            self._tell_all("server", str(said.get("epoch", "")))
         if again and self.server.model != former:
             text = f"the restarted server serves model {self.server.model}, the former one served {former}"
             self.problems.append(text)
@@ -318,7 +316,6 @@ class Pool:
         if not worker.child.end(_EXIT_S):
             return  # it may still write: looked at again at the next pump
         worker.pause()
-        self.server.send("gone", worker.client)
         if worker.alive:
             self._take_back(worker)
             if self._may_restart(worker, why):

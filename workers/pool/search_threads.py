@@ -6,11 +6,10 @@ import threading
 
 from grove.common.errors import StorageError
 from grove.game import load_game
-from grove.inference_server import InferenceServer
+from grove.inference_server import Client, InferenceServer
 from grove.workers.pool.plan import EvaluatorJob, ServerJob
-from grove.workers.pool.worker_entry import make_evaluator, requests_at_once
+from grove.workers.pool.worker_entry import make_evaluator
 from grove.workers.selfplay.control_pipe import ControlPipe, error_line
-from grove.workers.selfplay.evaluators import Evaluator, ServedEvaluator
 from grove.workers.selfplay.job import WorkerJob
 from grove.workers.selfplay.warm import load_kernels
 from grove.workers.selfplay.worker import Worker
@@ -58,12 +57,10 @@ class SearchThreads:
                 return
             pause *= 2
 
-    def _evaluator(self, job: WorkerJob) -> Evaluator:
+    def _evaluator(self, job: WorkerJob) -> Client:
         if self._server is None:
             return make_evaluator(self._game, job, EvaluatorJob(kind=self._job.evaluator))
-        window = requests_at_once(job.groups, self._job.server.swap == "between-games")
-        client = self._server.connect(window=window, name=f"thread-{job.worker}")
-        return ServedEvaluator(client, self._game.num_actions)
+        return self._server.connect(window=job.groups)
 
 
 def _may_start_anew(pipe: ControlPipe, pause_s: float) -> bool:

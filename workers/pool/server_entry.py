@@ -79,11 +79,8 @@ class _Server:
         began, reported = False, 0.0
         while True:
             message = self._pipe.receive(REPORT_S if began else _FIRST_S)
-            kind, *values = message or ("",)
-            if kind == "stop":
+            if message is not None and message[0] == "stop":
                 return
-            if kind == "gone" and self._server is not None:
-                self._server.client_gone(values[0])
             stats, now = self._stats(), time.monotonic()
             begins = not began and bool(stats.get("batches", True))
             if message is not None or begins or now - reported >= REPORT_S / 2:
@@ -106,9 +103,9 @@ class _Server:
             self._stack.enter_context(metrics_at(server, job.metrics_port))
         self._ready |= {"backend": backends[0].describe(), "lanes": len(backends)}
         if job.models:
-            source = ModelFiles(rows, job.network, backends)
+            source = ModelFiles(rows, job.network)
             self._stack.enter_context(ModelWatch(server, Path(job.models), source))
-        self._ready |= {"model": server.model_version, "epoch": server.epoch}
+        self._ready |= {"model": server.model_version}
         if not job.threads:
             self._ready["endpoint"] = server.bind(job.endpoint, ServerKeys(job.keys) if job.keys else None)
 

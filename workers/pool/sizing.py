@@ -9,7 +9,6 @@ from grove.inference_server import ServerSettings
 from grove.mcts import SearchSettings, forest_capacity
 from grove.workers.pool.plan import Kind, Sizes
 from grove.workers.pool.settings import PoolSettings
-from grove.workers.pool.worker_entry import requests_at_once
 
 MOST_THREAD_CORES = 8
 """Cores up to which search threads keep the lanes busy: they share one GIL, which the rows of more would fill."""
@@ -76,9 +75,8 @@ def check_memory(game: Game, search: SearchSettings, chosen: Sizes) -> int:
 
 def check_requests(search: SearchSettings, server: ServerSettings, chosen: Sizes) -> None:
     """Raise SettingError when a group's rows do not fit into one request, or a worker's requests into its window."""
-    requests = requests_at_once(chosen.groups, server.swap == "between-games")
-    if requests > server.max_window:
-        limit = f"a worker may have {server.max_window} requests outstanding and would have {requests}"
+    if chosen.groups > server.max_window:
+        limit = f"a worker may have {server.max_window} requests outstanding and would have {chosen.groups}"
         raise SettingError.of("groups", chosen.groups, limit, "use fewer --groups or a larger --max-window")
     rows = -(-chosen.games // chosen.groups) * search.rows
     if rows > server.max_request_rows:

@@ -16,7 +16,6 @@ from grove.workers.pool import server_entry, worker_entry
 from grove.workers.pool.children import Child, Held
 from grove.workers.pool.fork_server import SERVERS, ForkServer, fork_server_of
 from grove.workers.pool.plan import PoolPlan, ServerJob
-from grove.workers.pool.worker_entry import client_name
 from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.evaluators import row_spec
 from grove.workers.selfplay.game_scheduler import GameScheduler
@@ -168,11 +167,6 @@ class WorkerProcess(Supervised):
     def counts(self) -> Counts:
         """The monotone counts over all its restarts."""
         return add_counts((self.earlier, self.stats))
-
-    @property
-    def client(self) -> str:
-        """Its name at the server."""
-        return client_name(self.number, self.child.pid if self.child else 0)
 
     def start(self, endpoint: str, lock: int | None, interrupted: Callable[[], bool]) -> None:
         """Start its process, unless `interrupted` says so first. Raises PoolError.

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 from multiprocessing.connection import Connection
 
 from grove.common.errors import StorageError
 from grove.game import load_game
 from grove.game.contract import Game
-from grove.inference_server import Patience, ZmqClient
+from grove.inference_server import Client, Patience, ZmqClient
 from grove.inference_server.channels.keys import ClientKeys
 from grove.workers.pool.children import Held
 from grove.workers.pool.parent_watch import ended_with_supervisor
 from grove.workers.pool.plan import EvaluatorJob
 from grove.workers.selfplay.control_pipe import ControlPipe, error_line
 from grove.workers.selfplay.evaluators import (
-    Evaluator,
     HashEvaluator,
     NetworkEvaluator,
     RolloutEvaluator,
-    ServedEvaluator,
     row_spec,
 )
 from grove.workers.selfplay.job import WorkerJob
@@ -43,17 +40,7 @@ def main(job: WorkerJob, evaluator_job: EvaluatorJob, connection: Connection, _l
             pipe.send("failed", error_line(error))
 
 
-def client_name(worker: int, process: int) -> str:
-    """Return the name that worker process `process` has at the server."""
-    return f"worker-{worker}-{process}"
-
-
-def requests_at_once(groups: int, between_games: bool) -> int:
-    """Return how many requests a worker may have outstanding: a group's games may be of two models at a time."""
-    return 2 * groups if between_games else groups
-
-
-def make_evaluator(game: Game, job: WorkerJob, wanted: EvaluatorJob) -> Evaluator:
+def make_evaluator(game: Game, job: WorkerJob, wanted: EvaluatorJob) -> Client:
     """Return the evaluator; torch is imported only for a network of the worker's own."""
     spec = row_spec(game)
     if wanted.kind == "test":
@@ -64,17 +51,15 @@ def make_evaluator(game: Game, job: WorkerJob, wanted: EvaluatorJob) -> Evaluato
         most = -(-job.games // job.groups) * job.search.rows
         # How long to wait for a server that is restarted is for the supervisor to say.
         patience = Patience(give_up_after_s=math.inf) if wanted.private else Patience()
-        client = ZmqClient(
+        return ZmqClient(
             wanted.endpoint,
             spec,
-            name=client_name(job.worker, os.getpid()),
-            window=requests_at_once(job.groups, wanted.between_games),
+            window=job.groups,
             max_rows=most,
             patience=patience,
             keys=ClientKeys.read(wanted.keys) if wanted.keys else None,
         )
-        return ServedEvaluator(client, game.num_actions)
-    from grove.inference_server.backends.direct import DirectNetwork
+    from grove.workers.selfplay.direct import DirectNetwork
 
     batch = wanted.kind == "local"
     return NetworkEvaluator(spec, DirectNetwork(spec, wanted.network, wanted.direct_compile), batch)

@@ -1,10 +1,10 @@
 """The pipe between a worker, or the server's process, and the supervisor: small msgpack lists `[kind, ...]`.
 
     to a worker        indices [..] | pause | resume | drain (play what is begun, then end) | stop
-                       again (a failed thread may start anew) | server epoch (it was started again)
+                       again (a failed thread may start anew)
     from a worker      ready thread | finished [..] | stats {..} | rest {..} | bye {..}
                        failed text | unwritable text (its games cannot be saved)
-    to the server      report | gone client | stop
+    to the server      report | stop
     from the server    loading (it lives) | ready {..} | stats {..} | problem text | failed text
 
 One whose pipe ends has lost its supervisor and stops.

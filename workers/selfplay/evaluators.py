@@ -1,4 +1,4 @@
-"""Where a worker's rows are evaluated: one small contract, several kinds.
+"""Where a worker's rows are evaluated: one small contract, `inference_server.Client`, and several kinds.
 
 `server` sends them to the inference server, `local` and `direct` own a network (the worker's batch at once, or one
 position a call: the baseline), `rollout` plays random games to the end, `test` hashes the row. A worker's loop is the
@@ -8,158 +8,69 @@ same code for all of them.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from grove.common.rng import derive
 from grove.game.contract import Game
-from grove.inference_server import ZmqClient
-from grove.inference_server.batching.slots import DEFAULT
-from grove.inference_server.interface.client import Client
+from grove.inference_server.interface.client import DEFAULT, Answer, Client, Floats, Legal
 from grove.inference_server.interface.rows import RowSpec
 from grove.mcts import LeafRows
 from grove.workers.selfplay.row_kernels import draw_moves, hash_evaluate, state_keys
 
 KINDS = ("server", "local", "direct", "rollout", "test")
-NO_FAILURES = np.empty(0, np.int32)
 RAGGED_ABOVE = 512
 """Games with more actions than this receive the logits of legal moves only."""
 
 
-class Answer(NamedTuple):
-    """The evaluation of the B rows of one ticket."""
+def submit(evaluator: Client, rows: LeafRows) -> int:
+    """Let `evaluator` evaluate what a forest asks; return the ticket.
 
-    ticket: int
-    logits: npt.NDArray[np.float32]
-    """[B, A], or ragged: those of the legal moves only."""
-    values: npt.NDArray[np.float32]
-    """[B, P] seat-relative, mover first; or [B, 1] from a two-player zero-sum network."""
-    version: str
-    """Content hash of the model, or the evaluator's name."""
-    failed: npt.NDArray[np.int32]
-    """Positions within the ticket's rows that have no answer."""
-    slot: int = 0
-    """Model slot that games which begin now shall use; grows when a new model takes over between games."""
-
-
-class Evaluator(Protocol):
-    """Evaluates rows; several tickets may be outstanding."""
-
-    slot: int
-    """Model slot that the first games shall use."""
-
-    def submit(self, rows: LeafRows) -> int:
-        """Take rows (copied before returning) and return their ticket."""
-        ...
-
-    def collect(self, timeout_s: float) -> Answer | None:
-        """Return the oldest finished ticket, waiting up to `timeout_s`, or None."""
-        ...
-
-    def set_window(self, tickets: int) -> None:
-        """Say how many tickets the worker will keep outstanding from now on; 0 = none for a while."""
-        ...
-
-    def rejoin(self, epoch: str) -> None:
-        """The server was started again and names its new life `epoch`: ask it anew for what is outstanding."""
-        ...
-
-    def release(self, slot: int) -> None:
-        """Say that no more rows come for model slot `slot`, which answers have replaced by a newer one."""
-        ...
-
-    def close(self) -> None:
-        """Give everything back."""
-        ...
-
-
-class ServedEvaluator:
-    """Rows go to the inference server, by either channel."""
-
-    def __init__(self, client: Client, num_actions: int) -> None:
-        self.slot = client.slots[DEFAULT]
-        self._client = client
-        self._ragged = num_actions > RAGGED_ABOVE
-
-    def submit(self, rows: LeafRows) -> int:
-        """Send the rows; beyond 512 actions with their legal moves."""
-        return self._client.submit(rows.observations, rows.slot, rows.legal() if self._ragged else None)
-
-    def collect(self, timeout_s: float) -> Answer | None:
-        """Return the oldest reply; raises ServerGone when the server has ended."""
-        reply = self._client.collect(timeout_s)
-        if reply is None:
-            return None
-        return Answer(reply.request, reply.logits, reply.values, reply.version, reply.failed, reply.slot)
-
-    def set_window(self, tickets: int) -> None:
-        """Tell the batching policy how many requests to expect from this worker."""
-        self._client.set_window(tickets)
-
-    def rejoin(self, epoch: str) -> None:
-        """Shake hands with the restarted server at once; a client in its process ended with the former one."""
-        if isinstance(self._client, ZmqClient):
-            self._client.rejoin(epoch)
-
-    def release(self, slot: int) -> None:
-        """Let the server give the former model up."""
-        self._client.release(slot)
-
-    def close(self) -> None:
-        """Leave the server."""
-        self._client.close()
+    Random games begin at the states themselves. A server sends the logits of games with many actions for legal moves
+    only.
+    """
+    if isinstance(evaluator, RolloutEvaluator):
+        return evaluator.submit(rows.states())
+    ragged = rows.forest.game.num_actions > RAGGED_ABOVE and not isinstance(evaluator, OwnEvaluator)
+    return evaluator.submit(rows.observations, rows.legal() if ragged else None)
 
 
 class OwnEvaluator:
     """Base of evaluators that compute in the worker itself, when their answer is collected."""
 
-    slot = 0
-
     def __init__(self, num_actions: int, value_size: int, version: str) -> None:
         self._num_actions, self._value_size, self._version = num_actions, value_size, version
-        self._queue: deque[tuple[int, Any]] = deque()
+        self._queue: deque[tuple[int, npt.NDArray[Any]]] = deque()
         self._tickets = 0
 
-    def submit(self, rows: LeafRows) -> int:
-        """Queue a copy of what `compute` needs."""
+    def submit(self, observations: npt.NDArray[Any], legal: Legal | None = None, model: str = DEFAULT) -> int:
+        """Queue a copy of the rows; there is one model, and it answers with all logits."""
         self._tickets += 1
-        self._queue.append((self._tickets, self.take(rows)))
+        self._queue.append((self._tickets, observations.copy()))
         return self._tickets
 
     def collect(self, timeout_s: float) -> Answer | None:
         """Compute the oldest ticket now; None when there is none."""
         if not self._queue:
             return None
-        ticket, taken = self._queue.popleft()
-        logits, values = self.compute(taken)
-        return Answer(ticket, logits, values, self._version, NO_FAILURES)
+        ticket, rows = self._queue.popleft()
+        return Answer(ticket, *self.compute(rows), self._version)
 
-    def set_window(self, tickets: int) -> None:
-        """No-op: there is no server."""
-
-    def rejoin(self, epoch: str) -> None:
-        """No server is asked."""
-
-    def release(self, slot: int) -> None:
-        """There is one model for good."""
+    def set_window(self, requests: int) -> None:
+        """Do nothing: there is no server that waits for this worker's rows."""
 
     def close(self) -> None:
         """Forget what is queued."""
         self._queue.clear()
 
-    def take(self, rows: LeafRows) -> Any:
-        """Return a copy of what the evaluation needs: the observations [B, ...]."""
-        return rows.observations.copy()
-
-    def compute(self, taken: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return logits [B, A] and values [B, V] of what `take` returned."""
+    def compute(self, rows: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+        """Return logits [B, A] and values [B, V] of submitted rows [B, ...]."""
         raise NotImplementedError
 
-    def _outputs(self, count: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        shape = (count, self._num_actions), (count, self._value_size)
-        return np.zeros(shape[0], np.float32), np.zeros(shape[1], np.float32)
+    def _outputs(self, count: int) -> tuple[Floats, Floats]:
+        return np.zeros((count, self._num_actions), np.float32), np.zeros((count, self._value_size), np.float32)
 
 
 class HashEvaluator(OwnEvaluator):
@@ -168,10 +79,10 @@ class HashEvaluator(OwnEvaluator):
     def __init__(self, spec: RowSpec) -> None:
         super().__init__(spec.num_actions, spec.value_size, "test")
 
-    def compute(self, taken: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def compute(self, rows: npt.NDArray[Any]) -> tuple[Floats, Floats]:
         """Hash every row."""
-        logits, values = self._outputs(len(taken))
-        hash_evaluate(taken.reshape(len(taken), -1).view(np.uint8), logits, values)
+        logits, values = self._outputs(len(rows))
+        hash_evaluate(rows.reshape(len(rows), -1).view(np.uint8), logits, values)
         return logits, values
 
 
@@ -182,13 +93,13 @@ class NetworkEvaluator(OwnEvaluator):
         super().__init__(spec.num_actions, spec.value_size, network.version)
         self._network, self._batch = network, batch
 
-    def compute(self, taken: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def compute(self, rows: npt.NDArray[Any]) -> tuple[Floats, Floats]:
         """Run the network."""
-        step = len(taken) if self._batch else 1
-        logits, values = self._outputs(len(taken))
-        for start in range(0, len(taken), step):
+        step = len(rows) if self._batch else 1
+        logits, values = self._outputs(len(rows))
+        for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            logits[part], values[part] = self._network.evaluate(taken[part])
+            logits[part], values[part] = self._network.evaluate(rows[part])
         return logits, values
 
 
@@ -200,17 +111,13 @@ class RolloutEvaluator(OwnEvaluator):
         self._game, self._playouts = game, playouts
         self._seed = np.uint64(seed)
 
-    def take(self, rows: LeafRows) -> Any:
-        """Random games need the states themselves."""
-        return rows.states()
-
-    def compute(self, taken: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return zero logits and the mean utilities of random games, seat-relative."""
-        logits, values = self._outputs(len(taken))
-        mover = np.empty(len(taken), np.int8)
-        self._game.to_play(taken, mover)
+    def compute(self, rows: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+        """Return zero logits and the mean utilities of random games from states S [B], seat-relative."""
+        logits, values = self._outputs(len(rows))
+        mover = np.empty(len(rows), np.int8)
+        self._game.to_play(rows, mover)
         for playout in range(self._playouts):
-            values += self._play_out(taken.copy(), playout)
+            values += self._play_out(rows.copy(), playout)
         order = (mover[:, None] + np.arange(self._game.num_players)) % self._game.num_players
         relative = np.take_along_axis(values / np.float32(self._playouts), order, axis=1)
         return logits, np.ascontiguousarray(relative, np.float32)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from grove.common.rng import derive
 from grove.game.contract import Game
+from grove.inference_server import Answer
 from grove.mcts import NONE, ROOT, EvaluationCache, Forest, LeafRows, SearchSettings
 from grove.records.record import GameRecord
-from grove.records.versions import ModelVersions
-from grove.workers.selfplay.evaluators import Answer
 from grove.workers.selfplay.stagger import play_ahead
 
 Ints = npt.NDArray[np.int32]
@@ -34,7 +32,6 @@ class _Play:
     index: int
     seed: int
     started: float
-    model_slot: int
     moves: list[int] = field(default_factory=list)
     visits: list[list[list[int]] | None] = field(default_factory=list)
     values: list[list[float] | None] = field(default_factory=list)
@@ -67,12 +64,8 @@ class Group:
         self.forest = Forest(game, games, settings, cache)
         self.finished: list[GameRecord] = []
         self.free = list(range(games - 1, -1, -1))
-        self.away = 0
-        """Requests that wait for their answers."""
         self.tally = Tally()
-        self._versions = ModelVersions()
-        self._model_slots: dict[int, int] = {}  # games by the model slot that they use
-        self._model_slot_of = np.zeros(games, np.int64)  # [games] model slot
+        self._model = ""  # that answered last: the one that a move names
         self._game, self._name, self._settings, self._cache = game, name, settings, cache
         self._has_rounds = sum(game.units.values()) > 1
         self._max_ply = min(settings.max_moves or game.max_moves, game.max_moves)
@@ -86,25 +79,16 @@ class Group:
         """Games in progress."""
         return len(self._plays) - len(self.free)
 
-    @property
-    def model_slots(self) -> Collection[int]:
-        """Model slots that games in progress use: one as a rule, two while a new model takes over between games."""
-        return self._model_slots.keys()
-
-    def start(self, run_seed: int, indices: Sequence[int], stagger: bool = False, model_slot: int = 0) -> None:
+    def start(self, run_seed: int, indices: Sequence[int], stagger: bool = False) -> None:
         """Start the games `indices` in free places; each is a function of (run seed, index) and the evaluations.
 
-        `model_slot`: where the games' rows shall be evaluated, from start to end.
         `stagger`: begin at a random ply of each, after random moves, whose visits are None in the record.
         """
         places = []
-        if indices:
-            self._model_slots[model_slot] = self._model_slots.get(model_slot, 0) + len(indices)
         for index in indices:
             place = self.free.pop()
             seed = int(derive(np.uint64(run_seed), index))
-            self._plays[place] = _Play(index, seed, time.monotonic(), model_slot)
-            self._model_slot_of[place] = model_slot
+            self._plays[place] = _Play(index, seed, time.monotonic())
             self._plies[place] = 0
             self._keys[place] = derive(np.uint64(seed), _SEARCH_STREAM)
             places.append(place)
@@ -131,7 +115,7 @@ class Group:
             play.moves.append(action)
             play.visits.append(pairs[offsets[i] : offsets[i + 1]])
             play.values.append(values[i])
-            play.models.append(self._versions.played(play.model_slot, place, self._settings.reuse))
+            play.models.append(self._model)
             self.tally.decisions += 1
             if self.tally.decisions % SAMPLE_EVERY == 1:  # the first one too: a slow worker makes few
                 self._sample(place)
@@ -140,37 +124,19 @@ class Group:
     def search(self) -> Ints:
         """Search until the trees wait or are decided; return the decided games."""
         if self._cache is not None and self._cache.version:  # its hits are answers, too
-            model_slot = next(iter(self._model_slots), 0)
-            in_search = partial(self._begun_in, model_slot)
-            self._versions.heard(model_slot, self._cache.version, in_search, in_search)
+            self._model = self._cache.version
         return self.forest.search()
 
-    def ask(self) -> list[LeafRows]:
-        """Return the rows to be evaluated, for each model slot in use its own."""
-        rows = self.forest.ask()
-        if not len(rows.ids):
-            return []
-        if len(self._model_slots) == 1:
-            return [rows._replace(slot=next(iter(self._model_slots)))]
-        used = self._model_slot_of[self.forest.positions_of(rows.ids)]
-        parts = [(model_slot, np.flatnonzero(used == model_slot)) for model_slot in self._model_slots]
-        return [
-            LeafRows(rows.ids[mine], rows.observations[mine], model_slot, rows.forest)
-            for model_slot, mine in parts
-            if len(mine)
-        ]
+    def ask(self) -> LeafRows:
+        """Return the rows to be evaluated."""
+        return self.forest.ask()
 
-    def tell(self, ids: Ints, answer: Answer, model_slot: int = 0) -> int:
+    def tell(self, ids: Ints, answer: Answer) -> int:
         """Tell the forest what was answered; return how many rows failed. Those will be asked again.
 
         A row whose answer is not finite counts as failed.
         """
-        self._versions.heard(
-            model_slot,
-            answer.version,
-            answered=lambda: self.forest.positions_of(np.delete(ids, answer.failed)).tolist(),
-            begun=lambda: self._begun_in(model_slot),
-        )
+        self._model = answer.version
         self.tally.requests += 1
         failed = len(answer.failed)
         if not failed:
@@ -183,12 +149,6 @@ class Group:
         self.tally.evaluations += len(ids) - failed
         self.tally.failed_rows += failed
         return failed
-
-    def _begun_in(self, model_slot: int) -> list[int]:
-        begun = self.forest.begun()
-        return [
-            int(place) for place in begun[self._model_slot_of[begun] == model_slot] if self._plays[place] is not None
-        ]
 
     def _tell_partly(self, ids: Ints, answer: Answer) -> int:
         offsets, _ = self.forest.legal_of(ids)
@@ -296,8 +256,4 @@ class Group:
         self.tally.games += 1
         self.tally.timeouts += not utilities
         self._plays[place] = None
-        self._versions.over(place)
-        self._model_slots[play.model_slot] -= 1
-        if not self._model_slots[play.model_slot]:
-            del self._model_slots[play.model_slot]
         self.free.append(place)

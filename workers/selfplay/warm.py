@@ -40,7 +40,7 @@ def _play(group: Group, evaluator: HashEvaluator) -> None:
         if step == 1:
             group.forest.drop(ids)
             continue
-        evaluator.submit(rows)
+        evaluator.submit(rows.observations)
         answer = evaluator.collect(0)
         assert answer is not None, "the hash evaluator answers at once"
         group.forest.tell(ids, answer.logits, answer.values, answer.version)

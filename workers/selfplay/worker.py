@@ -17,10 +17,11 @@ import numpy as np
 from grove.common.errors import ChannelError
 from grove.common.usage import peak_rss_mb
 from grove.game.contract import Game
+from grove.inference_server import Client
 from grove.mcts import make_cache
 from grove.records.log import GameLog
 from grove.workers.selfplay.control_pipe import ControlPipe
-from grove.workers.selfplay.evaluators import Answer, Evaluator
+from grove.workers.selfplay.evaluators import submit
 from grove.workers.selfplay.group import Group, Ints, Tally
 from grove.workers.selfplay.job import WorkerJob
 
@@ -39,15 +40,13 @@ MOST_FAILURES = 50
 class Worker:
     """Plays the games whose indices come through `pipe`, until told to stop."""
 
-    def __init__(self, job: WorkerJob, game: Game, evaluator: Evaluator, pipe: ControlPipe) -> None:
+    def __init__(self, job: WorkerJob, game: Game, evaluator: Client, pipe: ControlPipe) -> None:
         self._job, self._evaluator, self._pipe = job, evaluator, pipe
         self._cache = make_cache(game, job.search)
         sizes = [len(part) for part in np.array_split(np.arange(job.games), job.groups) if len(part)]
         self._groups = [Group(game, job.game_spec, job.search, size, self._cache) for size in sizes]
         self._idle = deque(self._groups)
-        self._away: dict[int, tuple[Group, Ints, int]] = {}  # ticket -> whose rows, which, in which model slot
-        self._model_slot = evaluator.slot  # of games that begin now
-        self._former_slots: set[int] = set()  # of games that go on
+        self._away: dict[int, tuple[Group, Ints]] = {}  # ticket -> whose rows, and which
         self._indices: deque[int] = deque()
         self._log = GameLog(Path(job.log_path), job.fsync_every_s)
         self._stopping = self._draining = self._paused = self._at_rest = False
@@ -95,8 +94,6 @@ class Worker:
                 self._draining, self._paused = True, False
                 self._indices.clear()
                 return
-            elif kind == "server":
-                self._evaluator.rejoin(values[0])
             else:
                 self._paused = kind == "pause"
                 self._at_rest = self._at_rest and self._paused  # each pause is answered, also one right after a resume
@@ -112,27 +109,19 @@ class Worker:
             group.play(decided)
             if group.finished:
                 self._save(group)
-        for rows in group.ask():
-            self._away[self._evaluator.submit(rows)] = (group, rows.ids.copy(), rows.slot)
-            group.away += 1
-        if not group.away:
+        rows = group.ask()
+        if len(rows.ids):
+            self._away[submit(self._evaluator, rows)] = group, rows.ids.copy()
+        else:
             self._idle.append(group)
-        if self._former_slots:
-            self._release_slots()
         self._set_window()
-
-    def _release_slots(self) -> None:
-        """Give back the model slots of which no game is in progress any more."""
-        for slot in self._former_slots - {slot for group in self._groups for slot in group.model_slots}:
-            self._evaluator.release(slot)
-            self._former_slots.discard(slot)
 
     def _start_games(self, group: Group) -> None:
         count = min(len(group.free), len(self._indices))
         if count:
             first = self._job.stagger and not group.tally.decisions
             indices = [self._indices.popleft() for _ in range(count)]
-            group.start(self._job.run_seed, indices, first, self._model_slot)
+            group.start(self._job.run_seed, indices, first)
             if group.finished:
                 self._save(group)
 
@@ -157,20 +146,11 @@ class Worker:
         answer = self._evaluator.collect(WAIT_S)
         self._waited_s += time.perf_counter() - started
         if answer is not None:
-            group, ids, slot = self._away.pop(answer.ticket)
-            self._failures = self._failures + 1 if group.tell(ids, answer, slot) else 0
-            group.away -= 1
-            if not group.away:
-                self._idle.append(group)
-            self._look_at(answer)
-
-    def _look_at(self, answer: Answer) -> None:
-        """Start games with the newest model from now on; give up where rows fail again and again."""
-        if answer.slot > self._model_slot:
-            self._former_slots.add(self._model_slot)
-            self._model_slot = answer.slot
-        if self._failures > MOST_FAILURES:
-            raise ChannelError(f"{self._failures} answers in a row had failed rows; see the server's log")
+            group, ids = self._away.pop(answer.ticket)
+            self._failures = self._failures + 1 if group.tell(ids, answer) else 0
+            self._idle.append(group)
+            if self._failures > MOST_FAILURES:
+                raise ChannelError(f"{self._failures} answers in a row had failed rows; see the server's log")
 
     def _report(self) -> None:
         """Report and sync every now and then; paused, report once and at once when the last answer is in."""
