@@ -1,1 +1,5 @@
-"""One finished game is one line of JSON in an append-only log: written, found, counted, checked, repaired, exported."""
+"""One finished game is one line of JSON in an append-only log.
+
+`record` encodes and decodes a line, `log` appends it, `files` finds and reads logs wherever they lie, `scan` counts
+every game once, `replay` plays a game again by its rules; `stats`, `mark`, `repair` and `export` do what they say.
+"""

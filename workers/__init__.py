@@ -1,1 +1,1 @@
-"""Self-play: `selfplay` is the loop of one worker, `pool` the processes that run it and watch over each other."""
+"""Self-play: `selfplay` is the loop of one worker, `pool` the processes that run it and are watched over."""

@@ -1,1 +1,1 @@
-"""Views of a run while it goes on: in its terminal, in another one, as a web page."""
+"""Views of a run while it goes on: `view` in its own terminal, `reader` for other processes, `web` as a page."""

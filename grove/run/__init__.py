@@ -1,1 +1,4 @@
-"""One run on disk: its folder, its lock, its settings, presets and summary."""
+"""One run on disk: `settings` and `preset` say what was asked for, `folder` keeps it, `lock` guards it.
+
+`interrupts` ends a run from outside, `summary` tells its figures.
+"""

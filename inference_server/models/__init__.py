@@ -1,1 +1,5 @@
-"""Weights on disk and in the server: model files, the watched folder, taking a new model while the server works."""
+"""Weights on disk and in the server.
+
+`model_file` reads and writes safetensors with a content hash, `model_folder` lists a watched folder, `models` takes a
+new model while the server works.
+"""
