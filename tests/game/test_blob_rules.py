@@ -11,7 +11,7 @@ from grove.game import check, load_game
 from grove.game.blob import Blob
 from tests.support.blob_tools import both, cards_of, play, replay, scores_of, start_state
 from tests.support.naive_blob import NaiveRound, match_sizes, observation
-from tests.support.positions import legal_actions, mover, played, result, start
+from tests.support.positions import legal_actions, mover, result, start
 from tests.support.positions import observation as row_of
 
 ROUNDS_PER_SETTING = 700
@@ -104,47 +104,6 @@ def test_the_contract_is_kept(spec: str) -> None:
     check(load_game(spec), games=6)
 
 
-# -- by hand ---------------------------------------------------------------------------------------------------------
-
-
-def bids_left(players: int, cards: int, bids: list[int]) -> list[int]:
-    game = Blob(players, cards)
-    return legal_actions(game, played(game, start(game), *bids))
-
-
-def test_the_dealer_may_not_make_the_bids_fit() -> None:
-    assert bids_left(3, 5, [1, 2]) == [0, 1, 3, 4, 5]
-    assert bids_left(4, 3, [2, 1, 1]) == [0, 1, 2, 3]
-    assert bids_left(3, 1, [1, 0]) == [1]
-
-
-def card(text: str) -> int:
-    return Blob().parse(text)
-
-
-def trick_winner(trump: int, trick: str) -> int:
-    """Return the seat that takes the cards in `trick`, led by seat 0."""
-    cards = [card(text) for text in trick.split()]
-    game = Blob(len(cards), 1)
-    state = start_state(game, [{c} for c in cards], trump, dealer=len(cards) - 1)
-    return int(np.flatnonzero(played(game, state, *[0] * len(cards), *cards)["won"][0])[0])
-
-
-def test_trick_winners() -> None:
-    hearts, none = 1, 4
-    assert trick_winner(hearts, "C9 CK H2 H7") == 3
-    assert trick_winner(none, "S4 HA S3 DA") == 0
-    assert trick_winner(hearts, "H3 HA SA CA") == 1
-    assert trick_winner(0, "DT DJ S2 DA") == 2
-
-
-def test_scores() -> None:
-    game = Blob(3, 4)
-    state = start_state(game, [{0, 1, 2, 12}, {13, 14, 15, 16}, {26, 27, 28, 29}], 4, dealer=2)
-    state = played(game, state, 3, 0, 0, 0, 13, 26, 1, 14, 27, 2, 15, 28, 12, 16, 29)
-    assert scores_of(game, state) == [0, 10, 10]  # bid 3 and took 4; bid 0 and took none
-
-
 # -- matches ---------------------------------------------------------------------------------------------------------
 
 
@@ -189,7 +148,7 @@ def check_annotations(game: Blob, seed: int, moves: list[int], totals: np.ndarra
 
 def test_texts() -> None:
     game = Blob(4, 5)
-    assert (card("SA"), card("h10"), card("bid 3"), card("S2/bid 0")) == (12, 21, 3, 0)
+    assert [game.parse(text) for text in ("SA", "h10", "bid 3", "S2/bid 0")] == [12, 21, 3, 0]
     assert game.render_move(start(game, 3), 3) == "bid 3"
     for text in ("", "bid 60", "X4", "S1", "SA/bid 1"):
         with pytest.raises(SettingError, match="bid or a card"):

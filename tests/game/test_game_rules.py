@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -123,25 +120,6 @@ def test_hex_text() -> None:
             game.parse(text)
 
 
-@functools.cache
-def first_seat_wins(size: int, blue: frozenset[int], red: frozenset[int]) -> bool:
-    """Return whether Blue wins the position with best play (search over our own rules)."""
-    game = load_game(f"hex:size={size}")
-    turns = itertools.zip_longest(sorted(blue), sorted(red))
-    state = played(game, start(game), *(cell for turn in turns for cell in turn if cell is not None))
-    utilities = result(game, state)
-    if utilities is not None:
-        return utilities[0] > 0
-    if len(blue) == len(red):
-        return any(first_seat_wins(size, blue | {cell}, red) for cell in legal_actions(game, state))
-    return all(first_seat_wins(size, blue, red | {cell}) for cell in legal_actions(game, state))
-
-
-@pytest.mark.parametrize("size", [2, 3])
-def test_first_player_wins_small_hex(size: int) -> None:
-    assert first_seat_wins(size, frozenset(), frozenset())
-
-
 @pytest.mark.parametrize("size", [2, 3, 6, 11, 19])
 def test_full_board_joins_exactly_one_side(size: int) -> None:
     """Fill boards to the last cell with a slow twin: one side is connected, and it is the side our rules let win."""
@@ -156,11 +134,3 @@ def test_full_board_joins_exactly_one_side(size: int) -> None:
             twin.step(cell)
         assert [twin.connected(0), twin.connected(1)].count(True) == 1
         assert final == twin.utility()
-
-
-def test_hex_chain_flags_join_late() -> None:
-    """A long loose chain that is joined to both edges only by the last stones."""
-    game = load_game("hex:size=5")
-    state = line(game, "c2 a1 c3 a2 c4 a3 c1 a4")
-    assert result(game, state) is None
-    assert result(game, played(game, state, game.parse("c5"))) == [1.0, -1.0]

@@ -166,16 +166,6 @@ def test_drop_before_the_ask_takes_rows_back(name, cache):
     assert all_trees(shaken) == all_trees(plain)
 
 
-def test_dropping_a_row_drops_those_merged_with_it():
-    forest = somewhere("connect_four", 5, search_settings(cache=100), 4, same=True)
-    rows = forest.ask()
-    assert len(rows.ids) == 2
-    assert pending(forest) == [1] * 5
-    forest.drop(rows.ids)
-    assert pending(forest) == [0] * 5
-    assert len(forest.ask().ids) == 2
-
-
 # -- answers nobody waits for, and answers of no use -----------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from grove.common.errors import SettingError
-from grove.common.rng import below, derive, gamma, mix, uniform
+from grove.common.rng import below, derive, mix, uniform
 from grove.mcts import SearchSettings
 from grove.mcts.forest import temperature_table
 from grove.mcts.kernels.layout import tree_dtype
@@ -135,19 +135,6 @@ def test_mix_is_splitmix64():
     assert first == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
     assert int(derive(np.uint64(1234567), 0)) == 6457827717110365317
     assert int(mix(np.uint64(0))) == 0
-
-
-@pytest.mark.parametrize("shape", [0.03, 0.3, 1.0, 1.43, 10.0])
-def test_gamma_has_its_moments(shape):
-    """Gamma(a, 1): mean a, variance a, third central moment 2 a."""
-    n = 40_000
-    draws = np.array([gamma(stream(11, k), shape) for k in range(n)])
-    assert (draws >= 0).all()
-    assert abs(draws.mean() - shape) < 5 * math.sqrt(shape / n)
-    fourth = 3 * shape**2 + 6 * shape
-    assert abs(draws.var() - shape) < 5 * math.sqrt((fourth - shape**2) / n)
-    third = ((draws - draws.mean()) ** 3).mean()
-    assert abs(third / (2 * shape) - 1) < 0.5
 
 
 def test_uniform_bits_are_fair():

@@ -105,7 +105,10 @@ class Pair:
         trees, values = all_trees(self.forest), self.forest.root_values(which)
         for p, twin in enumerate(self.twins):
             twin.run()
-            assert trees[p * self.rules.worlds : (p + 1) * self.rules.worlds] == [*map(naive_tree, twin.searches)]
+            mine = trees[p * self.rules.worlds : (p + 1) * self.rules.worlds]
+            assert mine == [*map(naive_tree, twin.searches)]
+            inner = [1 + sum(len(v) == 5 and not v[4] for v in tree.values()) for tree in mine]
+            assert len(self.forest.evaluated_states(p)) == sum(inner)
             assert visits_of(self.forest, p) == twin.root_visits()
             assert values[p].tolist() == twin.root_value()
             assert world_states(self.forest, p) == [search.root.state.tobytes() for search in twin.searches]
@@ -216,20 +219,6 @@ def test_many_waiting_leaves_equal_their_twin(name, rules, drops, seed):
             (twin.drop if i in chosen[dropped] else twin.tell)(path)
     assert all_trees(forest) == [naive_tree(twin) for twin in twins]
     assert done(forest) == [rules.simulations] * 2
-
-
-def test_reuse_keeps_the_subtree_and_tops_up_to_the_wanted_simulations():
-    game, rules = GAMES["connect_four"], SearchSettings(simulations=200, reuse=True)
-    evaluator, state = HashEvaluator(game), random_position(game, np.random.default_rng(1), 0)[0]
-    forest = rooted("connect_four", rules, [(state, 0)], np.zeros(1, np.uint64))
-    run(forest, evaluator)
-    action, visits = max(visits_of(forest, 0), key=lambda pair: pair[1])
-    assert evaluator.rows == 201
-    forest.set_roots(roots_of(1, ply=1, target=200, action=action), played(game, state, action))
-    assert done(forest) == [visits - 1]
-    run(forest, evaluator)
-    assert done(forest) == [200]
-    assert evaluator.rows == 201 + 200 - (visits - 1)
 
 
 def test_trees_start_and_rest_on_their_own():

@@ -11,7 +11,7 @@ from grove.common.errors import SettingError
 from grove.common.rng import derive
 from grove.mcts import Forest, SearchSettings, check_worlds, forest_capacity
 from grove.mcts.worlds import shares
-from tests.support.positions import GAMES, HIDDEN, legal_actions, observation, played, result, some_positions, start
+from tests.support.positions import GAMES, HIDDEN, legal_actions, played, result, some_positions, start
 from tests.support.search_tools import (
     HashEvaluator,
     all_trees,
@@ -28,32 +28,6 @@ from tests.support.search_tools import (
 
 quick = settings(deadline=None, derandomize=True, database=None)
 rules = search_settings
-
-
-@pytest.mark.parametrize("name", HIDDEN)
-def test_roots_are_worlds_and_never_the_true_state(name):
-    positions, keys = some_positions(HIDDEN[name], 20, 2)
-    forest = searched(name, rules(worlds=3, simulations=3), positions, keys)
-    game, alike = HIDDEN[name], 0
-    for p, (state, _) in enumerate(positions):
-        for raw in world_states(forest, p):
-            world = np.frombuffer(raw, game.state_dtype).copy()
-            assert (observation(game, world) == observation(game, state)).all()
-            alike += raw == state.tobytes()
-    assert alike < 20  # by chance alone, where little is hidden
-
-
-@pytest.mark.parametrize("name", HIDDEN)
-def test_worlds_are_fresh_at_each_decision(name):
-    same, keys = start(HIDDEN[name], 3), np.arange(20, dtype=np.uint64)
-    first, later, again = (
-        searched(name, rules(worlds=4, simulations=1), [(same, ply)] * 20, keys) for ply in (0, 1, 0)
-    )
-    for p in range(20):
-        assert len(set(world_states(first, p))) > 1  # the worlds of a decision differ
-        assert world_states(first, p) != world_states(later, p)
-        assert world_states(first, p) == world_states(again, p)
-    assert len({tuple(world_states(first, p)) for p in range(20)}) == 20  # and so do those of other games
 
 
 @pytest.mark.parametrize("name", HIDDEN)
@@ -77,40 +51,11 @@ def test_hidden_cards_never_change_a_decision(name, worlds):
     assert changed > 12
 
 
-def test_noise_is_drawn_for_each_world():
-    state = start(HIDDEN["blob3"], 1)
-    for fraction, kinds in ((0.0, 1), (1.0, 8)):  # without noise, the worlds look alike to the network
-        noisy = rules(worlds=8, simulations=1, noise_fraction=fraction)
-        forest = searched("blob3", noisy, [(state, 0)], np.ones(1, np.uint64))
-        priors = {tuple(v[0] for path, v in sorted(tree.items()) if len(path) == 1) for tree in all_trees(forest)}
-        assert len(priors) == kinds
-
-
 def test_the_roots_of_one_decision_cost_one_evaluation_with_a_cache():
     for cache, rows in ((1000, 1), (0, 16)):
         settings_ = rules(worlds=16, simulations=10, cache=cache)
         forest = rooted("blob3", settings_, [(start(HIDDEN["blob3"], 1), 0)], np.ones(1, np.uint64))
         assert len(forest.ask().ids) == rows
-
-
-@pytest.mark.parametrize("name", HIDDEN)
-@pytest.mark.parametrize("worlds", [1, 2, 5])
-@pytest.mark.parametrize("leaves", [1, 8])
-def test_visits_add_up(name, worlds, leaves):
-    positions, keys = some_positions(HIDDEN[name], 3, 3)
-    each = searched(name, rules(worlds=worlds, simulations=40, leaves=leaves), positions, keys)
-    shared = searched(
-        name, rules(worlds=worlds, simulations=40, leaves=leaves, simulations_per="decision"), positions, keys
-    )
-    for p in range(3):
-        assert sum(count for _, count in visits_of(each, p)) == 40 * worlds
-        assert sum(count for _, count in visits_of(shared, p)) == 41 - worlds
-        actions = [action for action, _ in visits_of(each, p)]
-        assert actions == sorted(actions)
-        assert set(actions) <= set(legal_actions(HIDDEN[name], positions[p][0]))
-    assert shared.simulations == 3 * (41 - worlds)
-    # A root each: 41 evaluations over five worlds are 9, 8, 8, 8, 8.
-    assert done(shared) == [41 // worlds - 1 + (w < 41 % worlds) for w in range(worlds)] * 3
 
 
 @quick
@@ -127,19 +72,6 @@ def test_shares_differ_by_one_at_most_and_keep_the_evaluations(worlds, more):
     if worlds > 1:
         with pytest.raises(ValueError, match="cannot share"):
             shares(settings_, np.array([2 * worlds - 2], np.int32))
-
-
-@pytest.mark.parametrize("name", ["blob3", "blob5"])
-@pytest.mark.parametrize("changes", [{}, {"leaves": 50}, {"worlds": 4}, {"worlds": 4, "leaves": 50}])
-def test_a_decision_evaluates_distinct_states_and_prefers_some_moves(name, changes):
-    settings_, game, uneven = rules(simulations=50, **changes), HIDDEN[name], 0
-    forest = searched(name, settings_, [(start(game, seed), 0) for seed in range(6)], np.arange(6, dtype=np.uint64))
-    for p in range(6):
-        assert len(forest.evaluated_states(p)) > 25 * settings_.worlds
-        counts = [count for _, count in visits_of(forest, p)]
-        assert len(legal_actions(game, start(game, p))) > 2
-        uneven += max(counts) - min(counts) > settings_.worlds  # more than where all are as equal as can be
-    assert uneven >= 4
 
 
 def test_a_position_at_rest_takes_no_state_and_asks_nothing():
