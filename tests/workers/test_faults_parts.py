@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from grove.common.errors import SettingError
@@ -91,7 +92,7 @@ def test_a_stopped_process_is_ended(eventually: Eventually) -> None:
     process.start()
     child = Child(process)
     os.kill(child.pid, signal.SIGSTOP)
-    eventually(child.is_stopped)
+    eventually(lambda: psutil.Process(child.pid).status() == psutil.STATUS_STOPPED)
     assert not child.has_ended()
     used = child.processor_seconds()
     assert used is not None

@@ -49,13 +49,6 @@ class Child:
             self.kill()
         return self.has_ended(_DEATH_S)
 
-    def is_stopped(self) -> bool:
-        """Return whether somebody stopped it, so that it does nothing until it is continued."""
-        try:
-            return self._watched is not None and bool(self._watched.status() == psutil.STATUS_STOPPED)
-        except psutil.NoSuchProcess:
-            return False
-
     def processor_seconds(self, thread: int = 0) -> float | None:
         """Return the processor time it has used, or its thread of that native number; None where nobody can tell.
 
