@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from grove.connection import ServerConnection
     from grove.game import load_game
     from grove.inference_server import RowSpec
+    from grove.inference_server.models.model_file import save_model
     from grove.mcts import Forest, SearchSettings
     from grove.records.replay import Position, RecordedGame
+    from grove.workers.selfplay.evaluators import row_spec
 
 _HOMES = {
     "Forest": "grove.mcts",
@@ -41,6 +43,8 @@ _HOMES = {
     "connect": "grove.api",
     "load_game": "grove.game",
     "read_games": "grove.api",
+    "row_spec": "grove.workers.selfplay.evaluators",
+    "save_model": "grove.inference_server.models.model_file",
     "selfplay": "grove.api",
     "serve": "grove.api",
 }
@@ -57,6 +61,8 @@ __all__ = [
     "connect",
     "load_game",
     "read_games",
+    "row_spec",
+    "save_model",
     "selfplay",
     "serve",
 ]
