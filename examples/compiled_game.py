@@ -69,10 +69,11 @@ class Nim:
     zero_sum = compiled = True
     initial, step, legal = staticmethod(initial), staticmethod(step), staticmethod(legal)
     to_play, outcome, observe = staticmethod(to_play), staticmethod(outcome), staticmethod(observe)
-    parse, render = staticmethod(int), staticmethod(lambda state: "o" * int(state.reshape(-1)[0]["stones"]))
+    parse, render = staticmethod(int), staticmethod(lambda state: f"{state.reshape(-1)[0]['stones']} stones")
 
 
 if __name__ == "__main__":
     check(grove.load_game(f"{__file__}:Nim"))  # tries every promise of the contract on random games
-    summary = grove.selfplay(Nim, games=int(sys.argv[1]) if len(sys.argv) > 1 else 1000, simulations=50)
+    games = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    summary = grove.selfplay(Nim, games=games, simulations=50, compile="off")
     print(f"{summary.games} games in {summary.folder}, {summary.figures['games_per_minute']:,.0f} games a minute")

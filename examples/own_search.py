@@ -71,6 +71,6 @@ def play(endpoint, games, simulations):
 if __name__ == "__main__":
     games, simulations, processes = map(int, sys.argv[1:] or (5, 50, 4))
     workers = multiprocessing.get_context("spawn").Pool(processes)
-    with grove.serve(ROWS, network="mlp:layers=2,width=64") as endpoint, workers:
+    with grove.serve(ROWS) as endpoint, workers:
         results = workers.starmap(play, [(endpoint, games, simulations)] * processes)
     print(f"results of the first seat: {results}")

@@ -47,7 +47,7 @@ class TicTacToe:
 
 
 def main(games):
-    summary = grove.selfplay(TicTacToe, games=games, simulations=30, network="mlp:layers=2,width=64")
+    summary = grove.selfplay(TicTacToe, games=games, simulations=30)
     print(f"{summary.games} games in {summary.folder}")
     game = next(grove.read_games(summary.folder))
     for position in game.positions(rules=game.record.game):  # the rules are named, because they are code

@@ -18,4 +18,4 @@ trap 'kill $server && wait $server' EXIT
 
 # On the machine with many cores. It waits for the server, and asks it which game is played.
 grove work --connect "$endpoint" --keys keys/clients/far --games "$games" --simulations 50 --out runs/far
-grove data count runs/far
+grove data count runs/far/games
