@@ -31,6 +31,7 @@ def test_every_example_is_tested_and_short() -> None:
     assert all(len(path.read_text().splitlines()) <= 80 for path in files)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", CASES)
 def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, said = CASES[name]
