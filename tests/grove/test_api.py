@@ -188,7 +188,7 @@ def test_a_connection_evaluates_any_number_of_rows_with_requests_in_flight(clien
     for found, wanted in zip(client.evaluate(many), direct(many), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
     answers = [client.collect(60), client.collect(60)]
-    assert [answer[0] for answer in answers if answer] == tickets
+    assert [answer.ticket for answer in answers if answer] == tickets
     assert client.collect(0) is None
     for answer, rows in zip(answers, (first, second), strict=True):
         assert answer is not None
