@@ -14,10 +14,10 @@ from tests.support.naive_blob import NaiveRound, match_sizes, observation
 from tests.support.positions import legal_actions, mover, result, start
 from tests.support.positions import observation as row_of
 
-ROUNDS_PER_SETTING = 700
+ROUNDS_PER_SETTING = 250
 ORACLE = [(3, c) for c in (1, 2, 4, 7, 10, 13, 17)] + [(4, c) for c in (1, 2, 3, 5, 7, 9, 12)]
 ORACLE += [(5, c) for c in (1, 3, 5, 8, 10)] + [(6, c) for c in (1, 2, 3, 5, 8)] + [(7, c) for c in (1, 2, 4, 5, 7)]
-"""(players, cards): 29 settings times 700 rounds."""
+"""(players, cards): 29 settings times 250 rounds."""
 
 
 def oracle_card(card: int) -> int:
@@ -91,7 +91,7 @@ def test_rows_equal_the_list_of_slots(layout: str) -> None:
     unit[52:104] = 8 / 120
     for players, cards in ((3, 13), (4, 5), (5, 7), (8, 6), (7, 7)):
         game = Blob(players, cards, layout=layout)  # type: ignore[arg-type]
-        for _ in range(20):
+        for _ in range(8):
             state, twin = both(game, rng)
             while not twin.over():
                 wanted = np.array(observation(twin, layout == "rotated"))
@@ -101,7 +101,7 @@ def test_rows_equal_the_list_of_slots(layout: str) -> None:
 
 @pytest.mark.parametrize("spec", ["blob:players=3,cards=4", "blob:players=5,match=3", "blob:players=8,cards=6"])
 def test_the_contract_is_kept(spec: str) -> None:
-    check(load_game(spec), games=6)
+    check(load_game(spec), games=3)
 
 
 # -- matches ---------------------------------------------------------------------------------------------------------
