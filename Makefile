@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROOMS := common game mcts inference_server records workers bench
 
-.PHONY: selfplay test bench-check kernels chaos lint setup clean
+.PHONY: selfplay test quick bench-check kernels chaos lint setup clean
 
 selfplay: $(VENV)/installed
 	$(BIN)/grove selfplay --game connect_four --games 200 --out runs/first
@@ -14,6 +14,11 @@ selfplay: $(VENV)/installed
 test: $(VENV)/installed-tests
 	$(MAKE) --no-print-directory --jobs 2 lint kernels
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# A minute or so, for between two edits: the checks of `make test` without what runs Grove with all its processes.
+quick: $(VENV)/installed-tests
+	$(MAKE) --no-print-directory --jobs 2 lint kernels
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # What real measurements should find on a quiet machine; docs/guide/measuring.md. About ten minutes; `make test` has none of it.
 bench-check: $(VENV)/installed-tests kernels

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import Grove
+from tests.support.command import Grove
 from tests.support.write_golden import CASES, GOLDEN, command, stored
 
 THREADS, PROCESSES = ("--pool", "thread", "--groups", 1), ("--pool", "process", "--groups", 2)

@@ -18,7 +18,6 @@ from grove.bench.sweep.rows import COLUMNS
 from grove.common.machine import usable_cores
 from tests.support.measuring_tools import MLP, content, measured, refused
 
-pytestmark = pytest.mark.timeout(300)
 LOAD = ("--simulations", 8, "--lanes", 1)
 SUMMARY_KEYS = (
     *("games", "seconds", "games_per_minute", "evaluations_per_second", "simulations_per_second"),
@@ -32,6 +31,7 @@ OWN_KEYS = (
 )
 
 
+@pytest.mark.slow
 def test_compare(tmp_path: Path) -> None:
     """More workers than cores, so that `direct` is tried at both numbers."""
     out, workers = tmp_path / "out", usable_cores() + 1
@@ -56,6 +56,7 @@ def test_compare(tmp_path: Path) -> None:
     assert "direct-compiled: not measured: no compiler" in said
 
 
+@pytest.mark.slow
 def test_limit(tmp_path: Path) -> None:
     out = tmp_path / "out"
     said = measured(
@@ -75,6 +76,7 @@ def test_limit(tmp_path: Path) -> None:
     assert all((edge == 1.0).all() for edge in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]))
 
 
+@pytest.mark.slow
 def test_sweep_and_the_same_command_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two points that take turns, by our rule and by another, and two that ask for more rows than a request may."""
     out = tmp_path / "out"
@@ -113,6 +115,7 @@ def test_sweep_and_the_same_command_again(tmp_path: Path, capsys: pytest.Capture
     assert "give another --out" in line
 
 
+@pytest.mark.slow
 def test_profile(tmp_path: Path) -> None:
     out = tmp_path / "out"
     load = ("--games", 16, "--workers", 1, *LOAD, "--seconds", 3)
@@ -130,6 +133,7 @@ def test_profile(tmp_path: Path) -> None:
     assert spied["fault"] or all((out / name).exists() for name in spied["flames"].values())
 
 
+@pytest.mark.slow
 def test_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "GROVE", ("server-thread", "server-thread-cache"))
     monkeypatch.setattr(peers, "core_ids", lambda: [0])  # one process of a peer

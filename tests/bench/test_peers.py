@@ -140,7 +140,6 @@ def test_pgxs_rows_are_groves() -> None:
 
 
 @needs("jax", "mctx", "pgx")
-@pytest.mark.timeout(300)  # JAX compiles the search twice
 def test_the_network_in_jax_is_groves_and_mctx_makes_the_simulations(network: PeerNetwork) -> None:
     search = SearchSettings(simulations=SIMULATIONS)
     job = MctxJob(game_spec="connect_four", network=network, search=search, seed=1, core=peers.core_ids()[0])

@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from grove.bench.report.charts import draw_run
 from grove.bench.report.page import shown
 from grove.commands.report import Report, report
-from tests.conftest import Grove
+from tests.support.command import Grove
 
 MLP = ("--network", "mlp:layers=1,width=8", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 MACHINE = {"cpu": "A <fast> chip", "cores": 2, "memory_bytes": 4 << 30, "python": "3.11.7", "numba": "0.68.1"}

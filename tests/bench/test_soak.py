@@ -18,7 +18,7 @@ from grove.bench.soak.soak import KILL, OTHER, REST, Injected, Phase, Soaked, pl
 from grove.common.rng import derive
 from grove.game import load_game
 from grove.records.record import GameRecord, encode
-from tests.conftest import Grove
+from tests.support.command import Grove
 from tests.support.measuring_tools import content
 from tests.support.naive import legal_actions
 from tests.support.search_tools import result, start
@@ -245,7 +245,6 @@ def test_one_fault_that_is_not_survived_spoils_the_soak() -> None:
 # -- for real --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(300)
 def test_a_short_soak_loses_nothing(grove: Grove) -> None:
     out = grove.folder / "soak"
     said = grove.play(

@@ -29,7 +29,7 @@ from grove.commands.tune import Tune, preset_settings
 from grove.common.errors import SettingError
 from grove.run import preset
 from grove.run.settings import SelfPlay, flatten, parse
-from tests.conftest import Grove
+from tests.support.command import Grove
 from tests.support.measuring_tools import MLP, content, exits, refused
 from tests.support.tune_tools import BASE, network_alone
 
@@ -192,7 +192,6 @@ def test_without_optuna(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 # -- real ones ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(300)
 def test_an_interrupt_ends_with_the_best_so_far(grove: Grove, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = grove.start("tune", *TINY, "--knobs", "games-per-worker,groups", "--seconds", 30, "--out", out)

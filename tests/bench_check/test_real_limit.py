@@ -24,6 +24,7 @@ from tests.support.measuring_tools import content, exits
 
 TINY = NetworkSettings(network="mlp:layers=1,width=8", device="cpu", dtype="fp32", compile="off")
 SERVER = ServerSettings()
+SLOW = "tests.bench_check.slow_parts"
 WARM_S = 0.6
 """Seconds to warm a pool for: longer than the server takes to report at all."""
 CROWD = 8 * usable_cores()
@@ -100,12 +101,12 @@ def test_a_game_in_python_binds_by_its_search(judged: Any) -> None:
 
 
 def test_a_throttled_wire_binds(judged: Any) -> None:
-    verdict = judged("slow_parts:SlowWire", 50, workers=2, games_per_worker=64, groups=2, pool="process")
+    verdict = judged(f"{SLOW}:SlowWire", 50, workers=2, games_per_worker=64, groups=2, pool="process")
     assert (verdict.kind, verdict.knob.name) == ("wire", "--pool")
 
 
 def test_a_slow_disk_binds(judged: Any) -> None:
-    verdict = judged("slow_parts:SlowDisk", 8, 3.0, workers=2, games_per_worker=64, groups=2, pool="process")
+    verdict = judged(f"{SLOW}:SlowDisk", 8, 3.0, workers=2, games_per_worker=64, groups=2, pool="process")
     assert (verdict.kind, verdict.knob.name) == ("writer", "--out")
 
 

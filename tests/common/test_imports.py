@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.support.command import ROOT
 
 WITHOUT_TORCH = [
     *("grove.common.machine", "grove.game", "grove.mcts", "grove.inference_server"),

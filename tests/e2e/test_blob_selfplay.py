@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from grove.records.record import read_folder
-from tests.conftest import Grove
 from tests.support.blob_tools import replay
+from tests.support.command import Grove
 
 ROUNDS, WORLDS, SIMULATIONS = 24, 3, 8
 

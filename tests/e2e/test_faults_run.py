@@ -17,9 +17,10 @@ import pytest
 from grove.records.files import Problem
 from grove.records.record import read_folder
 from grove.run.lock import holder
-from tests.conftest import Grove, processes_left
 from tests.e2e.test_selfplay import RUN, children_of, lines
 from tests.grove.test_bad_input import SOUND
+from tests.support.command import Grove
+from tests.support.left_behind import processes_left
 
 Eventually = Callable[[Callable[[], Any]], Any]
 QUICK = (

@@ -79,7 +79,6 @@ def server(folder: Path, line: str) -> Iterator[None]:
         assert started.wait(LIMIT_S) == 0
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("line", [line for line in GROVE if "grove serve" not in line])
 @pytest.mark.usefixtures("server")
 def test_command(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

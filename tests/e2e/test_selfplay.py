@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from tests.conftest import Grove, processes_left
+from tests.support.command import Grove
+from tests.support.left_behind import processes_left
 
 MLP = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 RUN = ("selfplay", "--game", "hex:size=5", "--simulations", 60, "--workers", 2, "--games-per-worker", 8, *MLP)

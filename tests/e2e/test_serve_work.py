@@ -20,7 +20,7 @@ from grove.inference_server.models.model_folder import ModelFolder
 from grove.inference_server.networks.networks import build_network
 from grove.run.interrupts import STOPPED
 from grove.workers.selfplay.evaluators import row_spec
-from tests.conftest import Grove
+from tests.support.command import Grove
 
 NETWORK = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 WORK = ("--workers", 2, "--games-per-worker", 6, "--simulations", 20, "--seed", 5)

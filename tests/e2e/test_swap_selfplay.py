@@ -20,7 +20,7 @@ from grove.inference_server.networks.networks import build_network
 from grove.records.record import read_folder
 from grove.run.settings import Serve, parse
 from grove.workers.selfplay.evaluators import row_spec
-from tests.conftest import Grove
+from tests.support.command import Grove
 
 SPEC, GAME = "mlp:layers=1,width=8", "hex:size=3"
 RUN = ("selfplay", "--game", GAME, "--simulations", 8, "--workers", 2, "--games-per-worker", 8, "--games", 1_000_000)

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from tests.conftest import Grove
+from tests.support.command import Grove
 from tests.support.one_player import Stairs
 
 RUN = ("selfplay", "--game", "one_player:Stairs", "--games", 12, "--simulations", 12, "--workers", 2, "--seed", 3)

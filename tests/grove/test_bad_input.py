@@ -16,7 +16,7 @@ from grove.game import load_game
 from grove.inference_server.models.model_file import save_model
 from grove.inference_server.networks.networks import build_network
 from grove.workers.selfplay.evaluators import row_spec
-from tests.conftest import Grove
+from tests.support.command import Grove
 
 Refused = Callable[..., str]
 QUICK = ("selfplay", "--games", 2, "--simulations", 2)

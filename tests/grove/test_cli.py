@@ -11,7 +11,7 @@ import pytest
 
 from grove.cli import COMMANDS, main
 from grove.game import load_game
-from tests.conftest import Grove
+from tests.support.command import Grove
 
 MLP = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 SUMMARY = {

@@ -19,7 +19,7 @@ from grove.cli import main
 from grove.records import export as record_export
 from grove.records.record import encode, read_folder
 from grove.run.folder import RunFolder
-from tests.conftest import ROOT, Grove
+from tests.support.command import ROOT, Grove
 from tests.support.data_tools import game, lines, look, make_run, signed, write
 
 Run = Callable[..., tuple[int, str]]

@@ -26,7 +26,7 @@ from grove.common.usage import GpuUse, MachineUse, ProcessUse
 from grove.live.reader import MOST_POINTS, SILENT_S, RunReader
 from grove.live.web import PageServer, serve_page
 from grove.run.folder import RunFolder
-from tests.conftest import ROOT, Grove
+from tests.support.command import ROOT, Grove
 
 MLP = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 PLAY = ("selfplay", "--game", "hex:size=5", "--workers", 2, "--games-per-worker", 8, "--simulations", 16, *MLP)

@@ -209,7 +209,7 @@ def compiling(no_monitor):
     assert backend.wait_compiled(80)
 
 
-@pytest.mark.timeout(300)  # a compiler that nobody has warmed, beside other tests, takes a minute
+@pytest.mark.slow
 def test_compiled_buckets_take_over_and_weights_still_swap(compiling):
     backend = compiling
     rows = rows_of(FOUR, 5)
@@ -241,7 +241,7 @@ def refuse_once(backend, rows, wanted):
     assert backend.recompiles == 1
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_one_position_a_call_compiled_with_the_cpp_wrapper(no_monitor):
     """The form of `direct` that is the fastest as a rule; the other is compiled as lanes are."""
     if fault := compiler_fault():

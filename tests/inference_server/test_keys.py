@@ -23,8 +23,8 @@ from grove.inference_server.channels.endpoint import is_own_host
 from grove.inference_server.channels.keys import ClientKeys, ServerKeys
 from grove.inference_server.channels.zmq_client import ask_server
 from grove.inference_server.metrics import Exporter
-from tests.conftest import Grove
 from tests.support.arithmetic_network import SPEC, ArithmeticBackend, compute, random_rows
+from tests.support.command import Grove
 
 QUICK = Patience(give_up_after_s=2, ping_interval_s=0.2)
 ANY = "tcp://127.0.0.1:*"

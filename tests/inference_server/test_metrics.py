@@ -20,7 +20,7 @@ from grove.inference_server.batching.policy import REASONS
 from grove.inference_server.interface.settings import MetricsSettings
 from grove.inference_server.interface.stats import Stats
 from grove.inference_server.metrics import Exporter, gpu_metrics, server_metrics
-from tests.conftest import ROOT, Grove
+from tests.support.command import ROOT, Grove
 
 MLP = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 

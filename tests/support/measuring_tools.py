@@ -13,7 +13,7 @@ import pytest
 
 from grove.bench.core.probe import Probe
 from grove.cli import main
-from tests.conftest import processes_left
+from tests.support.left_behind import processes_left
 
 MLP = ("--network", "mlp:layers=1,width=8", "--device", "cpu", "--dtype", "fp32", "--compile", "off")
 STEADY = Probe(1e9, 2e9, 2)

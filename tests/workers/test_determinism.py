@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Grove
+from tests.support.command import Grove
 
 GAMES = 10
 HASHED = ("selfplay", "--game", "hex:size=4", "--games", GAMES, "--simulations", 20, "--seed", 7, "--evaluator", "test")

@@ -20,6 +20,8 @@ from grove.workers.selfplay.game_scheduler import GameScheduler
 from tests.grove.test_bad_input import SOUND
 from tests.support.pool_tools import games, indices, plan, pump_until
 
+pytestmark = pytest.mark.slow
+
 COUNT = 40
 SPEC = "hex:size=4"
 HANG_S = 2.0

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from grove.commands.keys import Keys, keys
-from tests.conftest import Grove
 from tests.e2e.test_selfplay import lines
+from tests.support.command import Grove
 
 SERVER, WORKER = "10.213.77.1", "10.213.77.2"
 NETWORK = ("--network", "mlp:layers=1,width=16", "--device", "cpu", "--dtype", "fp32", "--compile", "off")

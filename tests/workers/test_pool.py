@@ -16,6 +16,8 @@ from grove.workers.pool.pool import Pool
 from grove.workers.selfplay.game_scheduler import GameScheduler
 from tests.support.pool_tools import indices, plan, pump_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
 def test_every_game_is_played_once(tmp_path: Path, kind: str) -> None:
