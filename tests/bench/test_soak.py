@@ -20,8 +20,7 @@ from grove.game import load_game
 from grove.records.record import GameRecord, encode
 from tests.support.command import Grove
 from tests.support.measuring_tools import content
-from tests.support.naive import legal_actions
-from tests.support.search_tools import result, start
+from tests.support.positions import legal_actions, result, start
 
 SPEC = "hex:size=4"
 MODEL = "00112233aabbccdd"
@@ -103,7 +102,7 @@ def random_game(index: int) -> GameRecord:
         visits=[[[move, 8]] for move in moves],
         values=[[0.0, 0.0] for _ in moves],
         models=[MODEL, None, *[MODEL] * (len(moves) - 2)],
-        utilities=utilities.tolist(),
+        utilities=list(utilities),
         status="finished",
         seconds=0.1,
     )
