@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as altered
 
 from grove.bench.soak.check import Check, Served, Span, check_games, replay, served_during, wrong_models
 from grove.bench.soak.look import Observation, Watch, read_metrics
@@ -145,11 +146,11 @@ def test_sound_records_pass_and_lost_doubled_and_torn_games_are_found(played: li
 def test_games_against_the_rules_are_found(played: list[GameRecord]) -> None:
     rules, first = load_game(SPEC), played[0]
     assert replay(played, rules, 3) == []
-    twice = replace(first, moves=[first.moves[0], *first.moves[:-1]])
+    twice = altered(first, moves=[first.moves[0], *first.moves[:-1]])
     assert "illegal move 2" in replay([twice, *played[1:]], rules, 3)[0]
-    assert "stops before its end" in replay([replace(first, moves=first.moves[:-1])], rules, 3)[0]
-    assert "has the result" in replay([replace(first, utilities=[-u for u in first.utilities])], rules, 3)[0]
-    assert "seed of its index" in replay([replace(first, index=1)], rules, 3)[0]
+    assert "stops before its end" in replay([altered(first, moves=first.moves[:-1])], rules, 3)[0]
+    assert "has the result" in replay([altered(first, utilities=[-u for u in first.utilities])], rules, 3)[0]
+    assert "seed of its index" in replay([altered(first, index=1)], rules, 3)[0]
     assert len(replay(played, rules, 4)) == len(played)  # another run's games
     assert "is of hex" in replay(played[:1], load_game("connect_four"), 3)[0]
 
