@@ -202,16 +202,6 @@ def test_a_vanished_folder_ends_the_run_with_one_line(grove: Grove, eventually: 
     assert "cannot write" in one_line(grove.end(process))
 
 
-def test_figures_that_cannot_be_written_cost_no_game(grove: Grove) -> None:
-    out = grove.folder / "run"
-    run = (*QUICK, "--simulations", 8, "--out", out)
-    out.mkdir()
-    (out / "metrics.jsonl").symlink_to("/dev/full")
-    said = grove.play(*run, "--games", 30)
-    assert "the games are safe, but not their figures" in said
-    grove.exactly(out, range(30), SPEC)
-
-
 def test_a_torn_tail_is_told_spoils_no_line_that_follows_and_its_game_is_played_again(grove: Grove) -> None:
     out = grove.folder / "run"
     run = (*QUICK, "--simulations", 8, "--fsync", "game", "--out", out)

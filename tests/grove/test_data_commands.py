@@ -81,13 +81,6 @@ def test_a_wrong_root_is_a_wrong_setting(tmp_path: Path, data: Run) -> None:
         assert why in out
 
 
-def test_names_cannot_move_the_cursor(tmp_path: Path, data: Run) -> None:
-    write(tmp_path / "a\x1b[2J\n.jsonl", lines([0], game="x\x1b[31m") + b"torn")
-    _, out = data("count", tmp_path)
-    assert "\x1b" not in out
-    assert "a\\x1b[2J\\n.jsonl: 1 torn" in out
-
-
 # -- marks -----------------------------------------------------------------------------------------------------------
 
 
@@ -204,18 +197,6 @@ def test_a_run_that_plays_is_never_touched(tmp_path: Path, data: Run) -> None:
         assert log.read_bytes() == b"torn\n" + lines([0])
     assert data("repair", tmp_path)[0] == 0
     assert log.read_bytes() == lines([0])
-
-
-@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs links")
-def test_repair_replaces_the_file_behind_a_link(tmp_path: Path, data: Run) -> None:
-    real = write(tmp_path / "disk" / "a.jsonl", lines([0]) + b"torn")
-    real.chmod(0o640)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "a.jsonl").symlink_to(real)
-    assert data("repair", tmp_path / "runs")[0] == 0
-    assert (tmp_path / "runs" / "a.jsonl").is_symlink()
-    assert real.read_bytes() == lines([0])
-    assert real.stat().st_mode & 0o777 == 0o640
 
 
 # -- stats and export ------------------------------------------------------------------------------------------------

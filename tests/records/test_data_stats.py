@@ -39,17 +39,6 @@ def test_two_seats_with_draws_and_time_outs_apart() -> None:
     assert (low, high) == pytest.approx((20 / 70 - half, 20 / 70 + half), abs=1e-6)
 
 
-def test_four_seats_are_counted_by_their_utilities() -> None:
-    seats = Seats()
-    for utilities in ([0.5, -0.5, 0.0, 0.0], [0.2, 0.2, -0.4, 0.0], [0.1, 0.3, -0.2, -0.2]):
-        seats.add(game(0, utilities=utilities))
-    table = seats.table()
-    assert (table["decided"], table["draws"], table["fair_share"]) == (2, 1, 0.25)
-    assert [seat["wins"] for seat in table["seats"]] == [1, 1, 0, 0]
-    assert [seat["mean_utility"] for seat in table["seats"]] == pytest.approx([0.8 / 3, 0.0, -0.2, -0.2 / 3])
-    assert table["seats"][0]["mean_utility_95"] is None
-
-
 def test_models_are_counted_by_moves_and_games() -> None:
     part = SpecStats()
     part.add(game(0, models=["a", "a", None]), Cap(42, "x"))

@@ -8,11 +8,10 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from grove.common.errors import ServerGone
 from grove.game import load_game
 from grove.game.adapter import AdaptedGame
 from grove.game.contract import Game
-from grove.inference_server import Answer, Client, InferenceServer, Patience, ZmqClient, private_endpoint
+from grove.inference_server import Answer, Client, InferenceServer, ZmqClient, private_endpoint
 from grove.inference_server.backends.backend import make_backends
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.mcts import NONE, ROOT, Forest, LeafRows, SearchSettings
@@ -26,7 +25,6 @@ from grove.workers.selfplay.evaluators import (
     submit,
 )
 from grove.workers.selfplay.group import Group
-from tests.support.arithmetic_network import ArithmeticBackend
 
 NETWORK = NetworkSettings(network="resnet:blocks=1,channels=8", device="cpu", dtype="fp32", compile="off")
 WAIT_S = 100.0
@@ -181,15 +179,6 @@ def test_a_game_is_played_to_its_end(make: Make, kind: str) -> None:
     assert {sum(record.utilities) for record in group.finished} == {0.0}
 
 
-@every_kind
-def test_closing_twice_with_a_ticket_outstanding_is_harmless(make: Make, kind: str) -> None:
-    game = load_game("connect_four")
-    evaluator = make(kind, game)
-    submit(evaluator, asked(game, 4))
-    evaluator.close()
-    evaluator.close()
-
-
 class Wide:
     """More actions than a game may have whose replies carry all logits."""
 
@@ -227,26 +216,6 @@ def test_many_actions_come_back_as_those_of_the_legal_moves(make: Make, kind: st
     wanted = np.concatenate([dense.logits[i, actions[offsets[i] : offsets[i + 1]]] for i in range(5)])
     assert np.abs(ragged.logits - wanted).max() < 1e-5
     rows.forest.tell(rows.ids, ragged.logits, ragged.values, ragged.version)
-
-
-@pytest.mark.parametrize("channel", ["inproc", "zmq"])
-def test_a_server_that_ends_is_told(channel: str) -> None:
-    game = load_game("connect_four")
-    with (
-        private_endpoint() as endpoint,
-        InferenceServer(row_spec(game), [ArithmeticBackend(row_spec(game))]) as server,
-    ):
-        if channel == "inproc":
-            evaluator: Client = server.connect(1)
-        else:
-            patience = Patience(give_up_after_s=10.0, ping_interval_s=0.1)
-            evaluator = ZmqClient(server.bind(endpoint), row_spec(game), window=1, patience=patience)
-        assert answered(evaluator, asked(game, 4)).version == server.model_version
-        server.close()
-        rows = asked(game, 4)
-        with pytest.raises(ServerGone):
-            answered(evaluator, rows)
-        evaluator.close()
 
 
 def uniform_value(game: Game, state: np.ndarray, seat: int) -> float:

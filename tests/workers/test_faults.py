@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grove.common.errors import PoolError
-from grove.inference_server import Answer, Client, InferenceServer, Patience, ServerSettings, ZmqClient
+from grove.inference_server import Answer, Client, InferenceServer, ServerSettings, ZmqClient
 from grove.inference_server import server as grove_server
 from grove.inference_server.batching.lanes import Lane
-from grove.inference_server.batching.repair import out_of_memory
 from grove.inference_server.channels.zmq_channel import ZmqChannel
 from tests.support.arithmetic_network import SPEC, compute, random_rows
 from tests.support.faulty_backend import INFINITE, NAN, RAISES, FaultyBackend
@@ -85,12 +84,6 @@ def test_no_memory_at_all_is_a_broken_device() -> None:
         check(ask(server.connect(1), rows), rows, list(range(20)))
         with pytest.raises(PoolError, match=r"gives up: the device computes nothing any more .*out of memory"):
             server.check()
-
-
-def test_only_what_says_so_is_a_lack_of_memory() -> None:
-    assert out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
-    assert not out_of_memory(RuntimeError("illegal memory access"))
-    assert not out_of_memory(ValueError("out of memory"))
 
 
 @pytest.mark.parametrize("channel", ["inproc", "zmq"])
@@ -177,22 +170,6 @@ def test_without_memory_for_a_host_buffer_a_request_is_refused_whole_and_others_
         server.check()
 
 
-def test_a_request_that_found_no_memory_is_taken_when_it_comes_again(eventually: Eventually) -> None:
-    backend = FaultyBackend()
-    with InferenceServer(SPEC, [backend]) as server:
-        patience = Patience(resend_after_s=0.2, give_up_after_s=60, ping_interval_s=0.1)
-        client, rows = ZmqClient(server.bind("tcp://127.0.0.1:*"), SPEC, patience=patience), random_rows(SPEC, 100, 0)
-        backend.buffers = 0
-        client.submit(rows)
-        eventually(lambda: client.collect(0.05) or server.stats()["errors"].get("channel:MemoryError"))
-        backend.buffers = 1 << 30
-        reply = client.collect(100)
-        assert reply is not None
-        check(reply, rows, [])
-        server.check()
-        client.close()
-
-
 def test_a_channel_that_ends_ends_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(channel: ZmqChannel) -> None:
         raise MemoryError("no room")
@@ -238,10 +215,3 @@ def test_idle_lanes_and_slow_ones_do_not_hang(monkeypatch: pytest.MonkeyPatch) -
         now[0] += 0.5
         with pytest.raises(PoolError, match="lane 0 has computed nothing"):
             server.check()
-
-
-def test_backends_are_closed_with_the_server() -> None:
-    backends = [FaultyBackend(), FaultyBackend()]
-    with InferenceServer(SPEC, backends):
-        pass
-    assert [backend.closed for backend in backends] == [1, 1]

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from grove.common.errors import SettingError
 from grove.common.scratch import scratch_folder, sweep
 from grove.records.log import LineLog
 from grove.run.lock import FolderLock, holder
-from grove.workers.pool.children import Child
 from grove.workers.pool.supervision import BLINK_S, HANG_S, MOST_RESTARTS, STUCK_S, Restarts, Silence
 
 Eventually = Callable[[Callable[[], Any]], Any]
@@ -85,20 +80,6 @@ def test_syncs_follow_the_policy_also_when_no_further_line_comes(
         log.sync_if_due()
         log.sync_if_due()  # nothing new: no further sync
         assert len([n for n in synced if n <= 4 * size]) == after_wait
-
-
-def test_a_stopped_process_is_ended(eventually: Eventually) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(1000,))
-    process.start()
-    child = Child(process)
-    os.kill(child.pid, signal.SIGSTOP)
-    eventually(lambda: psutil.Process(child.pid).status() == psutil.STATUS_STOPPED)
-    assert not child.has_ended()
-    used = child.processor_seconds()
-    assert used is not None
-    assert used == child.processor_seconds()
-    assert child.end(0.0)
-    assert child.has_ended()
 
 
 _OWN = """

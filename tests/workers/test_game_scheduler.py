@@ -3,7 +3,7 @@ time."""
 
 from __future__ import annotations
 
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -90,18 +90,6 @@ def test_a_run_with_deaths_finishes_every_index_once(
             scheduler.finish(worker, over)
             finished += over
     assert sorted(finished) == list(range(games))
-
-
-@given(games=st.integers(1, 300), count=st.integers(1, 12), capacity=st.integers(1, 64))
-@example(games=11, count=5, capacity=1)  # a reserve for the first must not leave the last without a game
-def test_near_the_end_all_workers_get_even_parts(games: int, count: int, capacity: int) -> None:
-    scheduler = GameScheduler(range(games))
-    parts = [len(scheduler.hand_out(worker, share(scheduler, count, capacity, 0))) for worker in range(count)]
-    if -(-games // count) <= capacity:  # all games fit into the workers' slots
-        assert sum(parts) == games
-        assert max(parts) == -(-games // count)
-    else:
-        assert min(parts) >= min(capacity, games // count)
 
 
 def test_games_done_elsewhere_do_not_count() -> None:

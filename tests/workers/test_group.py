@@ -82,16 +82,6 @@ def test_records_keep_to_rules_and_search(spec: str) -> None:
         assert (read.moves, read.visits, read.utilities) == (record.moves, record.visits, record.utilities)
 
 
-def test_forced_moves_are_played_without_a_search() -> None:
-    game = load_game("hex:size=2")
-    records = finished(played(game, SearchSettings(simulations=2), range(60), 16))
-    forced = [visits is None for record in records for visits in record.visits]
-    assert any(forced)
-    assert not all(forced)
-    for record in records:
-        show_game(record, game, io.StringIO())
-
-
 @pytest.mark.parametrize("slots", [1, 3, 20])
 @pytest.mark.parametrize("options", [{}, {"cache": 4096}, {"leaves": 3}, {"reuse": True}])
 def test_a_game_does_not_depend_on_its_company(slots: int, options: dict[str, int]) -> None:
@@ -148,23 +138,6 @@ def test_the_tally_counts_what_happened() -> None:
     assert group.games_in_progress() == []
 
 
-def test_other_run_seeds_give_other_games() -> None:
-    game = load_game("hex:size=4")
-    moves = set()
-    for seed in range(4):
-        group = Group(game, game.name, SHORT, 1, None)
-        group.start(seed, [0])
-        while group.playing:
-            decided = group.forest.search()
-            if len(decided):
-                group.play(decided)
-                continue
-            rows = group.forest.ask()
-            group.tell(rows.ids.copy(), evaluated(game, rows))
-        moves.add(tuple(group.finished[0].moves))
-    assert len(moves) == 4
-
-
 # -- hidden information ----------------------------------------------------------------------------------------------
 
 HIDDEN = ["blob:players=3,cards=3", "blob:players=3,match=2"]
@@ -195,22 +168,6 @@ def test_a_hidden_game_does_not_depend_on_its_company(spec: str, options: dict[s
     settings = SearchSettings(simulations=12, worlds=3, **options)
     alone = SearchSettings(simulations=12, worlds=3, **{n: v for n, v in options.items() if n != "cache"})
     assert gist(finished(played(game, settings, range(6), 5))) == gist(finished(played(game, alone, range(6), 1)))
-
-
-def test_a_decision_is_sampled_over_its_worlds() -> None:
-    game = load_game("blob:players=4,cards=4")
-    group = played(game, SearchSettings(simulations=39, worlds=4, simulations_per="decision"), range(10), 4)
-    assert group.tally.decisions > SAMPLE_EVERY
-    assert group.forest.simulations == group.tally.decisions * 36
-    assert 0 < group.tally.distinct_evaluations <= group.tally.sampled_evaluations <= 40 * group.tally.sampled_decisions
-
-
-def test_hidden_games_end_as_timeouts_too() -> None:
-    game = load_game("blob:players=3,match=2")
-    group = played(game, SearchSettings(simulations=4, worlds=2, max_moves=5), range(3), 2)
-    for record in finished(group):
-        assert (len(record.moves), record.status, record.utilities) == (5, "timeout", [0.0] * 3)
-        assert record.extra["scores"] == []
 
 
 def test_temperatures_count_the_moves_of_the_round() -> None:

@@ -154,14 +154,6 @@ def test_never_more_rows_than_games_and_no_more_tickets_than_groups(supervise: A
     assert max(evaluator.windows) == 3
 
 
-def test_a_worker_with_fewer_games_than_groups(supervise: Any) -> None:
-    evaluator = Watched()
-    worker = supervise(evaluator, games=1, groups=4)
-    worker.pipe.send("indices", [3, 9])
-    assert worker.finished(2) == [3, 9]
-    assert max(evaluator.windows) == 1
-
-
 def test_a_pause_stops_the_search_and_keeps_the_trees(supervise: Any) -> None:
     evaluator = Watched()
     worker = supervise(evaluator, simulations=400)
@@ -200,16 +192,6 @@ def test_a_worker_whose_supervisor_is_gone_ends_with_its_games_on_disk(supervise
     records, problems = read_log(worker.log)
     assert len(records) >= 3
     assert not problems
-
-
-def test_stopping_in_mid_game_leaves_only_whole_lines(supervise: Any) -> None:
-    worker = supervise(Watched(), simulations=100)
-    worker.pipe.send("indices", list(range(50)))
-    worker.wait_for("stats")
-    worker.pipe.send("stop")
-    worker.wait_for("bye")
-    worker.join()
-    assert not worker.log.exists() or not read_log(worker.log)[1]
 
 
 def test_a_worker_gives_up_when_every_answer_fails(supervise: Any) -> None:
