@@ -16,7 +16,7 @@ from grove.game import load_game
 from grove.inference_server.models.model_file import save_model
 from grove.inference_server.networks.networks import build_network
 from grove.workers.selfplay.evaluators import row_spec
-from tests.support.command import Grove
+from tests.support.command import ROOT, Grove
 
 Refused = Callable[..., str]
 QUICK = ("selfplay", "--games", 2, "--simulations", 2)
@@ -189,38 +189,12 @@ def test_a_users_network_that_does_not_fit(grove: Grove) -> None:
 # -- a user's game -------------------------------------------------------------------------------------------------
 
 NUMBERS = itertools.count()
-SOUND = """
-class Race:
-    num_players, num_actions, max_moves = 2, 2, 8
-    observation_shape, observation_dtype, zero_sum = (1, 3, 3), "uint8", True
-
-    def __init__(self, seed):
-        self.at, self.moves = 0, 0
-
-    def legal_actions(self):
-        return [0, 1]
-
-    def step(self, action):
-        self.at += action + 1
-        self.moves += 1
-
-    def to_play(self):
-        return self.moves % 2
-
-    def utility(self):
-        if self.at < 6:
-            return None
-        return [1, -1] if self.moves % 2 else [-1, 1]
-
-    def observe(self):
-        return [[[self.at, 0, 0], [0, 0, 0], [0, 0, 0]]]
-"""
-
+SOUND = (ROOT / "tests" / "support" / "sticks.py").read_text()
 BREAKS = [
-    ("return [1, -1] if", "return [2, -2] if", "utilit"),
-    ("def legal_actions(self):\n        return [0, 1]", "def legal_actions(self):\n        return 1 / 0", "division"),
-    ("class Race:", "raise RuntimeError('no licence')\nclass Race:", "no licence"),
-    ("class Race:", "class Rice:", "Rice"),
+    ("[1 if seat == winner else -1", "[2 if seat == winner else -2", "utilit"),
+    ("return range(min(2, self.left))", "return 1 / 0", "division"),
+    ("class Sticks:", "raise RuntimeError('no licence')\nclass Sticks:", "no licence"),
+    ("class Sticks:", "class Stacks:", "Stacks"),
 ]
 
 
@@ -229,9 +203,9 @@ def test_a_users_game_that_breaks_the_contract(
     tmp_path: Path, refused: Refused, old: str, new: str, fragment: str
 ) -> None:
     assert old in SOUND
-    module = f"race{next(NUMBERS)}"  # imported once a process
+    module = f"sticks{next(NUMBERS)}"  # imported once a process
     (tmp_path / f"{module}.py").write_text(SOUND.replace(old, new))
-    line = refused(*QUICK, "--game", f"{module}:Race", "--evaluator", "test", "--out", tmp_path / "run")
+    line = refused(*QUICK, "--game", f"{module}:Sticks", "--evaluator", "test", "--out", tmp_path / "run")
     assert fragment in line
     assert not (tmp_path / "run").exists()
 
@@ -253,13 +227,13 @@ def count():
     if len(CALLS.read_text()) > 2000:
         1 / 0
 """
-    (tmp_path / "late_race.py").write_text(broken + late)
+    (tmp_path / "late_sticks.py").write_text(broken + late)
     line = refused(
-        *("selfplay", "--games", 500, "--simulations", 9, "--game", "late_race:Race", "--evaluator", "test"),
+        *("selfplay", "--games", 500, "--simulations", 9, "--game", "late_sticks:Sticks", "--evaluator", "test"),
         *("--workers", 1, "--pool", "process", "--out", tmp_path / "run"),
     )
     assert "ZeroDivisionError: division by zero" in line
-    assert "late_race.py:" in line
+    assert "late_sticks.py:" in line
 
 
 # -- commands and sockets ------------------------------------------------------------------------------------------
