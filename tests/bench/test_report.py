@@ -6,7 +6,7 @@ import json
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -31,21 +31,24 @@ COMPARED = {
 class Page(HTMLParser):
     """A page's text, its references and its tags; refuses tags that are not closed in order."""
 
-    VOID: ClassVar[set[str]] = {"meta", "img", "br", "link"}
-
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.path = path
         self.text, self.tags, self.references = "", [], []  # type: tuple[str, list[str], list[str]]
         self._open: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
+        content = path.read_text(encoding="utf-8")
+        self.feed(content)
         assert not self._open
+        # It works offline: no script, and every reference is a file beside the page or a place in it.
+        assert not {"script", "link", "iframe"} & set(self.tags)
+        assert not [word for word in ("@import", "url(") if word in content]
+        for reference in self.references:
+            assert reference.startswith("#") or (path.parent / unquote(reference)).is_file(), reference
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.references += [value or "" for name, value in attrs if name in ("src", "href")]
         assert not [name for name, _ in attrs if name.startswith("on")]
-        if tag not in self.VOID:
+        if tag not in ("meta", "img"):
             self._open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -53,15 +56,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data if self._open[-1:] != ["style"] else ""
-
-    def works_offline(self) -> None:
-        """Check that there is no script and that every reference is a file beside the page or a place in it."""
-        assert not {"script", "link", "iframe"} & set(self.tags)
-        content = self.path.read_text(encoding="utf-8")
-        assert "@import" not in content
-        assert "url(" not in content
-        for reference in self.references:
-            assert reference.startswith("#") or (self.path.parent / unquote(reference)).is_file(), reference
 
 
 def write(folder: Path, **files: Any) -> Path:
@@ -77,9 +71,7 @@ def written(*folders: Path, out: Path | None = None) -> Page:
     """Write a report in this process and return its page."""
     path = out or folders[0] / "report.html"
     assert report(Report(folders=tuple(map(str, folders)), out=str(path))) == 0
-    page = Page(path)
-    page.works_offline()
-    return page
+    return Page(path)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +90,6 @@ def test_a_real_run_is_reported_by_the_command(played: Path, grove: Grove) -> No
     said = grove.play("report", played)
     assert said.strip() == str(played / "report.html")
     page = Page(played / "report.html")
-    page.works_offline()
     summary, head = (json.loads((played / name).read_text()) for name in ("summary.json", "run.json"))
     for text in (head["machine"]["cpu"], head["commit"], "24 games, ", "games/min", "mlp:layers=1,width=8"):
         assert text in page.text

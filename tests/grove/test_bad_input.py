@@ -129,38 +129,6 @@ def test_config_files(tmp_path: Path, refused: Refused, text: str, fragments: tu
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_made_by_other_settings_is_refused_with_the_difference_and_unharmed(grove: Grove) -> None:
-    out = grove.folder / "run"
-    command = ("selfplay", "--games", 4, "--evaluator", "test", "--out", out)
-    grove.play(*command, "--simulations", 8, "--seed", 1)
-    before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
-    line = grove.refused(*command, "--simulations", 9, "--seed", 2)
-    assert "simulations: 8 -> 9" in line
-    assert "seed: 1 -> 2" in line
-    assert "another --out" in line
-    line = grove.refused(*command, "--simulations", 8, "--game", "hex:size=3")
-    assert "game: 'connect_four' -> 'hex:size=3'" in line
-    assert {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()} == before
-
-
-def test_a_foreign_folder_is_refused_and_unharmed(tmp_path: Path, refused: Refused) -> None:
-    out = tmp_path / "thesis"
-    out.mkdir()
-    (out / "chapter1.txt").write_text("do not touch")
-    assert "'chapter1.txt' but no run" in refused(*QUICK, "--evaluator", "test", "--out", out)
-    assert [path.name for path in out.iterdir()] == ["chapter1.txt"]
-
-
-def test_a_folder_in_use_is_refused(grove: Grove, eventually) -> None:
-    out = grove.folder / "run"
-    command = ("selfplay", "--games", 100_000, "--evaluator", "test", "--simulations", 50, "--out", out)
-    first = grove.start(*command)
-    eventually((out / "config.toml").exists)
-    assert "in use" in grove.refused(*command)
-    first.terminate()
-    assert grove.end(first).returncode == 0
-
-
 # -- models and networks -------------------------------------------------------------------------------------------
 
 

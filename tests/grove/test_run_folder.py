@@ -97,22 +97,6 @@ def test_folder_in_use_is_refused(tmp_path: Path) -> None:
     open_run(tmp_path / "run").close()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
-    program = f"""
-import os, signal
-from pathlib import Path
-from tests.grove.test_run_folder import open_run
-run = open_run(Path({str(tmp_path / "run")!r}))
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False)
-    assert done.returncode == -9
-    assert (tmp_path / "run" / "lock").exists()
-    with open_run(tmp_path / "run") as run:
-        assert run.resumed
-
-
 def test_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("all of it")
     with pytest.raises(SettingError, match=r"thesis\.tex"):
@@ -146,7 +130,6 @@ def test_what_killed_processes_left_half_written_goes(tmp_path: Path) -> None:
         assert len(list(slot.iterdir())) == 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be synced")
 def test_the_names_of_all_new_folders_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced, real = set(), os.fsync
 
