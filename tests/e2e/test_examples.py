@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import grove
-from tests.conftest import ROOT
+from tests.support.command import ROOT
 
 EXAMPLES = ROOT / "examples"
 CASES = {

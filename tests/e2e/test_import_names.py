@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Grove
+from tests.support.command import ROOT, Grove
 
 NAMES = ("bench", "common", "game", "inference_server", "mcts", "records", "workers")
 INSTALLED = ("msgpack", "numpy", "random", "torch", "zmq")
