@@ -12,13 +12,13 @@ from torch import nn
 from grove.common.errors import ModelError, SettingError
 from grove.inference_server.backends.backend import make_backends
 from grove.inference_server.backends.execution import bf16_drift
-from grove.inference_server.backends.served_network import ServedNetwork, random_rows, row_unit_of
+from grove.inference_server.backends.served_network import ServedNetwork, random_rows
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.inference_server.interface.rows import RowSpec
 from grove.inference_server.models.model_file import LoadedModel, load_model, save_model
-from grove.inference_server.networks.blobnet import BLOBNET_SPECS, ROW_UNIT, BlobNet, BlobNetShape
+from grove.inference_server.networks.blobnet import BLOBNET_SPECS, ROW_UNIT
 from grove.inference_server.networks.folding import served_form
-from grove.inference_server.networks.networks import build_network, is_user_class
+from grove.inference_server.networks.networks import build_network
 from grove.inference_server.networks.onednn import onednn_fault
 from tests.support.network_rows import FOUR, THREE
 
@@ -77,12 +77,6 @@ def test_parameters(spec, count):
     assert parameters(build_network(spec, BLOB)) == count
 
 
-def test_with_one_value_the_origin_has_both_its_published_sizes():
-    assert parameters(build_network("blobnet:origin", ONE_VALUE)) == 4_917_301
-    shape = BlobNetShape(blocks=2, width=128, feed_forward=256, policy_hidden=256, origin=True)
-    assert parameters(BlobNet(ONE_VALUE, shape)) == 361_269
-
-
 @pytest.mark.parametrize("players", range(3, 9))
 def test_a_value_per_player_in_every_form(players):
     spec = replace(BLOB, game=f"blob:players={players},cards=6", num_players=players)
@@ -120,38 +114,12 @@ def test_folding_changes_nothing(spec):
     assert parameters(folded) < parameters(network)
 
 
-def test_the_origin_is_served_in_the_same_layers():
-    origin, plain = (served_form(build_network(spec, BLOB)).state_dict() for spec in ("blobnet:origin", "blobnet"))
-    assert {name: tensor.shape for name, tensor in origin.items()} == {n: tensor.shape for n, tensor in plain.items()}
-
-
-def test_a_subclass_is_served_as_it_is():
-    class Doubled(BlobNet):
-        def forward(self, observations):
-            logits, values = super().forward(observations)
-            return 2 * logits, values
-
-    network = Doubled(BLOB, build_network("blobnet:small", BLOB).shape).requires_grad_(False)
-    rows = blob_rows(3)
-    assert_same(ServedNetwork(model_of("x", network), CPU, torch.float32, 8)(rows), network(rows))
-
-
 @pytest.mark.parametrize(("spec", "count"), [("blobnet", 48), ("blobnet:small", 1), ("blobnet:small", 48)])
 @torch.inference_mode()
 def test_fused_operators_give_the_same(spec, count):
     network = shaken(spec)
     rows = blob_rows(count)
     assert_same(ServedNetwork(model_of(spec, network), CPU, torch.float32, 32)(rows), network(rows))
-
-
-@pytest.mark.skipif(bool(NO_BF16), reason=NO_BF16)
-@torch.inference_mode()
-def test_fused_operators_in_bf16_come_near():
-    network = shaken("blobnet:small")
-    rows = blob_rows(64)
-    exact = ServedNetwork(model_of("blobnet:small", network), CPU, torch.float32)
-    rounded = ServedNetwork(model_of("blobnet:small", network), CPU, torch.bfloat16, 64)
-    assert max(bf16_drift(exact, rounded, rows)) < 0.2
 
 
 @pytest.mark.parametrize(("spec", "onednn_rows"), [("blobnet:small", 0), ("blobnet:small", 32), ("blobnet:origin", 32)])
@@ -192,13 +160,6 @@ def test_a_lane_takes_the_fused_operators_and_equal_rows_are_equal_anywhere():
     backend.close()
 
 
-def test_rows_for_measuring_are_in_the_units_of_the_network():
-    assert row_unit_of(build_network("blobnet:small", BLOB)) == ROW_UNIT
-    assert row_unit_of(build_network("mlp", BLOB)) == 1
-    assert random_rows(BLOB, 64).unique().tolist() == [0, 1]
-    assert random_rows(BLOB, 64, one=ROW_UNIT).unique().tolist() == [0, ROW_UNIT]
-
-
 @torch.inference_mode()
 def test_rows_for_measuring_are_told_apart_by_the_network():
     """Without the unit they would all look alike, and the drift of bf16 would be probed at one point."""
@@ -235,18 +196,9 @@ def test_hands_beyond_thirteen_cards_are_refused(cards):
     refused("blobnet:small", replace(BLOB, game=f"blob:players=3,{cards}"), "a row holds bids of 0..13; choose")
 
 
-@pytest.mark.parametrize("cards", ["cards=13", "match=13"])
-def test_thirteen_cards_are_held(cards):
-    build_network("blobnet:small", replace(BLOB, game=f"blob:players=3,{cards}"))
-
-
 @pytest.mark.parametrize("spec", ["blobnet:big", "blobnet:blocks=3", "blobnet:Small"])
 def test_unknown_variants_are_refused_with_the_list(spec):
     refused(spec, BLOB, "use blobnet, blobnet:small or blobnet:origin")
-
-
-def test_a_variant_is_no_users_class():
-    assert not any(is_user_class(spec) for spec in (*BLOBNET_SPECS, "blobnet:big"))
 
 
 def refused(spec, row_spec, words):

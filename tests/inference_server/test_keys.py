@@ -161,21 +161,6 @@ def test_damaged_folders_are_said(folder: Path, tmp_path: Path) -> None:
         Keys(folder="x", clients="../up")
 
 
-@pytest.mark.parametrize("bind", ["tcp://0.0.0.0:*", "tcp://*:7447", "tcp://[::]:7447", "tcp://some.host:7447"])
-def test_other_machines_are_served_only_with_keys(bind: str, server: InferenceServer) -> None:
-    with pytest.raises(SettingError, match="only with keys; make them with `grove keys DIR`"):
-        server.bind(bind)
-
-
-def test_sockets_lie_in_a_folder_of_ones_own(server: InferenceServer) -> None:
-    with private_endpoint() as wished:
-        if not wished.startswith("ipc://"):
-            pytest.skip("this system has no ipc sockets")
-        path = Path(server.bind(wished).removeprefix("ipc://"))
-        assert path.is_socket()
-        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-
-
 def test_serve_and_work_with_keys(grove: Grove) -> None:
     folder, out = grove.folder / "keys", grove.folder / "run"
     grove.play("keys", folder, "--clients", "ann")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -144,22 +143,3 @@ def test_a_run_tells_its_figures(grove: Grove, tmp_path: Path, eventually: Calla
     assert grove.end(run).returncode == 0
     said = grove.refused(*play, *MLP, "--evaluator", "rollout", "--metrics-port", port, "--out", tmp_path / "other")
     assert "the rollout evaluator has no server" in said
-
-
-def test_a_server_for_others_tells_its_figures_and_a_taken_port_is_one_line(grove: Grove, tmp_path: Path) -> None:
-    port = free_port()
-    serve = grove.start(
-        "serve", "--game", "hex:size=5", *MLP, "--bind", "tcp://127.0.0.1:*", "--metrics-port", port, cwd=tmp_path
-    )
-    assert serve.stdout is not None
-    while not serve.stdout.readline().startswith("workers: "):
-        assert serve.poll() is None, serve.communicate()
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
-        found = samples(answer.read().decode())
-    assert found["grove_clients", ""] == found["grove_rows_total", ""] == 0
-    assert found["grove_queue_seconds_count", ""] == 0
-    assert sys.platform != "linux" or found["process_resident_memory_bytes", ""] > 1e6
-    run = ("selfplay", "--game", "hex:size=5", "--games", 4, *MLP, "--metrics-port", port, "--out", tmp_path / "run")
-    assert "has no such free port" in grove.refused(*run)
-    serve.terminate()
-    assert grove.end(serve).returncode == 0

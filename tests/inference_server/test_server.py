@@ -17,7 +17,6 @@ import pytest
 
 from grove.common.errors import PoolError, ServerGone, SettingError
 from grove.inference_server import InferenceServer, ServerSettings, ZmqClient, private_endpoint
-from grove.inference_server.interface.stats import summary
 from tests.support.arithmetic_network import SPEC, ArithmeticBackend, compute, random_rows
 
 Eventually = Callable[[Callable[[], Any]], Any]
@@ -191,16 +190,6 @@ def test_a_second_batch_is_launched_while_the_first_is_computed(eventually: Even
             assert np.array_equal(answer.logits, compute(SPEC, random_rows(SPEC, 32, seed))[0])
 
 
-def test_draining_answers_everything_first() -> None:
-    with InferenceServer(SPEC, [ArithmeticBackend(SPEC, seconds=0.02)]) as server:
-        client = server.connect(4)
-        for seed in range(3):
-            client.submit(random_rows(SPEC, 40, seed))
-        assert server.drain(60)
-        for seed in range(3):
-            assert np.array_equal(client.collect(60).logits, compute(SPEC, random_rows(SPEC, 40, seed))[0])
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [("max_batch", 0), ("max_delay_us", -1), ("max_window", 1000), ("lanes", True), ("idle_after_ms", 1.5)],
@@ -208,32 +197,3 @@ def test_draining_answers_everything_first() -> None:
 def test_settings_out_of_range(name: str, value: object) -> None:
     with pytest.raises(SettingError, match=f"{name} is {value}"):
         ServerSettings(**{name: value})
-
-
-def test_the_real_network_served_equals_direct() -> None:
-    from grove.inference_server.backends.backend import make_backends
-    from grove.inference_server.interface.network_settings import NetworkSettings
-
-    network = NetworkSettings(network="resnet:blocks=1,channels=8", device="cpu", dtype="fp32", compile="off")
-    served = make_backends(SPEC, network, 64, 2)
-    direct = make_backends(SPEC, network, 64, 1)[0]
-    direct.warm()
-    with private_endpoint() as endpoint, InferenceServer(SPEC, served) as server:
-        assert server.wait_ready(60)
-        server.bind(endpoint)
-        clients = [server.connect(1), ZmqClient(endpoint, SPEC, window=1)]
-        for seed, client in enumerate(clients):
-            rows = random_rows(SPEC, 100, seed)
-            client.submit(rows)
-            answer = client.collect(60)
-            for row in range(0, 100, 9):
-                buffer = direct.new_host_buffer()
-                buffer[0] = rows[row]
-                logits, values = direct.finish(direct.launch(buffer, 1, direct.buckets[0]))
-                assert np.abs(answer.logits[row] - logits[0]).max() < 1e-5
-                assert np.abs(answer.values[row] - values[0]).max() < 1e-5
-            assert answer.version == direct.version_of()
-            client.close()
-        assert summary(server.stats())["mean_batch_rows"] > 1
-    for backend in [*served, direct]:
-        backend.close()
