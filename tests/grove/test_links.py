@@ -40,8 +40,8 @@ def test_named_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     own = re.findall(r"<!-- file: (\S+) -->", text)  # what a tutorial lets its reader write
     modules = [f"{name.replace('.', '/')}.py" for name in re.findall(r"-m grove\.([\w.]+)", text)]
-    for name in {*re.findall(r"(?<![\w/])[a-z0-9_/]+\.py\b", text), *modules}:
-        assert name in own or any(file.endswith(f"/{name}") for file in FILES), name
+    for name in {*re.findall(r"(?<![\w/.])[a-z0-9_/]+\.py\b", text), *modules}:
+        assert name in own or name.startswith("my_") or any(file.endswith(f"/{name}") for file in FILES), name
 
 
 def flags(kind: Any) -> set[str]:
