@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import logging
 import multiprocessing
 import os
 import threading
@@ -36,6 +37,7 @@ from grove.workers.pool.plan import ServerJob
 from grove.workers.selfplay.control_pipe import ControlPipe
 from grove.workers.selfplay.evaluators import row_spec
 
+_log = logging.getLogger("grove")
 _STOP_S = 10.0
 """Longest wait for a server to answer what it took in before it is killed."""
 
@@ -166,7 +168,9 @@ def _server(job: ServerJob) -> Iterator[str]:
         kind = ""
         while kind != "stop":
             kind, *values = pipe.receive(1.0) or ("",)
-            if kind in ("ready", "failed"):
+            if kind == "problem" or (kind == "failed" and told.is_set()):
+                _log.warning("inference server: %s", values[0])
+            elif kind in ("ready", "failed"):
                 said[kind] = values[0]
                 told.set()
         told.set()

@@ -122,6 +122,30 @@ def test_a_script_without_main_guard_plays_games_that_lie_elsewhere(tmp_path: Pa
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "once\n4 run 4\n"), done
 
 
+STOPPED = """
+import os, signal, threading, time
+from pathlib import Path
+import grove
+
+def stop():
+    while not any(log.stat().st_size for log in Path("run/games").glob("*.jsonl")):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=stop).start()
+try:
+    grove.selfplay("connect_four", games=10**7, simulations=8, evaluator="test", out="run", quiet=True)
+except KeyboardInterrupt:
+    print("stopped", len(list(grove.read_games("run"))) > 0)
+"""
+
+
+def test_control_c_ends_a_run_and_its_games_are_saved(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(STOPPED)
+    done = python(tmp_path, "script.py")
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "stopped True\n"), done
+
+
 def test_wrong_calls_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="did you mean simulations"):
         grove.selfplay("connect_four", simulatons=5, out=tmp_path / "run")
