@@ -18,6 +18,7 @@ import stat
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -113,8 +114,7 @@ def reason(error: BaseException) -> str:
 
 def _refuse_special(mode: int) -> None:
     if not stat.S_ISREG(mode):
-        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
-        raise OSError(f"it is {kinds.get(stat.S_IFMT(mode), 'no regular file')}, which is never opened")
+        raise OSError("it is no regular file but a pipe, a socket or a device, which is never read")
 
 
 # -- runs ------------------------------------------------------------------------------------------------------------
@@ -160,16 +160,12 @@ def read_whole(path: Path, largest: int = _LARGEST_RUN_FILE) -> bytes:
     return content
 
 
-def open_regular(path: Path) -> IO[bytes]:
+@contextmanager
+def open_regular(path: Path) -> Iterator[IO[bytes]]:
     """Open a regular file for reading. Raises OSError for anything else, without waiting for a pipe's writer."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-    fd = os.open(path, flags)
-    try:
-        _refuse_special(os.fstat(fd).st_mode)
-        return os.fdopen(fd, "rb", buffering=_BLOCK)
-    except BaseException:
-        os.close(fd)
-        raise
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        _refuse_special(os.fstat(file.fileno()).st_mode)
+        yield file
 
 
 # -- lines -----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +21,7 @@ from grove.inference_server.interface.network_settings import resolve_network
 from grove.inference_server.model_watch import ModelWatch
 from grove.run.interrupts import STOPPED, Interrupts
 from grove.run.settings import Serve
-from grove.workers.pool.server_entry import FAULT_STATUS, READY_S, metrics_at
+from grove.workers.pool.server_entry import FAULT_STATUS, READY_S
 from grove.workers.selfplay.evaluators import row_spec
 
 REPORT_S = 5.0
@@ -54,7 +54,9 @@ def serve(settings: Serve) -> int:
             print("ended", flush=True)
             _end_now(0)  # not in order: a lane may go on compiling for minutes, and there is nothing to lose
         if settings.metrics.metrics_port:
-            stack.enter_context(metrics_at(server, settings.metrics.metrics_port))
+            from grove.inference_server.metrics import Exporter
+
+            stack.enter_context(closing(Exporter(server.stats, settings.metrics.metrics_port)))
         source = ModelFiles(spec, network)
         for name, file in models:
             server.swap(source.load(file), name)

@@ -57,8 +57,8 @@ def test_pipes_sockets_and_devices_are_named_and_never_opened(tmp_path: Path) ->
     os.mkfifo(tmp_path / "not-wanted")
     found = look(tmp_path)
     assert [(trouble.path.name, trouble.text.split(",")[0]) for trouble in found.troubles] == [
-        ("a.jsonl", "it is a pipe"),
-        ("b.jsonl", "it is a device"),
+        ("a.jsonl", "it is no regular file but a pipe"),
+        ("b.jsonl", "it is no regular file but a pipe"),
     ]
     assert found.unread
     assert found.logs == []

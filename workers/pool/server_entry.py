@@ -7,12 +7,12 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grove.common.errors import PoolError, SettingError
+from grove.common.errors import PoolError
 from grove.common.usage import peak_rss_mb
 from grove.inference_server import InferenceServer
 from grove.inference_server.channels.keys import ServerKeys
@@ -100,7 +100,9 @@ class _Server:
             raise PoolError(f"the lanes were not ready within {READY_S:.0f} s; see `grove doctor`")
         self._server = server
         if job.metrics_port:
-            self._stack.enter_context(metrics_at(server, job.metrics_port))
+            from grove.inference_server.metrics import Exporter
+
+            self._stack.enter_context(closing(Exporter(server.stats, job.metrics_port)))
         self._ready |= {"backend": backends[0].describe(), "lanes": len(backends)}
         if job.models:
             source = ModelFiles(rows, job.network)
@@ -146,13 +148,3 @@ class _Server:
     def _stats(self) -> dict[str, Any]:
         stats = self._server.stats() if self._server else {}
         return {**stats, "peak_rss_mb": peak_rss_mb()}
-
-
-def metrics_at(server: InferenceServer, port: int) -> AbstractContextManager[Any]:
-    """Tell the server's figures at /metrics of `port` until the context is left. Raises SettingError."""
-    try:
-        from grove.inference_server.metrics import Exporter
-    except ImportError:
-        why = "the package prometheus-client is not installed"
-        raise SettingError.of("metrics-port", port, why, "install it, or leave the port out") from None
-    return closing(Exporter(server.stats, port))
