@@ -21,6 +21,8 @@ from tests.support.left_behind import describe, own_threads, processes_left, soc
 
 LEAVE_S = 60.0
 """Longest time that processes, threads and folders may take to go once a test is over."""
+WAIT_S = 200.0
+"""Hard limit on what comes eventually."""
 
 
 def pytest_configure() -> None:
@@ -96,7 +98,7 @@ def eventually() -> Callable[[Callable[[], Any]], Any]:
     """Wait, within a hard limit, until a condition holds; return its value."""
 
     def wait(condition: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + WAIT_S
         while not (value := condition()):
             assert time.monotonic() < deadline, "it never came to that"
             time.sleep(0.01)

@@ -14,7 +14,7 @@ from grove.records.record import read_folder
 from grove.workers.pool.plan import PoolPlan, Sizes
 from grove.workers.pool.pool import Pool
 
-LIMIT_S = 100.0
+LIMIT_S = 200.0
 NETWORK = NetworkSettings(network="mlp:layers=1,width=16", device="cpu", dtype="fp32", compile="off")
 
 

@@ -22,7 +22,7 @@ from grove.workers.selfplay.job import WorkerJob
 from grove.workers.selfplay.worker import MOST_FAILURES, Worker
 from tests.support.data_tools import read_log
 
-WAIT_S = 100.0
+WAIT_S = 200.0
 
 
 class Watched(HashEvaluator):
