@@ -19,6 +19,7 @@ from grove.common.errors import PoolError, SettingError
 from grove.inference_server.interface.network_settings import NetworkSettings
 from grove.inference_server.interface.settings import ServerSettings
 from grove.mcts.settings import SearchSettings
+from grove.run.folder import new_path
 from grove.run.settings import FileSettings, check_range, flatten
 from grove.workers.pool.settings import PoolSettings
 
@@ -177,14 +178,8 @@ def resolve_load(settings: T, command: str) -> tuple[Game, T, str]:
     check_worlds(game, settings.search)
     network, why = resolve_network(settings.network, row_spec(game))
     said = f"network: {network.model or network.network} ({why})"
-    out = settings.out or new_folder(f"{command}-{game.name}")
+    out = settings.out or new_path(f"{command}-{game.name}")
     return game, replace(settings, game=game.name, network=network, out=str(out)), said
-
-
-def new_folder(name: str) -> Path:
-    """Return runs/NAME-TIME, which is not made."""
-    plain = "".join(c if c.isalnum() else "-" for c in name)
-    return Path("runs") / f"{plain}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def load_fields(settings: Load) -> dict[str, Any]:

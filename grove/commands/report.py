@@ -7,8 +7,8 @@ from pathlib import Path
 
 import tyro
 
-from grove.commands.bench import new_folder
 from grove.common.errors import RecordError, SettingError
+from grove.run.folder import new_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ def report(settings: Report) -> int:
     if not settings.folders:
         raise SettingError("no folder is given; name run folders or folders of `grove bench`, e.g. runs/first")
     first = Path(settings.folders[0])
-    path = Path(settings.out) if settings.out else first if len(settings.folders) == 1 else new_folder("report")
+    path = Path(settings.out) if settings.out else first if len(settings.folders) == 1 else new_path("report")
     path = path if path.suffix in (".html", ".htm") else path / "report.html"
     if path.exists() and not is_page(path):
         raise SettingError.of("out", str(path), "it is there and no page of this command", "give another name")

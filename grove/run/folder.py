@@ -173,10 +173,10 @@ class RunFolder:
         write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
-def new_path(game: str) -> Path:
-    """Return the folder of a new run of `game`, runs/GAME-TIME; it is not made."""
-    name = "".join(c if c.isalnum() else "-" for c in game)
-    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+def new_path(name: str) -> Path:
+    """Return the folder of something new, such as a run of game `name`: runs/NAME-TIME; it is not made."""
+    plain = "".join(c if c.isalnum() else "-" for c in name)
+    return Path("runs") / f"{plain}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
