@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -181,7 +180,9 @@ def _run(name: str, flags: list[str]) -> int:
         print(_overview(), end="")
         return 0
     if name in ("-V", "--version"):
-        print(f"grove {importlib.metadata.version('grove-selfplay')}")
+        from importlib.metadata import version
+
+        print(f"grove {version('grove-selfplay')}")
         return 0
     if name not in COMMANDS:
         raise GroveError(f"{name!r} is no command; `grove --help` lists them")
