@@ -181,7 +181,7 @@ WRONG = {
     "profile": {"--seconds 0": "seconds is 0", "--games 0": "games is 0"},
     "tune": {
         "--minutes 1 --seconds 60": "--seconds 60 is given too; give one of them",
-        "--seconds 5": "the budget must lie in 10..1000000 seconds",
+        "--seconds 5": "it must lie in 10..1000000",
         "--knobs workers,simulations": "'simulations' is not searched; choose from pool, workers",
         "--knobs ,": "it names nothing to search",
         "--name a/b": "name is 'a/b'",
