@@ -39,6 +39,7 @@ class ForkServer:
     def __init__(self, server: forkserver.ForkServer, preload: str, loads: str) -> None:
         """Nothing is started. `preload`: the module that it imports. `loads`: what that loads, in words."""
         self._server, self._preload, self._loads = server, preload, loads
+        self._owner = 0
         self._context: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 
     @property
@@ -50,10 +51,14 @@ class ForkServer:
         """Let it load, without waiting for it; one that has begun and lives goes on, and one that somebody stopped is
         replaced.
 
-        SIGINT is blocked in it: Ctrl-C reaches the whole terminal.
+        SIGINT is blocked in it: Ctrl-C reaches the whole terminal. Raises PoolError in a fork of whoever began it.
         """
         if not _FORKS:
             return
+        if self.pid is not None and self._owner != os.getpid():
+            limit = "this process was forked from one that has started workers"
+            raise PoolError(f"{limit}; start it by the method spawn or forkserver of multiprocessing")
+        self._owner = os.getpid()
         if self.pid is not None and _is_stopped(self.pid):
             self._kill()
         folder = Path(util.get_temp_dir())  # where its socket will be
