@@ -135,7 +135,7 @@ def test_a_run_that_ends_while_kernels_are_compiled_takes_everything_along(
 ) -> None:
     forkserver_game(grove.folder, f"patience_{ends}", "time.sleep(1000)")
     out = grove.folder / "run"
-    run = ("selfplay", "--game", f"patience_{ends}:Race", "--evaluator", "test", "--out", out)
+    run = ("selfplay", "--game", f"patience_{ends}:Sticks", "--evaluator", "test", "--out", out)
     process = grove.start(*run, "--pool", "process")
     eventually((grove.folder / "loading").exists)
     if ends == "kill":
@@ -151,7 +151,7 @@ def test_a_run_that_ends_while_kernels_are_compiled_takes_everything_along(
 
 def test_a_crash_while_kernels_are_loaded_is_told_in_one_line(grove: Grove) -> None:
     forkserver_game(grove.folder, "crashing", "os._exit(3)")
-    done = grove.run("selfplay", "--game", "crashing:Race", "--evaluator", "test", "--out", grove.folder / "run")
+    done = grove.run("selfplay", "--game", "crashing:Sticks", "--evaluator", "test", "--out", grove.folder / "run")
     assert "has ended while it loaded the game's kernels" in one_line(done)
 
 

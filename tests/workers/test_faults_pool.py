@@ -151,11 +151,11 @@ def hang_once():
         time.sleep(1e6)
 """
     game = SOUND.replace("        self.moves += 1\n", "        self.moves += 1\n        hang_once()\n") + hangs
-    (tmp_path / "hanging_race.py").write_text(game)
+    (tmp_path / "hanging_sticks.py").write_text(game)
     monkeypatch.syspath_prepend(tmp_path)
     folder = tmp_path / "games"
     folder.mkdir()
-    job = plan(folder, "thread", game_spec="hanging_race:Race", sizes=Sizes(workers=2, games=2))
+    job = plan(folder, "thread", game_spec="hanging_sticks:Sticks", sizes=Sizes(workers=2, games=2))
     with Pool(job, GameScheduler(range(200))) as pool:
         pool.start()
         pump_until(pool, (tmp_path / "hung").exists)
