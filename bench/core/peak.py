@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -122,8 +123,6 @@ def main(job: PeakJob, connection: Connection) -> None:
 
 
 def _serve(job: PeakJob, pipe: ControlPipe) -> None:
-    from grove.inference_server.backends.backend import network_rate
-
     backends, found = _sweep(job)
     pipe.send("ready", found)
     while True:
@@ -168,8 +167,6 @@ class _Sweep:
 
     def best_of(self, candidates: Sequence[Shape], seconds: float) -> Shape:
         """Measure candidates in turn, twice, each by its better rate; return the fastest of all so far."""
-        from grove.inference_server.backends.backend import network_rate
-
         rates, costs = dict.fromkeys(candidates, 0.0), dict.fromkeys(candidates, float("inf"))
         for _ in range(_PASSES):
             for lanes, bucket in candidates:
@@ -213,8 +210,6 @@ def _sweep(job: PeakJob) -> tuple[list[Backend], dict[str, Any]]:
 
 def _ladder(backends: list[Backend], top: int) -> list[tuple[int, float]]:
     """Return the rates of the doublings among the buckets up to `top`, and of that one."""
-    from grove.inference_server.backends.backend import network_rate
-
     sizes = [rows for rows in backends[0].buckets if rows <= top and (rows.bit_count() == 1 or rows == top)]
     rates = dict.fromkeys(sizes, 0.0)
     for _ in range(_PASSES):
@@ -235,8 +230,6 @@ def _lane_counts(on_gpu: bool, thorough: bool) -> tuple[int, tuple[int, ...]]:
 
 
 def _warm(backends: list[Backend]) -> None:
-    from grove.inference_server.backends.backend import network_rate
-
     for backend in backends:
         backend.warm()
     for waiting in _waits(backends):
@@ -254,3 +247,38 @@ def _waits(backends: list[Backend]) -> Iterator[Any]:
 def _close(backends: list[Backend]) -> None:
     for backend in backends:
         backend.close()
+
+
+def network_rate(backends: list[Backend], seconds: float, bucket: int = 0) -> float:
+    """Return the peak in rows/s: these warmed backends alone, full batches of `bucket` rows (0 = top), one thread each.
+
+    The backends must not be serving meanwhile.
+    """
+    bucket = bucket or backends[0].buckets[-1]
+    stop = threading.Event()
+    batches = [0] * len(backends)
+    threads = [
+        threading.Thread(target=_full_batches, args=(i, b, bucket, stop, batches)) for i, b in enumerate(backends)
+    ]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    time.sleep(seconds)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return sum(batches) * bucket / (time.perf_counter() - start)
+
+
+def _full_batches(lane: int, backend: Backend, bucket: int, stop: threading.Event, batches: list[int]) -> None:
+    """Keep `depth` full batches under way until `stop`; count the finished ones in batches[lane]."""
+    buffers = [backend.new_host_buffer() for _ in range(backend.depth)]
+    under_way = [backend.launch(buffer, bucket, bucket) for buffer in buffers[1:]]
+    turn = 0
+    while not stop.is_set():
+        under_way.append(backend.launch(buffers[turn], bucket, bucket))
+        backend.finish(under_way.pop(0))
+        batches[lane] += 1
+        turn = (turn + 1) % len(buffers)
+    for handle in under_way:
+        backend.finish(handle)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,38 +94,3 @@ class ModelFiles:
         if model.version != version:
             raise ModelError(f"model {version} is not where it was; pass its file to `grove model push`")
         save_model(path, model.spec, model.row_spec, model.network.state_dict())
-
-
-def network_rate(backends: list[Backend], seconds: float, bucket: int = 0) -> float:
-    """Return the peak in rows/s: these warmed backends alone, full batches of `bucket` rows (0 = top), one thread each.
-
-    The backends must not be serving meanwhile.
-    """
-    bucket = bucket or backends[0].buckets[-1]
-    stop = threading.Event()
-    batches = [0] * len(backends)
-    threads = [
-        threading.Thread(target=_full_batches, args=(i, b, bucket, stop, batches)) for i, b in enumerate(backends)
-    ]
-    start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    time.sleep(seconds)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    return sum(batches) * bucket / (time.perf_counter() - start)
-
-
-def _full_batches(lane: int, backend: Backend, bucket: int, stop: threading.Event, batches: list[int]) -> None:
-    """Keep `depth` full batches under way until `stop`; count the finished ones in batches[lane]."""
-    buffers = [backend.new_host_buffer() for _ in range(backend.depth)]
-    under_way = [backend.launch(buffer, bucket, bucket) for buffer in buffers[1:]]
-    turn = 0
-    while not stop.is_set():
-        under_way.append(backend.launch(buffers[turn], bucket, bucket))
-        backend.finish(under_way.pop(0))
-        batches[lane] += 1
-        turn = (turn + 1) % len(buffers)
-    for handle in under_way:
-        backend.finish(handle)

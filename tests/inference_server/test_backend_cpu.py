@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 import torch
 
 from grove.common.errors import ModelError, SettingError
 from grove.inference_server.backends import execution
-from grove.inference_server.backends.backend import make_backends, network_rate
+from grove.inference_server.backends.backend import make_backends
 from grove.inference_server.backends.toolchain import compiler_fault
 from grove.inference_server.interface.buckets import CPU_READY, bucket_for, buckets_up_to
 from grove.inference_server.interface.network_settings import NetworkSettings
@@ -145,30 +143,6 @@ def test_weights_of_another_network_are_refused_and_nothing_changes():
         backend.prepare(model_of("resnet:blocks=2,channels=8", build_network("resnet:blocks=2,channels=8", FOUR)))
     np.testing.assert_array_equal(run(backend, rows, 8)[0], before)
     assert backend.version_of() == version
-
-
-def test_lanes_work_side_by_side():
-    backends = make_backends(FOUR, EXACT, 32, 2)
-    rows = rows_of(FOUR, 32)
-    answers = {}
-
-    def lane(index):
-        backends[index].warm()
-        answers[index] = [run(backends[index], rows, 32)[0] for _ in range(20)]
-
-    threads = [threading.Thread(target=lane, args=(index,)) for index in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(np.array_equal(answers[0][0], answer) for index in range(2) for answer in answers[index])
-
-
-def test_peak_is_measured():
-    backends = make_backends(FOUR, EXACT, 32, 2)
-    for backend in backends:
-        backend.warm()
-    assert network_rate(backends, 0.1) > 0
 
 
 def test_a_game_of_three_with_float_rows():

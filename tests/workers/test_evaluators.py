@@ -138,14 +138,6 @@ def test_several_tickets_may_be_outstanding_and_each_comes_back_once(make: Make,
     assert len(answered(evaluator, asked(game, 2)).values) == 2
 
 
-@every_kind
-def test_nothing_to_collect_is_none_at_once(make: Make, kind: str) -> None:
-    evaluator = make(kind, load_game("connect_four"))
-    assert evaluator.collect(60.0) is None
-    evaluator.set_window(0)
-    assert evaluator.collect(60.0) is None
-
-
 @pytest.mark.parametrize("kind", SAME_ROW_SAME_ANSWER)
 def test_rows_are_copied_and_the_same_row_gets_the_sameanswered(make: Make, kind: str) -> None:
     game = load_game("connect_four")
