@@ -36,7 +36,7 @@ class Patience:
     """Seconds before a request is repeated. 1: far above any batch's time."""
     give_up_after_s: float = 30.0
     """Seconds without any sign of the server before `ServerGone`. 30: longer than a restart of the server."""
-    ping_interval_s: float = 1.0
+    ping_interval_s: float = 0.5
     """Seconds between pings while waiting: a server that was restarted is noticed so soon."""
 
 
