@@ -16,7 +16,7 @@ RUN = ("selfplay", "--game", "one_player:Stairs", "--games", 12, "--simulations"
 @pytest.mark.parametrize("how", ["--evaluator test", "--evaluator rollout", "--pool process", "--pool thread"])
 def test_it_is_played_to_the_end(grove: Grove, how: str) -> None:
     shutil.copy(inspect.getfile(Stairs), grove.folder)
-    grove.play(*RUN, *how.split(), "--network", "mlp:layers=1,width=8", "--out", "run")
+    grove.play(*RUN, *how.split(), "--network", "mlp:layers=1,width=8", "--compile", "off", "--out", "run")
     for record in grove.exactly(grove.folder / "run", range(12), "one_player:Stairs"):
         assert record.status == "finished"
         assert len(record.utilities) == 1

@@ -76,7 +76,7 @@ def test_playouts_find_forced_moves(name):
     forest = rooted(name, rules, positions, np.arange(len(tactics), dtype=np.uint64))
     evaluator = RolloutEvaluator(game, seed=1)
     while len((rows := forest.ask()).ids):
-        evaluator.submit(rows)
+        evaluator.submit(rows.states())
         answer = evaluator.collect(0)
         forest.tell(rows.ids, answer.logits, answer.values)
     for tactic, move in zip(tactics, most_visited(forest, len(tactics)), strict=True):
