@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -41,12 +42,12 @@ _COUNTERS = {
     "recompiles": "Calls that no compiled code fitted; each ran uncompiled.",
 }
 _GAUGES = {
-    "clients": "Clients connected.",
-    "live_clients": "Clients that count for the rule `all_blocked`.",
-    "waiting_rows": "Rows waiting for a lane.",
-    "largest_batch": "Rows of the largest batch in use; halved when the device is out of memory.",
-    "lane_count": "Lanes.",
-    "uptime_s": "Seconds since the server started.",
+    "clients": ("clients", "Clients connected."),
+    "live_clients": ("live_clients", "Clients that count for the rule `all_blocked`."),
+    "waiting_rows": ("waiting_rows", "Rows waiting for a lane."),
+    "largest_batch": ("largest_batch", "Rows of the largest batch in use; halved when the device is out of memory."),
+    "lane_count": ("lanes", "Lanes."),
+    "uptime_s": ("uptime_seconds", "Seconds since the server started."),
 }
 _LANE = {
     "batches": ("grove_lane_batches", "Batches computed by a lane."),
@@ -125,19 +126,26 @@ def server_metrics(stats: dict[str, Any]) -> Iterator[Metric]:
     """Return the metrics of a snapshot."""
     for key, text in _COUNTERS.items():
         yield CounterMetricFamily(f"grove_{key}", text, value=stats[key])
-    for key, text in _GAUGES.items():
-        yield GaugeMetricFamily(f"grove_{_named(key)}", text, value=stats[key])
+    for key, (name, text) in _GAUGES.items():
+        yield GaugeMetricFamily(f"grove_{name}", text, value=stats[key])
     yield _labelled("grove_batches", "Batches computed or about to be, by why they left.", "reason", stats["reasons"])
     yield _labelled("grove_errors", "Faults that were survived, by cause.", "cause", stats["errors"])
     for key, (name, text) in _LANE.items():
         values = {str(index): lane[key] for index, lane in enumerate(stats["lanes"])}
         yield _labelled(name, text, "lane", values)
-    yield _histogram("grove_batch_rows", "Rows of a batch.", _size_buckets(stats["batch_sizes"]), stats["rows"])
+    sizes = list(accumulate(stats["batch_sizes"]))  # of at most 1, 2, 4, ... rows; the last bin has no upper bound
+    bounds = [float(2**k) for k in range(len(sizes) - 1)]
+    yield _histogram("grove_batch_rows", "Rows of a batch.", bounds, sizes[:-1], (sizes[-1], stats["rows"]))
     for key, text in (("queue", "Seconds from a request's arrival to its lane."), ("compute", "Seconds of a batch.")):
         counts = stats[f"{key}_us"]
         total = sum(count * bin_microseconds(number) for number, count in enumerate(counts)) / 1e6
-        yield _histogram(f"grove_{key}_seconds", text, _time_buckets(counts), total)
-    yield _models(stats["models"])
+        bounds = [2**power / 1e6 for power in _TIME_BOUNDS]
+        below = [sum(counts[: 4 * (power - 1)]) for power in _TIME_BOUNDS]  # four bins are a doubling
+        yield _histogram(f"grove_{key}_seconds", text, bounds, below, (sum(counts), total))
+    models = InfoMetricFamily("grove_model", "Content hash of the model that serves a slot.", labels=["slot"])
+    for name, version in stats["models"].items():
+        models.add_metric([name], {"version": version})
+    yield models
 
 
 def gpu_metrics(gpus: Sequence[dict[str, float | None]]) -> Iterator[Metric]:
@@ -151,17 +159,6 @@ def gpu_metrics(gpus: Sequence[dict[str, float | None]]) -> Iterator[Metric]:
         yield family
 
 
-def _named(key: str) -> str:
-    return {"lane_count": "lanes", "uptime_s": "uptime_seconds"}.get(key, key)
-
-
-def _models(versions: dict[str, str]) -> Metric:
-    family = InfoMetricFamily("grove_model", "Content hash of the model that serves a slot.", labels=["slot"])
-    for slot, version in versions.items():
-        family.add_metric([slot], {"version": version})
-    return family
-
-
 def _labelled(name: str, text: str, label: str, values: dict[str, float]) -> Metric:
     family = CounterMetricFamily(name, text, labels=[label])
     for key, value in values.items():
@@ -169,22 +166,7 @@ def _labelled(name: str, text: str, label: str, values: dict[str, float]) -> Met
     return family
 
 
-def _histogram(name: str, text: str, buckets: list[tuple[str, float]], total: float) -> Metric:
-    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=total)
-
-
-def _size_buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
-    """Return the batches of at most 1, 2, 4, ... rows."""
-    bounds = [float(2**k) for k in range(len(counts) - 1)]  # the last bin has no upper bound
-    return _cumulated(bounds, [sum(counts[: k + 1]) for k in range(len(bounds))], sum(counts))
-
-
-def _time_buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
-    """Return the durations below each bound; four bins are a doubling (`stats.time_bin`)."""
-    bounds = [2**power / 1e6 for power in _TIME_BOUNDS]
-    return _cumulated(bounds, [sum(counts[: 4 * (power - 1)]) for power in _TIME_BOUNDS], sum(counts))
-
-
-def _cumulated(bounds: Sequence[float], counts: Sequence[float], total: float) -> list[tuple[str, float]]:
-    pairs = zip(bounds, counts, strict=True)
-    return [*((str(bound), float(count)) for bound, count in pairs), ("+Inf", float(total))]
+def _histogram(name: str, text: str, bounds: Sequence[float], below: Sequence[int], whole: tuple[int, float]) -> Metric:
+    """Return a histogram of which `below[k]` lie under `bounds[k]`; `whole` is the count and sum of all."""
+    buckets = [(str(bound), float(count)) for bound, count in zip(bounds, below, strict=True)]
+    return HistogramMetricFamily(name, text, buckets=[*buckets, ("+Inf", float(whole[0]))], sum_value=whole[1])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -143,24 +142,6 @@ class InferenceServer:
 
     def _about(self) -> dict[str, Any]:
         return {"rows": self.row_spec.to_dict(), "models_folder": self.models_folder, "models": self.models()}
-
-    # Lanes
-
-    @contextmanager
-    def parked(self, timeout_s: float = 30.0) -> Iterator[bool]:
-        """Keep all lanes still meanwhile; yields whether their batches ended within `timeout_s`."""
-        try:
-            yield self.park(timeout_s)
-        finally:
-            self.unpark()
-
-    def park(self, timeout_s: float = 30.0) -> bool:
-        """Give the lanes no more batches; return whether those under way ended within `timeout_s`."""
-        return self._batcher.park(timeout_s)
-
-    def unpark(self) -> None:
-        """Undo one `park`."""
-        self._batcher.unpark()
 
     # Models
 

@@ -64,10 +64,8 @@ class Batcher:
         self._next_key = 0
         self._lanes = [threading.Condition(self.lock) for _ in range(lanes)]
         self._assigned: list[Batch | None] = [None] * lanes
-        self._waiting: set[int] = set()  # lanes inside next_batch
         self._armed_ns = _NEVER  # when the next waiting lane wakes by itself
         self._in_flight: dict[int, int] = {}  # weights -> batches dispatched and not yet completed; no zeros
-        self._parked = 0
         self._settled = threading.Condition(self.lock)  # a batch ended or a request was answered
 
     # Clients
@@ -134,11 +132,8 @@ class Batcher:
         """Wait up to `timeout_s` for a batch for `lane`; None when there is none or the server has closed."""
         with self.lock:
             deadline_ns = time.monotonic_ns() + int(timeout_s * 1e9)
-            self._waiting.add(lane)
-            if not self._parked:
-                self._policy.lane_free(lane)
+            self._policy.lane_free(lane)
             self._await_batch(lane, deadline_ns)
-            self._waiting.discard(lane)
             batch, self._assigned[lane] = self._assigned[lane], None
             if batch is None:
                 self._policy.lane_busy(lane)
@@ -208,25 +203,6 @@ class Batcher:
         self._settled.notify_all()
 
     # The whole
-
-    def park(self, timeout_s: float) -> bool:
-        """Give out no batch until `unpark`; return whether those under way ended within `timeout_s`. Nests."""
-        with self.lock:
-            self._parked += 1
-            for lane in self._waiting:
-                self._policy.lane_busy(lane)
-            return self._settled.wait_for(lambda: not self._in_flight, timeout_s)
-
-    def unpark(self) -> None:
-        """Undo one `park`."""
-        with self.lock:
-            self._parked -= 1
-            if not self._parked:
-                for lane in self._waiting:
-                    if self._assigned[lane] is None:
-                        self._policy.lane_free(lane)
-                self._armed_ns = _NEVER
-                self._run_policy(time.monotonic_ns())
 
     def drain(self, timeout_s: float) -> bool:
         """Take no more rows, send off what waits; return whether every request was answered in time."""

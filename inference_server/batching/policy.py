@@ -165,7 +165,7 @@ class Policy:
         self._free.append(lane)
 
     def lane_busy(self, lane: int) -> None:
-        """A free lane withdrew (it has other work, is parked, or ends)."""
+        """A free lane withdrew (it has other work, or ends)."""
         if lane in self._free:
             self._free.remove(lane)
 

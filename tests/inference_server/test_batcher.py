@@ -179,18 +179,6 @@ def test_answers_that_cannot_be_handed_out_end_the_server() -> None:
     assert bench.batcher.drain(0)
 
 
-def test_parked_lanes_get_nothing_until_unparked() -> None:
-    bench = Bench(window=1)
-    assert bench.batcher.park(60)
-    bench.submit(4)
-    assert bench.batcher.next_batch(0, 0) is None
-    bench.batcher.unpark()
-    batch = bench.take()
-    assert not bench.batcher.park(0)  # a batch is under way
-    threading.Timer(0, bench.run, [batch]).start()
-    assert bench.batcher.park(60)
-
-
 def test_draining_answers_what_came_and_takes_no_more() -> None:
     bench = Bench(window=9)
     bench.submit(4)

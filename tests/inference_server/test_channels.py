@@ -190,22 +190,21 @@ def test_rows_that_do_not_fit_are_refused_at_once(house: House) -> None:
     ask(client)
 
 
-def test_every_model_answers_by_its_name(house: House) -> None:
+def test_every_model_answers_by_its_name(house: House, eventually: Eventually) -> None:
     """One server may serve several; a request belongs to the model that had the name when it came."""
     server = house.serve()
     server.swap(Model("best", 100.0), "best")
     client = house.client(window=2)
     assert ask(client).version == "0123456789abcdef"
     rows = random_rows(SPEC, 4, 0)
-    with server.parked():
-        client.submit(rows, model="best")
-        assert client.collect(0) is None
-        while not server.stats()["waiting_rows"]:
-            client.collect(0.01)
-        server.swap(Model("better", 200.0), "best")
-        client.submit(rows, model="best")
-        while server.stats()["waiting_rows"] < 8:
-            client.collect(0.01)
+    backend = house.backends[0]
+    backend.may_run.clear()
+    client.submit(rows, model="best")
+    eventually(lambda: len(backend.batches) == 2)
+    server.swap(Model("better", 200.0), "best")
+    client.submit(rows, model="best")
+    eventually(lambda: server.stats()["waiting_rows"] == 4)
+    backend.may_run.set()
     for version, added in (("best", 100.0), ("better", 200.0)):
         answer = collected(client)
         assert answer.version == version
@@ -337,23 +336,23 @@ def test_a_restarted_server_gets_hello_and_the_outstanding_requests(
     remote: House, patience: Patience, eventually: Eventually
 ) -> None:
     """By a ping as well as by a repeated request."""
-    former = remote.serve()
-    client = ZmqClient(remote.wished, SPEC, window=2, patience=patience)
-    former.park(60)
+    former = remote.serve(**NOBODY_WAITS)
+    client = ZmqClient(remote.wished, SPEC, window=3, patience=patience)
     sent = {}
-    for seed in range(2):
-        rows = random_rows(SPEC, 20, seed)
+    for seed in range(2):  # of three: so they wait
+        rows = random_rows(SPEC, 10, seed)
         sent[client.submit(rows)] = rows
-    client.set_window(1)
-    eventually(lambda: former.stats()["waiting_rows"] == 40)
+    eventually(lambda: former.stats()["waiting_rows"] == 20)
     former.close()
     assert client.collect(0.05) is None
+    client.set_window(2)  # the next server learns it, too
     following = remote.serve(**NOBODY_WAITS)
     while sent:
         answer = collected(client)
         assert np.array_equal(answer.logits, compute(SPEC, sent.pop(answer.ticket))[0])
-    ask(client, seed=7)  # the window is known as well
-    assert following.stats()["rows"] == 44
+    client.set_window(1)
+    ask(client, seed=7)
+    assert following.stats()["rows"] == 24
     client.close()
 
 

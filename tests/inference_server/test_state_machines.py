@@ -161,7 +161,6 @@ class BatcherMachine(RuleBasedStateMachine):
         # ticket: whose rows, which failed, weights
         self.due: dict[int, tuple[ClientHandle, list[int], set[int], int]] = {}
         self.running: list[Batch] = []
-        self.parked = 0
         self.next_row = self.next_ticket = 0
 
     def new_buffer(self) -> np.ndarray:
@@ -209,7 +208,6 @@ class BatcherMachine(RuleBasedStateMachine):
         lane = min(set(range(LANES)) - {batch.lane for batch in self.running})
         batch = self.batcher.next_batch(lane, 0)
         if batch is not None:
-            assert not self.parked
             waiting = self.waiting[batch.weights]
             assert numbers_of(batch) == waiting[: batch.rows]
             del waiting[: batch.rows]
@@ -251,17 +249,6 @@ class BatcherMachine(RuleBasedStateMachine):
         self.batcher.leave(client)
         self.due = {number: due for number, due in self.due.items() if due[0] is not client}
 
-    @rule()
-    def park(self) -> None:
-        assert self.batcher.park(0) == (not self.running)
-        self.parked += 1
-
-    @precondition(lambda self: self.parked)
-    @rule()
-    def unpark(self) -> None:
-        self.batcher.unpark()
-        self.parked -= 1
-
     @invariant()
     def nothing_is_forgotten(self) -> None:
         assert self.batcher.snapshot()["waiting_rows"] == sum(map(len, self.waiting.values()))
@@ -270,8 +257,6 @@ class BatcherMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.memory = True
-        while self.parked:
-            self.unpark()
         self.batcher.drain(0)
         while any(self.waiting.values()) or self.running:
             while len(self.running) < LANES and any(self.waiting.values()):
