@@ -33,14 +33,6 @@ def test_columns_hold_what_is_known() -> None:
     assert table_columns([{"mode": "a", "evaluations_per_second": 1.0}], None) == {}
 
 
-def test_columns_are_in_the_units_of_the_game() -> None:
-    rounds = {"unit": "rounds", "games_per_minute": 90.0, "rounds_per_minute": 90.0}
-    assert table_columns([ROWS[0] | rounds], None).keys() >= {"rounds/min"}
-    assert "games/min" not in table_columns([ROWS[0] | rounds], None)
-    match = table_columns([ROWS[0] | {"unit": "matches", "matches_per_minute": 5.0, "rounds_per_minute": 90.0}], None)
-    assert (match["matches/min"], match["rounds/min"]) == (["5"], ["90"])
-
-
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1], ROWS * 4, [{"mode": "a", "evaluations_per_second": 0.0}]])
 def test_picture_is_written_and_keeps_its_margins(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     path = draw_comparison(rows, tmp_path / "chart.png", title="Connect Four", subtitle="two cores")

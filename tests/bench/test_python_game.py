@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from grove.bench.core.python_game import python_spec
-from grove.common.errors import SettingError
 from grove.game import check, load_game
 from grove.mcts import SearchSettings
 from grove.workers.selfplay.evaluators import HashEvaluator, row_spec
@@ -43,8 +42,3 @@ def test_same_seeds_and_evaluations_give_the_same_games(spec: str) -> None:
 
 def test_it_keeps_the_contract() -> None:
     check(load_game(python_spec("hex:size=3")), games=2)
-
-
-def test_a_game_that_is_not_there_is_refused() -> None:
-    with pytest.raises(SettingError, match="has no class chess"):
-        load_game(python_spec("chess"))

@@ -9,14 +9,11 @@ from typing import Any
 import optuna
 import pytest
 
-from grove.bench.limit.bounds import Bound
-from grove.bench.limit.knobs import Knob
 from grove.bench.limit.limit import LimitAsked
-from grove.bench.limit.verdict import Verdict
 from grove.bench.tune import space as tune_space
 from grove.bench.tune.search import distributions, make_study
 from grove.bench.tune.seeds import make_seeds, smallest_good_batch
-from grove.bench.tune.space import KNOBS, Choice, Space, make_space
+from grove.bench.tune.space import KNOBS, Space, make_space
 from grove.common.errors import SettingError
 from grove.inference_server import ServerSettings
 from grove.inference_server.interface.network_settings import NetworkSettings
@@ -122,33 +119,6 @@ def test_seeds_follow_from_the_network_alone() -> None:
         *(("process", 512, 2048, True), ("thread", 128, 512, False)),
     ]
     assert len(set(choices)) == len(seeds)
-
-
-def limit_with(**turned: int | str) -> Verdict:
-    """A limit that expects 1.5 times the rate of a setting."""
-    bound = Bound("cores", "both on the same cores", 200.0, {"search": 1.0})
-    return Verdict("starved", "starved", bound, 0.5, Knob("--knob", "--knob 1", 150.0, "", turned))
-
-
-@pytest.mark.parametrize(
-    ("turned", "games", "wanted"),
-    [
-        ({"games_per_worker": 32768}, 0, BASE._replace(games_per_worker=32768, groups=8)),
-        ({"workers": 2}, 0, BASE._replace(workers=2, games_per_worker=1024)),
-        ({"workers": 2}, 2048, BASE._replace(workers=2)),
-        ({"pool": "process"}, 0, BASE._replace(pool="process")),
-    ],
-)
-def test_what_the_limit_advises_is_tried_second(turned: dict[str, Any], games: int, wanted: Choice) -> None:
-    limit, load = limit_with(**turned), asked()
-    load = replace(load, pool=PoolSettings(games_per_worker=games, groups=wanted.groups))
-    default = BASE._replace(groups=wanted.groups)
-    room = make_space(load, default, KNOBS, network_alone(), limit.knob)
-    seed = make_seeds(room, network_alone(), limit)[1]
-    found = room.choice(seed.params)
-    assert {name: getattr(found, name) for name in turned} == turned
-    assert found.workers * found.games_per_worker == wanted.workers * wanted.games_per_worker
-    assert (seed.why, seed.expected) == ("what its limit advises: --knob 1", 1.5)
 
 
 def proposals(seed: int, trials: int) -> list[dict[str, Any]]:
