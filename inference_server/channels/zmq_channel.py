@@ -42,7 +42,9 @@ class _Session:
         self.routing = routing
         self.hello = hello
         self.client: ClientHandle  # given when the client is admitted
-        self.in_flight: set[int] = set()  # requests not answered yet: at most the client's window
+        # Requests not answered yet: at most the client's window, and as many that came again while their answers were
+        # on the way.
+        self.in_flight: set[int] = set()
         self.heard_ns = time.monotonic_ns()
 
 
@@ -182,8 +184,8 @@ class ZmqChannel:
             self._batcher.count_resend()
             return
         try:
-            if len(session.in_flight) >= session.hello.window:
-                raise MessageError(f"{session.hello.window} requests are outstanding already, the window of Hello")
+            if len(session.in_flight) >= 2 * session.hello.window:
+                raise MessageError(f"twice the window of Hello, {session.hello.window} requests, is outstanding")
             if rows > session.hello.max_rows:
                 raise MessageError(f"a request has {rows} rows, but Hello said at most {session.hello.max_rows}")
             made = Request(session.client, request, rows, message.legal)

@@ -188,17 +188,32 @@ def test_what_goes_beyond_hello_is_refused_and_a_stranger_is_told_so(table: Tabl
     raw.say(*frames_of(protocol.Evaluate(2, "worst", ROWS, None)))
     assert [raw.hear()[0] for _ in range(2)] == [1, 2]
     table.backend.may_run.clear()
-    for request in (3, 3, 4, 5):  # the second one repeats a request under way: it is neither refused nor computed
+    for request in (3, 3, 4, 5, 6, 7):  # the second one repeats a request under way: it is neither refused nor computed
         raw.say(*frames_of(protocol.Evaluate(request, "default", ROWS, None)))
     refused = raw.hear()
     assert isinstance(refused, protocol.Failed)
-    assert refused.request == 5
+    assert refused.request == 7
     table.backend.may_run.set()
-    answers = [raw.hear() for _ in range(2)]
-    assert [answer.answer.ticket for answer in answers if isinstance(answer, protocol.Answered)] == [3, 4]
+    answers = [raw.hear() for _ in range(4)]
+    assert [answer.answer.ticket for answer in answers if isinstance(answer, protocol.Answered)] == [3, 4, 5, 6]
     assert table.server.stats()["resends"] == 1
-    assert table.server.stats()["rows"] == 6
+    assert table.server.stats()["rows"] == 12
     table.serves_on()
+
+
+def test_a_repeat_that_crosses_its_answer_takes_no_place_from_the_next_request(table: Table) -> None:
+    """The answer was on its way when the client lost patience: it goes on, and the server computes the repeat too."""
+    table.raw.hello(window=1)
+    table.raw.say(*frames_of(protocol.Evaluate(1, "default", ROWS, None)))
+    assert isinstance(table.raw.hear(), protocol.Answered)
+    table.backend.may_run.clear()
+    for request in (1, 2):
+        table.raw.say(*frames_of(protocol.Evaluate(request, "default", ROWS, None)))
+    table.raw.say(*frames_of(protocol.Ping()))
+    assert isinstance(table.raw.hear(), protocol.Pong)  # both were taken before
+    table.backend.may_run.set()
+    answers = [table.raw.hear() for _ in range(2)]
+    assert {answer.answer.ticket for answer in answers if isinstance(answer, protocol.Answered)} == {1, 2}
 
 
 def test_a_frame_beyond_any_request_ends_its_connection(table: Table, eventually: Eventually) -> None:
