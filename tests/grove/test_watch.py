@@ -93,7 +93,7 @@ def test_how_a_run_stands(tmp_path: Path) -> None:
 
 
 def test_a_run_that_lives_but_writes_nothing_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.time() + 9  # after the start, whose time has one second as its unit
+    now = float(round(time.time()) + 9)  # after the start; starts and durations are told in whole seconds
     monkeypatch.setattr(time, "time", lambda: now)
     with open_run(tmp_path / "run") as run:
         run.write_metrics(metrics(5))
