@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import signal
 import sys
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from grove.commands.tune import Tune, preset_settings
 from grove.common.errors import SettingError
 from grove.run import preset
 from grove.run.settings import SelfPlay, flatten, parse
-from tests.support.command import Grove
 from tests.support.measuring_tools import MLP, content, exits, refused
 from tests.support.tune_tools import BASE, network_alone
 
@@ -192,23 +190,23 @@ def test_without_optuna(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 # -- real ones ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupt_ends_with_the_best_so_far(grove: Grove, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_an_interrupt_ends_with_the_best_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
-    process = grove.start("tune", *TINY, "--knobs", "games-per-worker,groups", "--seconds", 30, "--out", out)
-    assert process.stdout is not None
-    lines: list[str] = []
-    while not any(line.startswith("0: ") for line in lines):
-        line = process.stdout.readline()
-        assert line, lines
-        lines.append(line)
-    process.send_signal(signal.SIGINT)
-    done = grove.end(process)
-    assert (done.returncode, done.stderr) == (0, ""), done
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TuneScreen, "ended", interrupt)  # as Ctrl-C after the first trial
+    assert exits("tune", *TINY, "--knobs", "games-per-worker,groups", "--seconds", 30, "--out", out) == 0
+    said = capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["chart.png", "results.json", "run.json", "trials.csv"]
     results, run = content(out / "results.json"), content(out / "run.json")
     assert results["interrupted"]
     assert results["gain"] is results["preset"] is None
-    assert results["finding"] in done.stdout
+    assert results["finding"] in said
     assert (results["default"]["games_per_worker"], run["settings"]["simulations"]) == (32, 4)
     trial = next(csv.DictReader(io.StringIO((out / "trials.csv").read_text())))
     assert (trial["trial"], trial["pool"], trial["lanes"]) == ("0", "thread", "1")
