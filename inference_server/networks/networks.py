@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable
 
 import torch
@@ -29,6 +30,8 @@ _POLICY_PLANES = 2
 """Planes of the policy head before its linear layer, as in AlphaGo Zero (Silver et al. 2017)."""
 _VALUE_PLANES = 1
 _BUILT_IN = ("resnet", "mlp", "blobnet")
+_SEEDED = threading.Lock()
+"""Held while weights are drawn: all threads draw from torch's one generator, and a second one would change them."""
 
 
 class ResidualBlock(nn.Module):
@@ -113,7 +116,7 @@ def build_network(spec: str, row_spec: RowSpec, seed: int = 0) -> nn.Module:
         SettingError: an unknown network, parameter or class, a value out of range, or outputs that do not fit the game.
     """
     make = _maker(spec)
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDED, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = make(row_spec)
     return network.requires_grad_(False).eval()

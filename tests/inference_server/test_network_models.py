@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -88,6 +90,14 @@ def test_only_module_colon_class_is_a_users_class():
     assert is_user_class("package.module:Class")
     assert not is_user_class("resnet:blocks=3")
     assert not is_user_class("resnet")
+
+
+def test_a_seed_gives_the_same_weights_whatever_other_threads_build():
+    alone = [build_network(TINY, FOUR, seed).state_dict() for seed in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        beside = list(threads.map(lambda index: build_network(TINY, FOUR, index % 4).state_dict(), range(200)))
+    for index, weights in enumerate(beside):
+        assert all(torch.equal(value, alone[index % 4][name]) for name, value in weights.items())
 
 
 def test_folding_changes_nothing():
